@@ -1,0 +1,225 @@
+"""`python -m mlssl <verb>`: every stage that has a cost or a result, callable by hand.
+
+Snakemake calls exactly these. Each verb imports what it needs when it runs, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from mlssl import provenance
+from mlssl.config import ConfigError, plain
+
+
+def scenes(args: argparse.Namespace) -> None:
+    from mlssl.data.scenes import write_scenes
+
+    write_scenes(
+        args.out,
+        images=args.images,
+        val_images=args.val_images or max(1, args.images // 4),
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+    )
+
+
+def store(args: argparse.Namespace) -> None:
+    from mlssl.data.store import build_store
+
+    build_store(args.images, args.out, short_side=args.short_side, workers=args.workers)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    import yaml
+
+    from mlssl import study
+
+    loaded = study.load(args.study)
+    if args.name in loaded.runs:
+        config = loaded.runs[args.name].config
+    elif args.name in loaded.transfers:
+        config = loaded.transfers[args.name]
+    else:
+        known = [*loaded.transfers, *loaded.runs]
+        raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'; it has {', '.join(known)}")
+    provenance.write_text(args.out, yaml.safe_dump(plain(config), sort_keys=False))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    from mlssl import config
+    from mlssl.data.store import build_store
+    from mlssl.engine.pretrain import pretrain
+
+    device = use_device(args)
+    told = config.read(config.Pretrain, args.config)
+    store_path = args.store or args.out / "store"
+    build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
+    pretrain(told, store_path, args.out, run=args.run or args.out.name, device=device)
+
+
+def transfer(args: argparse.Namespace) -> None:
+    import importlib
+
+    import torch
+
+    from mlssl import config, study
+    from mlssl.transfer.load import read_meta
+
+    device = use_device(args)
+    watch = provenance.Stopwatch()
+    told = config.read(study.TRANSFERS[args.verb], args.config)
+    evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
+    meta = read_meta(args.backbone)
+    seed = meta["seed"] if args.seed is None else args.seed
+    rows, notes = evaluate(args.backbone, told, seed=seed, device=device)
+    provenance.write_result(
+        args.out,
+        provenance.result(
+            run=meta["run"],
+            method=meta["method"],
+            seed=seed,
+            config=plain(told),
+            run_digest=meta["digest"],
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            threads=torch.get_num_threads(),
+            watch=watch,
+            peak_memory_mb=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+            rows=rows,
+            notes=notes,
+        ),
+    )
+    for row in rows:
+        print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
+
+
+def collect(args: argparse.Namespace) -> None:
+    from mlssl import study
+    from mlssl.analysis.collect import collect
+
+    collect(study.load(args.study))
+
+
+def tables(args: argparse.Namespace) -> None:
+    from mlssl import study
+    from mlssl.analysis.tables import write_tables
+
+    write_tables(study.load(args.study), args.published)
+
+
+def figures(args: argparse.Namespace) -> None:
+    from mlssl import study
+    from mlssl.analysis.figures import write_figures
+
+    write_figures(study.load(args.study))
+
+
+def contact_sheet(args: argparse.Namespace) -> None:
+    from mlssl.analysis.contact_sheet import write_contact_sheet
+
+    write_contact_sheet(args.data, args.split, args.out, images=args.images)
+
+
+def use_device(args: argparse.Namespace):
+    """The device to compute on: CUDA where present, else the CPU with the threads allowed."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def size(text: str) -> tuple[int, int]:
+    """`128` or `640x480` as (width, height)."""
+    width, _, height = text.partition("x")
+    return int(width), int(height or width)
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(prog="python -m mlssl", description=__doc__.split("\n\n")[0])
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="verb")
+
+    def verb(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(function=function)
+        return sub
+
+    def compute(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+    sub = verb("scenes", scenes, "Draw the embedded dataset: scenes of several objects, in COCO's layout.")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
+    sub.add_argument("--images", type=int, required=True, help="training images")
+    sub.add_argument("--val-images", type=int, help="validation images; a quarter of --images if not given")
+    sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128 or 640x480 (width x height)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")
+    sub.add_argument("--images", type=Path, required=True, help="folder of .jpg or .png files")
+    sub.add_argument("--out", type=Path, required=True, help="the store, a folder")
+    sub.add_argument("--short-side", type=int, default=256, help="pixels of the short side, at most")
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub = verb("resolve", resolve, "Write the full configuration of one run or transfer of a study.")
+    sub.add_argument("name", help="a run's name, or linear, detection, segmentation")
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
+
+    sub = verb("pretrain", pretrain, "Train a backbone without labels. A run that was killed goes on.")
+    sub.add_argument("--config", type=Path, required=True, help="a run's configuration (see resolve)")
+    sub.add_argument("--out", type=Path, required=True, help="folder for backbone, checkpoint, log and cost")
+    sub.add_argument("--store", type=Path, help="image store; built under --out if not given")
+    sub.add_argument("--run", help="name to report; the name of --out if not given")
+    compute(sub)
+
+    for name, text in {
+        "linear": "Multi-label linear probe on a frozen backbone: mAP, also with few labels.",
+        "detection": "Mask R-CNN with an FPN on a backbone: box and mask AP.",
+        "segmentation": "FCN on a backbone: mIoU, mAcc, aAcc.",
+    }.items():
+        sub = verb(name, transfer, text)
+        sub.add_argument("--backbone", type=Path, required=True, help="backbone.pt of a pretraining")
+        sub.add_argument("--config", type=Path, required=True, help="the transfer's configuration")
+        sub.add_argument("--out", type=Path, required=True, help="result file (JSON); must not exist")
+        sub.add_argument("--seed", type=int, help="the pretraining's seed if not given")
+        compute(sub)
+
+    for name, function, text in (
+        ("collect", collect, "Gather a study's result files into metrics.tsv and runs.tsv."),
+        ("tables", tables, "Write a study's tables (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
+        ("figures", figures, "Draw a study's figures (PNG, PDF)."),
+    ):
+        sub = verb(name, function, text)
+        sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+        if name == "tables":
+            sub.add_argument("--published", type=Path, default=Path("results/published"), help="paper's numbers")
+
+    sub = verb("contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")
+    sub.add_argument("--data", type=Path, required=True, help="folder in COCO's layout")
+    sub.add_argument("--split", default="train2017")
+    sub.add_argument("--images", type=int, default=24)
+    sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
+    return main
+
+
+def main() -> int:
+    args = parser().parse_args()
+    try:
+        args.function(args)
+    except (ConfigError, ValueError, FloatingPointError, OSError) as error:
+        if isinstance(error, ValueError) and type(error).__module__ == "builtins":
+            raise
+        print(f"mlssl {args.verb}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

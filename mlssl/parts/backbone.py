@@ -1,0 +1,41 @@
+"""Backbones, from timm: any model that turns an image into a B x C x h x w feature map."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from mlssl.config import ConfigError
+
+
+def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:
+    """An untrained timm model without pooling and classifier; its output is the last feature map.
+
+    `output_stride` is in input pixels per cell; 8 and 16 replace strides by dilation and need no other
+    weights. Raises ConfigError for a name timm does not know or a model without such a map.
+    """
+    if not timm.is_model(name):
+        raise ConfigError(f"backbone: timm knows no model '{name}'; `timm.list_models()` lists them")
+    strides = {} if output_stride == 32 else {"output_stride": output_stride}
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **strides)
+    with torch.no_grad():
+        was_training = backbone.training
+        shape = backbone.eval()(torch.zeros(1, 3, 64, 64)).shape
+        backbone.train(was_training)
+    if len(shape) != 4 or shape[1] != backbone.num_features:
+        raise ConfigError(
+            f"backbone: '{name}' gives features of shape {tuple(shape)}, not batch x channels x height x width; "
+            "take a convolutional one such as resnet50"
+        )
+    return backbone
+
+
+def global_average_pool(feature_map: Tensor) -> Tensor:
+    """B x C x h x w -> B x C, the mean over cells."""
+    return feature_map.mean(dim=(2, 3))
+
+
+def stage_maps(backbone: nn.Module, images: Tensor) -> list[Tensor]:
+    """The last map of each of the four stages (C2 to C5), finest first."""
+    return backbone.forward_intermediates(images, indices=4, intermediates_only=True)

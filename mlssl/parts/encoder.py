@@ -1,0 +1,21 @@
+"""An encoder: backbone and projector in one, as MoCo and MLS use it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mlssl.parts.backbone import global_average_pool
+
+
+class Encoder(nn.Module):
+    """x -> (g, z): the pooled backbone feature and its projection (MLS section 3.2)."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """B x 3 x S x S -> g (B x d_g), z (B x d_z), neither normalised."""
+        g = global_average_pool(self.backbone(pixels))
+        return g, self.projector(g)

@@ -1,0 +1,20 @@
+"""A view: what the augmentation gives and a method takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """One augmented view of each image of a batch, and where it came from."""
+
+    pixels: Tensor
+    """float B x 3 x S x S, normalised."""
+    image: Tensor
+    """int64 B, index of the image in the dataset."""
+    box: Tensor
+    """int64 B x 4, the crop in pixels of the stored image: x, y, width, height."""
+    flip: Tensor
+    """bool B, mirrored left to right after cropping."""

@@ -1,0 +1,120 @@
+"""Where a number comes from: digests, the header of every result file, atomic writes. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "timm", "pycocotools", "numpy")
+
+
+def digest(values: Any) -> str:
+    """Twelve hex digits that name plain values (dicts, lists, scalars), whatever the order of keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the name `path` only when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as part:
+        part.write_text(text)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically, indented, in the order of the keys given."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def git_commit() -> str:
+    """The commit of the source tree, with `-dirty` where it has local changes; `unknown` outside git."""
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+@dataclass
+class Stopwatch:
+    """Wall time since it was made, in seconds, on top of what earlier parts of the same run took."""
+
+    before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+
+def result(
+    *,
+    run: str,
+    method: str,
+    seed: int,
+    config: Mapping[str, Any],
+    run_digest: str,
+    device: str,
+    threads: int,
+    watch: Stopwatch,
+    rows: Sequence[Mapping[str, Any]],
+    peak_memory_mb: float | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of a result file: a header that says where its numbers come from, and rows.
+
+    Each row has `protocol`, `metric`, `value` and `n` (the number of examples, or of categories for a mean
+    over categories). `run_digest` names the pretraining configuration without its seed. `device` is what
+    computed; `peak_memory_mb` defaults to the process's peak resident memory. `notes` are facts to print
+    with the numbers, such as head and schedule.
+    """
+    peak = peak_memory_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    header = {
+        "run": run,
+        "method": method,
+        "seed": seed,
+        "digest": run_digest,
+        "config_digest": digest(config),
+        "commit": git_commit(),
+        "device": device,
+        "threads": threads,
+        "versions": {"python": platform.python_version(), **{lib: metadata.version(lib) for lib in LIBRARIES}},
+        "wall_s": round(watch.seconds(), 2),
+        "peak_memory_mb": round(peak, 1),
+        "notes": dict(notes or {}),
+        "config": dict(config),
+    }
+    return {"header": header, "rows": [dict(row) for row in rows]}
+
+
+def write_result(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a result file atomically; one that exists already is never replaced (FileExistsError)."""
+    if Path(path).exists():
+        raise FileExistsError(f"{path}: there is a result already; delete it first if it is to be made again")
+    write_json(path, values)

@@ -1,0 +1,319 @@
+"""Object detection and instance segmentation: Mask R-CNN with an FPN, from torchvision's parts."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from mlssl.config import Detection
+from mlssl.data.coco import DataError, Split
+from mlssl.data.views import MEAN, STD
+from mlssl.parts.backbone import stage_maps
+from mlssl.seeds import seed_of
+from mlssl.transfer.load import (
+    autocast,
+    bar,
+    batches,
+    draw,
+    image_tensor,
+    load_backbone,
+    private_rng,
+    read_splits,
+)
+
+METRICS = ("AP", "AP50", "AP75")
+"""The first three of COCOeval's summary, in its order."""
+COCO_SIZE = 800
+"""Short side, in pixels, for which COCO's anchor sizes and pyramid levels are meant."""
+SGD_MOMENTUM = 0.9
+SCORE_THRESHOLD = 0.05
+DETECTIONS_PER_IMAGE = 100
+
+
+class Pyramid(nn.Module):
+    """The backbone's four stages and an FPN on them: five maps of `out_channels` channels, finest first."""
+
+    def __init__(self, backbone: nn.Module, out_channels: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.out_channels = out_channels
+        # Batch norm in the FPN as in MoCo's COCO recipe, which MLS and its peers use.
+        self.fpn = FeaturePyramidNetwork(
+            _stage_channels(backbone), out_channels, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+        )
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        # bfloat16 (on a GPU) ends here: it cannot hold the coordinates of boxes to the pixel.
+        with autocast(images.device):
+            maps = stage_maps(self.backbone, images.contiguous(memory_format=torch.channels_last))
+            pyramid = self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps)))
+        return OrderedDict((name, m.float()) for name, m in pyramid.items())
+
+
+def _stage_channels(backbone: nn.Module) -> list[int]:
+    was_training = backbone.training
+    with torch.no_grad():
+        channels = [m.shape[1] for m in stage_maps(backbone.eval(), torch.zeros(1, 3, 64, 64))]
+    backbone.train(was_training)
+    return channels
+
+
+def build_model(backbone: nn.Module, config: Detection, categories: int) -> MaskRCNN:
+    """Mask R-CNN (arXiv 1703.06870) with FPN (arXiv 1612.03144); class 0 is background.
+
+    Anchors and the assignment of regions to pyramid levels are COCO's for a short side of 800 pixels,
+    scaled with `config.size`, so that a small copy of an image is treated like the image.
+    """
+    zoom = config.size / COCO_SIZE
+    channels, classes = config.fpn_channels, 1 + categories
+    levels = ["0", "1", "2", "3"]
+    align = partial(
+        MultiScaleRoIAlign, levels, sampling_ratio=2, canonical_scale=224 * zoom, canonical_level=4
+    )
+    return MaskRCNN(
+        Pyramid(backbone, channels),
+        min_size=config.size,
+        max_size=int(config.size * 5 / 3),
+        image_mean=list(MEAN),
+        image_std=list(STD),
+        rpn_anchor_generator=AnchorGenerator(
+            sizes=tuple((s * zoom,) for s in (32, 64, 128, 256, 512)), aspect_ratios=((0.5, 1.0, 2.0),) * 5
+        ),
+        rpn_pre_nms_top_n_train=2 * config.proposals,
+        rpn_pre_nms_top_n_test=config.proposals,
+        rpn_post_nms_top_n_train=config.proposals,
+        rpn_post_nms_top_n_test=config.proposals,
+        box_roi_pool=align(output_size=7),
+        box_head=TwoMLPHead(channels * 7 * 7, config.box_head_channels),
+        box_predictor=FastRCNNPredictor(config.box_head_channels, classes),
+        box_score_thresh=SCORE_THRESHOLD,
+        box_detections_per_img=DETECTIONS_PER_IMAGE,
+        box_batch_size_per_image=config.rois_per_image,
+        mask_roi_pool=align(output_size=14),
+        mask_head=MaskRCNNHeads(channels, (channels,) * config.mask_head_layers, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, classes),
+    )
+
+
+def learning_rate(iteration: int, config: Detection) -> float:
+    """Learning rate of an iteration, from 0: linear warm-up, then a tenth after each milestone."""
+    warmup = min(1.0, (iteration + 1) / max(config.warmup_iterations, 1))
+    passed = sum(iteration >= round(m * config.iterations) for m in config.milestones)
+    return config.lr * warmup * 0.1**passed
+
+
+def trainable(split: Split) -> list[int]:
+    """Indices of the images with at least one object that is no crowd and has a box with an area."""
+    kept = [
+        i
+        for i, image in enumerate(split.images)
+        if any(not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0 for a in split.annotations[image["id"]])
+    ]
+    if not kept:
+        raise DataError(
+            f"{split.annotation_file}: no image has an object; detection needs some to learn from"
+        )
+    return kept
+
+
+def training_example(split: Split, kept: list[int], seed: int, t: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The t-th training sample, flipped with probability 0.5: float 3 x H x W in [0, 1] and its objects.
+
+    Objects are `boxes` float N x 4 (x1 y1 x2 y2, pixels), `labels` int64 N from 1, `masks` uint8 N x H x W.
+    Crowds are left out.
+    """
+    place, rng = draw(t, len(kept), seed, "detection")
+    i = kept[place]
+    image, objects = image_tensor(split, i).float() / 255, split.instances(i)
+    single = ~objects.crowd
+    boxes, masks = torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.masks[single])
+    if torch.rand((), generator=rng) < 0.5:
+        image, masks = image.flip(-1), masks.flip(-1)
+        boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
+    return image, {"boxes": boxes, "labels": torch.from_numpy(objects.labels[single]) + 1, "masks": masks}
+
+
+def _evaluation_example(split: Split, i: int) -> tuple[int, Tensor]:
+    return i, image_tensor(split, i)
+
+
+def _as_lists(examples: list[tuple]) -> tuple[list, list]:
+    first, second = zip(*examples, strict=True)
+    return list(first), list(second)
+
+
+def train(
+    model: MaskRCNN, split: Split, config: Detection, *, seed: int, device: torch.device, progress: bool
+) -> None:
+    """Finetune all layers in place.
+
+    Raises FloatingPointError, naming the iteration and the parts of the loss, when it is not finite.
+    """
+    read = partial(training_example, split, trainable(split), seed)
+    loader = batches(read, config.iterations * config.batch_size, config.batch_size, device, _as_lists)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
+    )
+    model.train()
+    steps = bar(loader, "detection", progress)
+    for iteration, (images, targets) in enumerate(steps):
+        # The samplers of anchors and regions draw from torch's global random numbers.
+        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration))
+        optimiser.param_groups[0]["lr"] = learning_rate(iteration, config)
+        losses = model(
+            [image.to(device) for image in images],
+            [{name: value.to(device) for name, value in target.items()} for target in targets],
+        )
+        loss = sum(losses.values())
+        if not math.isfinite(value := loss.item()):
+            parts = ", ".join(f"{name} {float(part):.4g}" for name, part in losses.items())
+            raise FloatingPointError(
+                f"detection: the loss is {value} at iteration {iteration} ({parts}); "
+                f"lower detection.lr ({config.lr})"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        steps.set_postfix(loss=f"{value:.2f}", refresh=False)
+
+
+def coco_results(
+    prediction: dict[str, Tensor], image_id: int, category_ids: list[int]
+) -> list[dict[str, Any]]:
+    """torchvision's prediction for one image in COCO's result format.
+
+    `prediction` holds `boxes` N x 4 (x1 y1 x2 y2), `labels` N (1 + category index), `scores` N and `masks`
+    N x 1 x H x W in [0, 1], all at the image's own size; a mask is where it exceeds 0.5.
+    """
+    if len(prediction["labels"]) == 0:
+        return []
+    boxes = prediction["boxes"].double().cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    masks = (prediction["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    codes = rle.encode(np.asfortranarray(masks))
+    labels, scores = prediction["labels"].tolist(), prediction["scores"].tolist()
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label - 1],
+            "score": score,
+            "bbox": box,
+            "segmentation": code,
+        }
+        for label, score, box, code in zip(labels, scores, boxes.tolist(), codes, strict=True)
+    ]
+
+
+@torch.no_grad()
+def predict(
+    model: MaskRCNN, split: Split, count: int, batch_size: int, *, device: torch.device, progress: bool
+) -> list[dict[str, Any]]:
+    """COCO results for the first `count` images; RuntimeError when not every image has been seen."""
+    model.eval()
+    category_ids = [c["id"] for c in split.categories]
+    results, seen = [], []
+    loader = batches(partial(_evaluation_example, split), count, batch_size, device, _as_lists)
+    for indices, images in bar(loader, "detection, evaluation", progress):
+        predictions = model([image.to(device).float() / 255 for image in images])
+        for i, prediction in zip(indices, predictions, strict=True):
+            results += coco_results(prediction, split.images[i]["id"], category_ids)
+        seen += indices
+    if seen != list(range(count)):
+        raise RuntimeError(f"{split.folder}: saw {len(set(seen))} of {count} images, in {len(seen)} reads")
+    return results
+
+
+def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict[str, float | None]:
+    """COCO's AP_bbox, AP50_bbox, …, AP75_segm in percent over the first `count` images.
+
+    None where COCO leaves the score undefined, which is when no object that counts was annotated.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _coco(split, count)
+        scores = {}
+        for kind, other in (("bbox", "segmentation"), ("segm", "bbox")):
+            # COCO takes an object's area from the box where there is one: each kind gets its own results.
+            found = [{k: v for k, v in r.items() if k != other} for r in results]
+            # loadRes cannot read an empty list.
+            judged = truth.loadRes(found) if found else COCO()
+            judge = COCOeval(truth, judged, kind)
+            judge.evaluate()
+            judge.accumulate()
+            judge.summarize()
+            for metric, value in zip(METRICS, judge.stats, strict=False):
+                scores[f"{metric}_{kind}"] = None if value < 0 else 100 * float(value)
+    return scores
+
+
+def _coco(split: Split, count: int) -> COCO:
+    truth = COCO()
+    images = split.images[:count]
+    annotations = [a for image in images for a in split.annotations[image["id"]]]
+    truth.dataset = {
+        "info": {},
+        "images": images,
+        "categories": split.categories,
+        # COCOeval writes into the annotations, and needs keys that other tools leave out.
+        "annotations": [{"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a} for a in annotations],
+    }
+    truth.createIndex()
+    return truth
+
+
+def evaluate(
+    backbone_file: Path, config: Detection, *, seed: int, device: torch.device, progress: bool = True
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows with COCO's AP, AP50 and AP75 of boxes and masks in percent, after the last iteration, and notes.
+
+    A score that COCO leaves undefined has no row; the notes name it.
+    """
+    train_split, val = read_splits(config.data)
+    count = min(config.eval_images or len(val), len(val))
+    with private_rng(device):
+        backbone, _ = load_backbone(backbone_file)
+        torch.manual_seed(seed_of(seed, "detection", "heads"))
+        model = build_model(backbone, config, len(val.categories))
+        model.to(device, memory_format=torch.channels_last)
+        train(model, train_split, config, seed=seed, device=device, progress=progress)
+        results = predict(model, val, count, config.batch_size, device=device, progress=progress)
+    scores = coco_scores(val, count, results)
+    rows = [
+        {"protocol": "detection", "metric": metric, "value": value, "n": count}
+        for metric, value in scores.items()
+        if value is not None
+    ]
+    milestones = ", ".join(str(round(m * config.iterations)) for m in config.milestones)
+    notes = {
+        "head": f"Mask R-CNN, FPN of {config.fpn_channels} channels, "
+        f"box head of 2 x {config.box_head_channels}, mask head of {config.mask_head_layers} layers",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "schedule": f"{config.iterations} iterations of {config.batch_size}, SGD, lr {config.lr} after "
+        f"{config.warmup_iterations} of warm-up, a tenth from {milestones}",
+        "augmentation": "horizontal flip",
+        "batch_norm": "trained in backbone and FPN, with the statistics of the whole batch",
+        "size": config.size,
+        "train_images": len(trainable(train_split)),
+        "train_images_without_object": len(train_split) - len(trainable(train_split)),
+        "eval_images": count,
+        "detections": len(results),
+        "undefined": [metric for metric, value in scores.items() if value is None],
+    }
+    return rows, notes
