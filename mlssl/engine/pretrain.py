@@ -56,7 +56,7 @@ def pretrain(
     torch.manual_seed(seed_of(config.seed, "heads"))
     method = create_method(config, backbone)
     method.to(device, memory_format=torch.channels_last).train()
-    bf16 = wants_bf16(config.precision, device)
+    bf16 = config.target is not None and wants_bf16(config.precision, device)
     optimizer = torch.optim.SGD(
         [p for p in method.parameters() if p.requires_grad],
         lr=config.lr,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -33,8 +32,9 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; pretrain and export a backbone first") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read as a backbone ({error}); export it again") from None
+    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{path}: cannot be read as a backbone ({why}); export it again") from None
     if not isinstance(content, dict) or not {"backbone", "meta"} <= content.keys():
         raise ConfigError(f"{path}: holds no 'backbone' and 'meta'; give a file exported by the engine")
     weights, meta = content["backbone"], content["meta"]

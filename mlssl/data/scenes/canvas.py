@@ -24,7 +24,8 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 
 def mix(a: Colour, b: Colour, t: float) -> Colour:
     """The colour that lies at t in 0..1 on the way from a to b."""
-    return tuple(int(p + t * (q - p)) for p, q in zip(a, b, strict=True))
+    s = 1.0 - t
+    return int(s * a[0] + t * b[0]), int(s * a[1] + t * b[1]), int(s * a[2] + t * b[2])
 
 
 def tone(colour: Colour, factor: float) -> Colour:
@@ -164,7 +165,7 @@ class Canvas:
         self.fill(np.concatenate([outer, inner]), colour)
 
     def _inside(self, outline: Points, within: Points | None = None) -> tuple[Image.Image, np.ndarray] | None:
-        """A mask of the outline in its bounding box, cut to that of `within`, and the box's corner in pixels."""
+        """A mask of the outline in its bounding box, cut to that of `within`, and its corner in pixels."""
         pixels = self._pixels(outline)
         low = np.maximum(np.floor(pixels.min(axis=0)), 0)
         high = np.minimum(np.ceil(pixels.max(axis=0)), self.layer.size)

@@ -174,7 +174,7 @@ def vase(c: Canvas, rng: np.random.Generator) -> None:
     """A vase with a bunch of flowers."""
     glaze, x = any_colour(rng, 0.25), c.aspect / 2
     belly, neck = rng.uniform(0.11, 0.19), rng.uniform(0.06, 0.09)
-    petal, heart = any_colour(rng, 0.2), hsv(rng.uniform(0.1, 0.15), 0.8, 0.9)
+    petal, heart = any_colour(rng, 0), hsv(rng.uniform(0.1, 0.15), 0.8, 0.9)
     green = hsv(rng.uniform(0.25, 0.36), 0.6, rng.uniform(0.4, 0.6))
     count = int(rng.integers(3, 7))
     for i in range(count):

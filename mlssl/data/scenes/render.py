@@ -51,21 +51,25 @@ def _apparent(metres: float) -> float:
     return 1.7 * (metres / 1.7) ** 0.75
 
 
-def _shading(c: Canvas, alpha: Image.Image, light: Light, rng: np.random.Generator) -> np.ndarray:
-    """Lightness factor (h, w): a bulge lit from the upper side, a fall towards the ground, and grain."""
+def _shading(c: Canvas, alpha: Image.Image, pad: int, light: Light, rng: np.random.Generator) -> np.ndarray:
+    """Lightness factor of an object whose `alpha` has `pad` empty pixels on every side; without the padding.
+
+    A bulge lit from above and from the light's side, a fall towards the ground, and grain.
+    """
     depth = max(round(0.05 * c.height), 1)
-    blurred = alpha.filter(ImageFilter.BoxBlur(1.5 * depth))
-    bulge = np.asarray(blurred, dtype=np.float32) / 255
-    shift = (depth, round(-0.9 * light.side * depth))
-    slope = np.roll(bulge, (shift[0], shift[1]), (0, 1)) - np.roll(bulge, (-shift[0], -shift[1]), (0, 1))
+    bulge = np.asarray(alpha.filter(ImageFilter.BoxBlur(1.5 * depth)), dtype=np.float32)
+    h, w = bulge.shape[0] - 2 * pad, bulge.shape[1] - 2 * pad
+    y, x = depth, round(-0.9 * light.side * depth)
     # The slope is negative at the rim that faces the light.
-    factor = 1 - 0.42 * c.volume * slope
-    factor *= np.linspace(1.05, 0.92, alpha.height, dtype=np.float32)[:, None]
+    slope = (
+        bulge[pad - y : pad - y + h, pad - x : pad - x + w]
+        - bulge[pad + y : pad + y + h, pad + x : pad + x + w]
+    )
+    factor = 1 - (0.42 / 255) * c.volume * slope
+    factor *= np.linspace(1.05, 0.92, h, dtype=np.float32)[:, None]
     if c.roughness:
-        grain = rng.standard_normal((40, 40), dtype=np.float32)
-        factor *= 1 + c.roughness * np.asarray(
-            Image.fromarray(grain).resize(alpha.size, Image.Resampling.BILINEAR)
-        )
+        grain = Image.fromarray(rng.standard_normal((40, 40), dtype=np.float32))
+        factor *= 1 + c.roughness * np.asarray(grain.resize((w, h), Image.Resampling.BILINEAR))
     return factor
 
 
@@ -89,10 +93,10 @@ def draw_object(
     pad = max(round(0.13 * height), 2)
     x0, y0, x1, y1 = layer.getbbox()
     layer = layer.crop((x0 - pad, y0 - pad, x1 + pad, y1 + pad))
-    factor = _shading(c, layer.getchannel(3), light, rng)
+    factor = _shading(c, layer.getchannel(3), pad, light, rng)
     full = np.asarray(layer)[pad:-pad, pad:-pad].astype(np.float32)
     alpha = full[..., 3] * np.float32(1 / 255)
-    rgb = full[..., :3] * factor[pad:-pad, pad:-pad, None]
+    rgb = full[..., :3] * factor[..., None]
     return np.minimum(rgb, 255 * alpha[..., None]), alpha
 
 

@@ -1,0 +1,81 @@
+# From result files to what one reads. The tables' list of files follows from the study alone.
+
+
+rule collect:
+    """Gather all result files into two tidy tables."""
+    input:
+        pretrain=[OUT / "runs" / run / "pretrain.json" for run in STUDY.runs],
+        transfers=[OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs],
+        code=sources("mlssl/analysis/collect.py"),
+    output:
+        metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
+        runs=OUT / "runs.tsv",
+    params:
+        cells=digest([[c.axis, c.level, c.run] for c in STUDY.cells]),
+        **CAPTION,
+    log:
+        OUT / "logs" / "collect.log",
+    shell:
+        "{PYTHON} -m mlssl collect --study {STUDY.path} > {log} 2>&1"
+
+
+rule tables:
+    """Mean and spread over seeds, the paper's numbers beside ours."""
+    input:
+        metrics=OUT / "metrics.tsv",
+        runs=OUT / "runs.tsv",
+        published=sources("results/published/*.csv"),
+        code=sources("mlssl/analysis/tables.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
+    output:
+        report(
+            [table for table in TABLES if table.suffix == ".md"],
+            caption="../report/table.rst",
+            category="Tables",
+        ),
+        [table for table in TABLES if table.suffix != ".md"],
+    params:
+        published=os.path.relpath(ROOT / "results" / "published"),
+        **CAPTION,
+    log:
+        OUT / "logs" / "tables.log",
+    shell:
+        "{PYTHON} -m mlssl tables --study {STUDY.path} --published {params.published} > {log} 2>&1"
+
+
+rule figures:
+    """Curves over the axes, methods compared, losses over time."""
+    input:
+        metrics=OUT / "metrics.tsv",
+        runs=OUT / "runs.tsv",
+        logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
+        code=sources("mlssl/analysis/figures.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
+    output:
+        report(
+            [figure for figure in FIGURES if figure.suffix == ".png"],
+            caption="../report/figure.rst",
+            category="Figures",
+        ),
+        [figure for figure in FIGURES if figure.suffix != ".png"],
+    params:
+        **CAPTION,
+    log:
+        OUT / "logs" / "figures.log",
+    shell:
+        "{PYTHON} -m mlssl figures --study {STUDY.path} > {log} 2>&1"
+
+
+rule contact_sheet:
+    """Labelled samples of the training images."""
+    input:
+        data=ancient(DATA),
+        code=sources("mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py"),
+    output:
+        report(OUT / "figures" / "contact_sheet.png", caption="../report/contact_sheet.rst", category="Data"),
+        OUT / "figures" / "contact_sheet.pdf",
+    params:
+        split=STUDY.data.train,
+        **CAPTION,
+    log:
+        OUT / "logs" / "contact_sheet.log",
+    shell:
+        "{PYTHON} -m mlssl contact-sheet --data {input.data} --split {params.split} --out {output[0]} > {log} 2>&1"

@@ -1,0 +1,40 @@
+# What every rule file uses: the study, expanded; the places of its files; the sources of each stage.
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+
+from mlssl import study as studies
+from mlssl.analysis import outputs
+from mlssl.config import ConfigError
+from mlssl.provenance import digest
+
+PYTHON = sys.executable
+try:
+    STUDY = studies.load(config.get("study", ROOT / "config" / "demo.yaml"))
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+OUT = STUDY.out
+DATA = Path(STUDY.data.root)
+TABLES = [OUT / "tables" / f"{name}.{kind}" for name in outputs.table_names(STUDY) for kind in ("tsv", "md", "tex")]
+FIGURES = [OUT / "figures" / f"{name}.{kind}" for name in outputs.figure_names(STUDY) for kind in ("png", "pdf")]
+CAPTION = {"about": STUDY.about, "budget": outputs.budget(STUDY), "seeds": ", ".join(map(str, STUDY.seeds))}
+"""What the report's captions state."""
+
+
+wildcard_constraints:
+    run="|".join(STUDY.runs),
+    transfer="|".join(STUDY.transfers),
+    protocol="|".join(STUDY.transfers),
+
+
+def sources(*patterns):
+    """Source files of a stage, as inputs: Snakemake's own code trigger does not see imported modules."""
+    files = sorted(file for pattern in patterns for file in ROOT.glob(pattern))
+    return [os.path.relpath(file) for file in files]
+
+
+SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py"]
+"""Sources of everything that computes a number."""

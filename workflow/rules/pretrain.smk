@@ -1,0 +1,49 @@
+# One job per run. A run that was killed goes on from runs/<run>/state, which no rule declares and so none deletes.
+
+
+def pretrain_sources(wildcards):
+    """The engine, and the method that this run trains."""
+    run = STUDY.runs[wildcards.run].config
+    method = [os.path.relpath(studies.source_file(run.target))] if run.target else []
+    stage = sources(*SHARED, "mlssl/engine/*.py", "mlssl/parts/*.py", "mlssl/data/views.py", "mlssl/data/store.py")
+    return stage + sources("mlssl/method/losses.py", "mlssl/method/pseudo_labels.py") + method
+
+
+rule resolve_run:
+    """Write a run's whole configuration, every default included."""
+    output:
+        OUT / "runs" / "{run}" / "pretrain.yaml",
+    params:
+        digest=lambda wildcards: STUDY.runs[wildcards.run].digest,
+    log:
+        OUT / "logs" / "resolve" / "{run}.log",
+    shell:
+        "{PYTHON} -m mlssl resolve {wildcards.run} --study {STUDY.path} --out {output} > {log} 2>&1"
+
+
+rule pretrain:
+    """Train one backbone without labels."""
+    input:
+        config=OUT / "runs" / "{run}" / "pretrain.yaml",
+        store=STUDY.store,
+        code=pretrain_sources,
+    output:
+        backbone=OUT / "runs" / "{run}" / "backbone.pt",
+        checkpoint=OUT / "runs" / "{run}" / "checkpoint.pt",
+        log=OUT / "runs" / "{run}" / "log.jsonl",
+        result=OUT / "runs" / "{run}" / "pretrain.json",
+    params:
+        out=lambda wildcards: OUT / "runs" / wildcards.run,
+    log:
+        OUT / "logs" / "pretrain" / "{run}.log",
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=3000,
+        runtime=1440,
+    priority: 10
+    benchmark:
+        OUT / "benchmarks" / "pretrain" / "{run}.tsv"
+    shell:
+        "{PYTHON} -m mlssl pretrain --config {input.config} --store {input.store} --out {params.out}"
+        " --run {wildcards.run} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,72 @@
+# What a pretrained backbone is worth: one result file per run and transfer.
+
+
+rule resolve_transfer:
+    """Write a transfer's whole configuration, every default included."""
+    output:
+        OUT / "transfers" / "{transfer}.yaml",
+    params:
+        digest=lambda wildcards: digest(studies.plain(STUDY.transfers[wildcards.transfer])),
+    log:
+        OUT / "logs" / "resolve" / "{transfer}.log",
+    shell:
+        "{PYTHON} -m mlssl resolve {wildcards.transfer} --study {STUDY.path} --out {output} > {log} 2>&1"
+
+
+def transfer_sources(*own):
+    shared = ("mlssl/transfer/load.py", "mlssl/transfer/metrics.py", "mlssl/data/coco.py", "mlssl/data/views.py")
+    return sources(*SHARED, *shared, "mlssl/parts/backbone.py", *own)
+
+
+rule linear:
+    """Multi-label linear probe of a frozen backbone."""
+    input:
+        backbone=OUT / "runs" / "{run}" / "backbone.pt",
+        config=OUT / "transfers" / "linear.yaml",
+        data=ancient(DATA),
+        code=transfer_sources("mlssl/transfer/linear.py", "mlssl/transfer/features.py"),
+    output:
+        OUT / "runs" / "{run}" / "linear.json",
+    log:
+        OUT / "logs" / "linear" / "{run}.log",
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=3000,
+        runtime=240,
+    benchmark:
+        OUT / "benchmarks" / "linear" / "{run}.tsv"
+    shell:
+        "{PYTHON} -m mlssl {rule} --backbone {input.backbone} --config {input.config} --out {output}"
+        " --threads {threads} > {log} 2>&1"
+
+
+# The long ones go first, so that no core idles at the end.
+use rule linear as detection with:
+    input:
+        backbone=OUT / "runs" / "{run}" / "backbone.pt",
+        config=OUT / "transfers" / "detection.yaml",
+        data=ancient(DATA),
+        code=transfer_sources("mlssl/transfer/detection.py"),
+    output:
+        OUT / "runs" / "{run}" / "detection.json",
+    log:
+        OUT / "logs" / "detection" / "{run}.log",
+    priority: 20
+    benchmark:
+        OUT / "benchmarks" / "detection" / "{run}.tsv"
+
+
+use rule linear as segmentation with:
+    input:
+        backbone=OUT / "runs" / "{run}" / "backbone.pt",
+        config=OUT / "transfers" / "segmentation.yaml",
+        data=ancient(DATA),
+        code=transfer_sources("mlssl/transfer/segmentation.py"),
+    output:
+        OUT / "runs" / "{run}" / "segmentation.json",
+    log:
+        OUT / "logs" / "segmentation" / "{run}.log",
+    priority: 15
+    benchmark:
+        OUT / "benchmarks" / "segmentation" / "{run}.tsv"
