@@ -42,7 +42,7 @@ from mlssl.transfer.load import (
 METRICS = ("AP", "AP50", "AP75")
 """The first three of COCOeval's summary, in its order."""
 COCO_SIZE = 800
-"""Short side, in pixels, for which COCO's anchor sizes and pyramid levels are meant."""
+"""Short side, in pixels, for which COCO's anchor sizes are meant."""
 SGD_MOMENTUM = 0.9
 SCORE_THRESHOLD = 0.05
 DETECTIONS_PER_IMAGE = 100
@@ -79,15 +79,14 @@ def _stage_channels(backbone: nn.Module) -> list[int]:
 def build_model(backbone: nn.Module, config: Detection, categories: int) -> MaskRCNN:
     """Mask R-CNN (arXiv 1703.06870) with FPN (arXiv 1612.03144); class 0 is background.
 
-    Anchors and the assignment of regions to pyramid levels are COCO's for a short side of 800 pixels,
-    scaled with `config.size`, so that a small copy of an image is treated like the image.
+    Anchors are COCO's for a short side of 800 pixels and scaled with the square root of `config.size`: on
+    small images objects shrink while the strides of the maps stay, so that anchors as small as the objects
+    would lie on maps too coarse to tell them apart.
     """
-    zoom = config.size / COCO_SIZE
+    zoom = math.sqrt(config.size / COCO_SIZE)
     channels, classes = config.fpn_channels, 1 + categories
     levels = ["0", "1", "2", "3"]
-    align = partial(
-        MultiScaleRoIAlign, levels, sampling_ratio=2, canonical_scale=224 * zoom, canonical_level=4
-    )
+    align = partial(MultiScaleRoIAlign, levels, sampling_ratio=2)
     return MaskRCNN(
         Pyramid(backbone, channels),
         min_size=config.size,
@@ -184,7 +183,7 @@ def train(
         )
         loss = sum(losses.values())
         if not math.isfinite(value := loss.item()):
-            parts = ", ".join(f"{name} {float(part):.4g}" for name, part in losses.items())
+            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
             raise FloatingPointError(
                 f"detection: the loss is {value} at iteration {iteration} ({parts}); "
                 f"lower detection.lr ({config.lr})"
@@ -310,6 +309,7 @@ def evaluate(
         "augmentation": "horizontal flip",
         "batch_norm": "trained in backbone and FPN, with the statistics of the whole batch",
         "size": config.size,
+        "anchors": [round(size, 1) for (size,) in model.rpn.anchor_generator.sizes],
         "train_images": len(trainable(train_split)),
         "train_images_without_object": len(train_split) - len(trainable(train_split)),
         "eval_images": count,

@@ -1,0 +1,137 @@
+"""From rows to means over seeds: every level of an axis, every score, and what is not there."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlssl.analysis.outputs import MINUTES, Score, headline
+from mlssl.config import ConfigError
+from mlssl.study import Study
+
+NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cell of a table: a score of one level over its seeds."""
+
+    values: dict[int, float]
+    """By seed."""
+    expected: int
+    """Seeds that the study wants; 0 where this level does not go through the protocol."""
+    absent: tuple[str, ...] = ()
+    """Why the others are not there: `missing`, `undefined` or `failed: <reason>`, one per seed."""
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Over seeds; NaN without any."""
+        return statistics.fmean(self.values.values()) if self.values else math.nan
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation over seeds (ddof 1); NaN for fewer than two."""
+        return statistics.stdev(self.values.values()) if self.n > 1 else math.nan
+
+    @property
+    def status(self) -> str:
+        """`ok`, or why seeds are not there: `missing (1 of 2 seeds)`."""
+        counts = Counter(self.absent)
+        word = "seed" if self.expected == 1 else "seeds"
+        return ", ".join(f"{why} ({c} of {self.expected} {word})" for why, c in counts.items()) or "ok"
+
+    def text(self, *, digits: int = 2, usual_n: int = 1) -> str:
+        """`mean ± std`; n is said where it is not `usual_n` or is 1, and seeds that are not there always."""
+        if not self.expected:
+            return "–"
+        parts = []
+        if self.n:
+            said = "" if self.n == usual_n > 1 else f" (n = {self.n})"
+            spread = f" ± {self.std:.{digits}f}" if self.n > 1 else ""
+            parts.append(f"{self.mean:.{digits}f}{spread}{said}")
+        if self.absent:
+            parts.append(self.status)
+        return "; ".join(parts)
+
+
+def read_metrics(study: Study) -> pd.DataFrame:
+    """`metrics.tsv` of a study; ConfigError says to collect first when there is none."""
+    path = study.out / "metrics.tsv"
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; run `python -m mlssl collect --study {study.path}` first")
+    # Digests such as 12e4… would be read as numbers, and a method named `null` as nothing.
+    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
+    frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
+    return frame.astype({"seed": int})
+
+
+def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> dict[str, Summary]:
+    """Level -> Summary of a score, for all levels of an axis in the study's order."""
+    rows = metrics[metrics["protocol"] == score.protocol]
+    by_run = dict(list(rows.groupby("run", sort=False)))
+    cells: dict[str, list[str]] = {level: [] for level in study.axes()[axis]}
+    for cell in study.cells:
+        wanted = score.transfer == "pretrain" or cell.run in study.transfer_runs.get(score.transfer, ())
+        if cell.axis == axis and wanted:
+            cells[cell.level].append(cell.run)
+    summaries = {}
+    for level, runs in cells.items():
+        values, absent = {}, []
+        for run in runs:
+            value = _value(by_run.get(run), score)
+            if isinstance(value, str):
+                absent.append(value)
+            else:
+                values[study.runs[run].config.seed] = value
+        summaries[level] = Summary(values, len(runs), tuple(absent))
+    return summaries
+
+
+def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
+    if rows is None:
+        return "missing"
+    bad = rows[rows["status"] != "ok"]
+    if len(bad):
+        # The losses in brackets are for runs.tsv; a table's cell has no room for them.
+        return bad["status"].iloc[0].split(" (")[0]
+    if score == MINUTES:
+        return rows["wall_s"].iloc[0] / 60
+    value = rows.loc[rows["metric"] == score.metric, "value"]
+    return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"
+
+
+def scores_of(study: Study, axis: str) -> list[Score]:
+    """The scores worth a column: those that at least two levels of the axis go through (or its only one)."""
+    levels = study.axes()[axis]
+    found = []
+    for score in headline(study):
+        runs = study.runs if score.transfer == "pretrain" else study.transfer_runs[score.transfer]
+        through = {c.level for c in study.cells if c.axis == axis and c.run in runs}
+        if len(through) >= min(2, len(levels)):
+            found.append(score)
+    return found
+
+
+def origin(metrics: pd.DataFrame) -> str:
+    """Device, threads, torch and commit of all results, without full stop: where the numbers come from."""
+    ok = metrics[metrics["status"] == "ok"]
+    if ok.empty:
+        return "no results yet"
+    parts = []
+    for column, one, many in (
+        ("device", "{}", "devices"),
+        ("threads", "{} threads", "thread counts"),
+        ("torch", "torch {}", "torch versions"),
+        ("commit", "commit {}", "commits"),
+    ):
+        known = sorted(ok[column].dropna().unique())
+        parts.append(one.format(" and ".join(known)) if len(known) < 3 else f"{len(known)} {many}")
+    return "computed on " + ", ".join(parts)

@@ -1,0 +1,199 @@
+"""A study's figures: the main comparison, one per ablation, few labels, and the training curves.
+
+Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure has bars
+from zero: score axes start where the scores do, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
+from mlssl.analysis.curves import training_curves
+from mlssl.analysis.outputs import FIGURE_FORMATS, Score, budget, figure_names, linear_scores, stem
+from mlssl.analysis.style import DPI, STYLE, TRUNCATED, WIDTH, colours, finish
+from mlssl.provenance import atomic
+from mlssl.study import COMPARE, Study
+
+BASELINE = "moco_v2"
+"""The method that ablations are drawn against, where the study has it."""
+FAR = 1.0
+"""A reference further off than this share of the levels' range is told in words, not drawn."""
+
+
+def write_figures(study: Study) -> None:
+    """Write `figures/<name>.{png,pdf}` for all of `figure_names(study)` from metrics.tsv and the logs."""
+    metrics = read_metrics(study)
+    axis_of = {stem(axis): axis for axis in study.axes()}
+    with plt.rc_context(STYLE):
+        for name in figure_names(study):
+            if name == "labels":
+                figure = labels(study, metrics)
+            elif name == "training_curves":
+                figure = training_curves(study)
+            elif axis_of[name] == COMPARE:
+                figure = main(study, metrics)
+            else:
+                figure = ablation(study, metrics, axis_of[name])
+            save(figure, study.out / "figures" / name)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write PNG and PDF without dates, so that the same data give the same bytes; close the figure."""
+    for kind in FIGURE_FORMATS:
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        with atomic(path.with_name(f"{path.name}.{kind}")) as part:
+            figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
+    plt.close(figure)
+
+
+def absent(summaries: Iterable[tuple[str, dict[str, Summary]]]) -> str:
+    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is."""
+    told: dict[str, list[str]] = {}
+    for title, by_level in summaries:
+        for level, s in by_level.items():
+            if s.absent:
+                told.setdefault(f"{level}: {s.status}", []).append(title)
+    return "; ".join(f"{text} [{', '.join(titles)}]" for text, titles in told.items())
+
+
+def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
+    """Seeds, mean and ± std of one level at a place of the category axis."""
+
+    def xy(values: list[float]) -> tuple[list[float], list[float]]:
+        places = [at] * len(values)
+        return (places, values) if upright else (values, places)
+
+    ax.plot(*xy(list(s.values.values())), "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
+    if s.n:
+        spread = None if s.n < 2 else s.std
+        error = {"yerr" if upright else "xerr": spread}
+        ax.errorbar(
+            *xy([s.mean]), **error, fmt="D", color=colour, markersize=5.5, capsize=3, markerfacecolor="none"
+        )
+
+
+def main(study: Study, metrics) -> Figure:
+    """The methods side by side: one panel per headline score, one line per method."""
+    levels = study.axes()[COMPARE]
+    scores = scores_of(study, COMPARE)
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    height = 0.9 + rows * (0.62 + 0.24 * len(levels))
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
+    colour, told = colours(levels), []
+    for ax, score in zip(grid.flat, scores, strict=False):
+        by_level = summarise(study, metrics, COMPARE, score)
+        told.append((score.title, by_level))
+        for place, level in enumerate(levels):
+            dots(ax, place, by_level[level], colour[level], upright=False)
+            if by_level[level].expected and not by_level[level].n:
+                note = "failed" if "failed" in by_level[level].status else "missing"
+                ax.text(0.5, place, note, transform=ax.get_yaxis_transform(), ha="center", va="center", color="0.4")
+        ax.set_xlabel(score.label.replace(", ", "\n", 1) if len(score.label) > 22 else score.label)
+        ax.grid(axis="y", color="0.9")
+        ax.margins(x=0.15)
+    for ax in list(grid.flat)[len(scores) :]:
+        ax.set_axis_off()
+    grid[0, 0].set_yticks(range(len(levels)), levels)
+    grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
+    finish(figure, "Comparison of methods", f"{budget(study)}. {TRUNCATED}", absent(told))
+    return figure
+
+
+def ablation(study: Study, metrics, axis: str) -> Figure:
+    """One scalar or choice varied: the first headline score over its levels."""
+    score: Score = scores_of(study, axis)[0]
+    by_level = summarise(study, metrics, axis, score)
+    numbers = numeric(list(by_level))
+    upright = numbers is not None
+    size = (WIDTH * 0.8, 3.2) if upright else (WIDTH, 1.4 + 0.34 * len(by_level))
+    figure, ax = plt.subplots(figsize=size)
+    colour = colours([])["mls"]
+    places = numbers or list(range(len(by_level)))
+    if upright:
+        means = [(at, s.mean) for at, s in zip(places, by_level.values(), strict=True) if s.n]
+        ax.plot(*zip(*means, strict=True) if means else ([], []), color=colour, linewidth=1)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(places))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(places, list(by_level))
+        ax.set(xlabel=f"{axis} (log scale)", ylabel=score.label)
+    else:
+        ax.set_yticks(places, list(by_level))
+        ax.set_ylim(len(places) - 0.5, -0.5)
+        ax.set(xlabel=score.label, ylabel=axis)
+        ax.grid(axis="y", color="0.9")
+    for at, s in zip(places, by_level.values(), strict=True):
+        dots(ax, at, s, colour, upright=upright)
+    words = references(study, metrics, score, ax, by_level, upright=upright)
+    notes = ". ".join([budget(study), *words, TRUNCATED])
+    finish(figure, f"Ablation: {axis}", notes, absent([(score.title, by_level)]))
+    return figure
+
+
+def numeric(levels: list[str]) -> list[float] | None:
+    """The levels as positive numbers for a log axis, or None when they are names."""
+    try:
+        values = [float(level) for level in levels]
+    except ValueError:
+        return None
+    return values if all(v > 0 for v in values) and len(values) > 1 else None
+
+
+def references(
+    study: Study, metrics, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
+) -> list[str]:
+    """Draw the baseline (line and band of ± std) and the untrained backbone (dashed); far ones in words."""
+    shown = [v for s in by_level.values() for v in s.values.values()]
+    reach = FAR * max(max(shown) - min(shown), 0.5) if shown else 0.0
+    words = []
+    for method, s in summarise(study, metrics, COMPARE, score).items():
+        untrained = not any(r.config.target for r in study.runs.values() if r.config.method == method)
+        if not s.n or not (untrained or method == BASELINE):
+            continue
+        name = f"{method}, untrained" if untrained else f"{method}, baseline"
+        if not shown or not min(shown) - reach <= s.mean <= max(shown) + reach:
+            words.append(f"Outside the plot: {name}, {s.text()} {score.unit}")
+            continue
+        line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
+        line(s.mean, color="0.3", linestyle="--" if untrained else "-", linewidth=1, label=f"{name}: {s.text()}")
+        if s.n > 1:
+            span(s.mean - s.std, s.mean + s.std, color="0.3", alpha=0.12, linewidth=0)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return words
+
+
+def labels(study: Study, metrics) -> Figure:
+    """Linear mAP over the share of the labels, per method of the comparison."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
+    scores = linear_scores(study)
+    shares = sorted(study.transfers["linear"].fractions, reverse=True)
+    results = [summarise(study, metrics, COMPARE, score) for score in scores]
+    levels = study.axes()[COMPARE]
+    for i, (level, colour) in enumerate(colours(levels).items()):
+        # Methods at the same share of labels stand side by side.
+        aside = 1.05 ** (i - (len(levels) - 1) / 2)
+        points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
+        drawn = [(x, s.mean) for x, s in points if s.n]
+        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
+        for x, s in points:
+            dots(ax, x, s, colour)
+    ax.set_xscale("log")
+    ax.set_xticks([100 * f for f in shares], [f"{100 * f:g}" for f in shares])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    told = [(score.title, r) for score, r in zip(scores, results, strict=True)]
+    finish(figure, "Linear probe with few labels", f"{budget(study)}. {TRUNCATED}", absent(told))
+    return figure

@@ -1,0 +1,142 @@
+"""What the analysis of a study writes, and the words its captions share.
+
+Follows from the study alone and imports neither pandas, matplotlib nor torch: the Snakefile calls this in a
+dry run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlssl.study import COMPARE, Study
+
+TABLE_FORMATS = ("tsv", "md", "tex")
+FIGURE_FORMATS = ("png", "pdf")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One column of a table: a metric of a protocol."""
+
+    protocol: str
+    metric: str
+    title: str
+    unit: str
+
+    @property
+    def transfer(self) -> str:
+        """The stage whose result file holds it: pretrain, linear, detection or segmentation."""
+        return "linear" if self.protocol.startswith("linear") else self.protocol
+
+    @property
+    def label(self) -> str:
+        """Title with unit, for an axis or a column."""
+        return f"{self.title}, {self.unit}"
+
+
+MINUTES = Score("pretrain", "minutes", "pretraining", "minutes")
+"""Wall time of a pretraining, taken from the header of its result."""
+DENSE = (
+    Score("detection", "AP_bbox", "AP_bbox", "%"),
+    Score("detection", "AP50_bbox", "AP50_bbox", "%"),
+    Score("detection", "AP_segm", "AP_segm", "%"),
+    Score("segmentation", "mIoU", "mIoU", "%"),
+)
+
+
+def linear_protocol(fraction: float) -> str:
+    """The name under which `mlssl.transfer.linear` (which needs torch) reports a share of the labels."""
+    return "linear" if fraction == 1 else f"linear_{100 * fraction:g}pct"
+
+
+def linear_scores(study: Study) -> list[Score]:
+    """Linear mAP at each share of the labels, the largest first; empty without a linear transfer."""
+    if "linear" not in study.transfers:
+        return []
+    shares = sorted(study.transfers["linear"].fractions, reverse=True)
+    return [Score(linear_protocol(f), "mAP", f"linear mAP, {100 * f:g} % of labels", "%") for f in shares]
+
+
+def headline(study: Study) -> list[Score]:
+    """The scores of the main comparison, in the order of its columns."""
+    dense = [score for score in DENSE if score.protocol in study.transfers]
+    return [*linear_scores(study), *dense, MINUTES]
+
+
+def expected_protocols(study: Study, run: str) -> list[str]:
+    """Every protocol that the study wants of a run, `pretrain` first."""
+    protocols = ["pretrain"]
+    for transfer, runs in study.transfer_runs.items():
+        if run in runs:
+            protocols += [s.protocol for s in linear_scores(study)] if transfer == "linear" else [transfer]
+    return protocols
+
+
+def stem(axis: str) -> str:
+    """File stem of an axis's table and figure."""
+    return "main" if axis == COMPARE else axis
+
+
+def table_names(study: Study) -> list[str]:
+    """Stems under `tables/`, one per axis; each is written in every one of TABLE_FORMATS."""
+    return [stem(axis) for axis in study.axes()]
+
+
+def figure_names(study: Study) -> list[str]:
+    """Stems under `figures/`; each is written in every one of FIGURE_FORMATS."""
+    names = table_names(study)
+    if len(linear_scores(study)) > 1:
+        names.append("labels")
+    if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):
+        names.append("training_curves")
+    return names
+
+
+def table_files(study: Study) -> list[Path]:
+    """Every file that `write_tables` writes."""
+    return [study.out / "tables" / f"{name}.{f}" for name in table_names(study) for f in TABLE_FORMATS]
+
+
+def figure_files(study: Study) -> list[Path]:
+    """Every file that `write_figures` writes."""
+    return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
+
+
+def budget(study: Study) -> str:
+    """What every pretraining of the study costs: backbone, crop, length, batch and seeds, without full stop."""
+    configs = [run.config for run in study.runs.values()]
+    config = next((c for c in configs if c.target), configs[0])
+    images = f"{study.scenes['images']:,} images" if study.scenes else f"{config.data.train}'s images"
+    length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
+    return (
+        f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "
+        f"{seeds(study)}"
+    )
+
+
+def seeds(study: Study) -> str:
+    """The seeds of the study, and which transfers ran with fewer: `seeds 0, 1 (detection: 0)`."""
+    fewer = []
+    for transfer, runs in study.transfer_runs.items():
+        own = sorted({study.runs[run].config.seed for run in runs})
+        if own != study.seeds:
+            fewer.append(f"{transfer}: {_list(own) or 'none'}")
+    word = "seed" if len(study.seeds) == 1 else "seeds"
+    return f"{word} {_list(study.seeds)}" + (f" ({'; '.join(fewer)})" if fewer else "")
+
+
+def transfer_budget(study: Study) -> str:
+    """What each transfer of the study costs, without full stop."""
+    parts = []
+    for name, t in study.transfers.items():
+        if name == "linear":
+            parts.append(f"linear probe on frozen features at {t.size} px")
+        else:
+            parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
+    return "; ".join(parts)
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,263 @@
+"""Pretraining: resume to the bit, data order, schedules, the log, failures."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlssl import config, provenance
+from mlssl.data.coco import DataError
+from mlssl.data.store import ImageStore, build_store
+from mlssl.engine import checkpoint
+from mlssl.engine import pretrain as engine
+from mlssl.engine.log import Log, NonFiniteLoss
+from mlssl.engine.schedule import cosine
+
+CPU = torch.device("cpu")
+TARGETS = {
+    "mls": "mlssl.method.mls.MLS",
+    "moco_v2": "baselines.moco_v2.MoCoV2",
+    "densecl": "baselines.densecl.DenseCL",
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir()
+    for i in range(20):
+        pixels = rng.integers(0, 256, (36 + i % 3, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{i:03}.png")
+    build_store(root / "images", root / "store", short_side=64, workers=1)
+    return root / "store"
+
+
+def told(method="mls", **changes):
+    scalars = {"k": 2} if method == "mls" else {}
+    values = {
+        "data": {"root": "unused"},
+        "method": method,
+        "target": TARGETS.get(method),
+        "params": {"dictionary_size": 10, "dim": 8, **scalars} if method in TARGETS else {},
+        "backbone": "test_resnet",
+        "epochs": None,
+        "steps": 6,
+        "batch_size": 4,
+        "lr": 0.05,
+        "precision": "fp32",
+        "log_every": 1,
+        "checkpoint_seconds": 0.0,
+        "views": {"crop": 32},
+    }
+    return config.build(config.Pretrain, values | changes, "test")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the engine catches it."""
+
+
+def train(told, store, out, *, kill_after=None, monkeypatch=None):
+    if kill_after is not None:
+        save = checkpoint.save
+
+        def save_then_die(path, values):
+            save(path, values)
+            if values.get("step") == kill_after:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(checkpoint, "save", save_then_die)
+            engine.pretrain(told, store, out, run="run", device=CPU, progress=False)
+        # Whatever global randomness there was is gone with the process.
+        torch.manual_seed(99)
+        np.random.seed(99)
+        random.seed(99)
+    engine.pretrain(told, store, out, run="run", device=CPU, progress=False)
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(a, b, where=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("method", TARGETS)
+def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(store, tmp_path, monkeypatch, method):
+    whole = train(told(method), store, tmp_path / "whole")
+    resumed = train(told(method), store, tmp_path / "resumed", kill_after=3, monkeypatch=monkeypatch)
+    for values in (whole, resumed):
+        values.pop("seconds")
+    assert_same(whole, resumed)
+
+    def lines(name):
+        logged = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k != "images_per_s"} for line in logged]
+
+    assert lines("whole") == lines("resumed")
+    assert [line["step"] for line in lines("whole")] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "resumed" / "state" / "checkpoint.pt").exists()
+
+
+def test_training_moves_the_query_encoder_and_lets_the_key_encoder_follow(store, tmp_path):
+    before = train(told("random"), store, tmp_path / "random")
+    after = train(told("mls"), store, tmp_path / "mls")
+    exported = torch.load(tmp_path / "mls" / "backbone.pt", weights_only=True)
+    name = "layer4.0.conv2.weight"
+    start = torch.load(tmp_path / "random" / "backbone.pt", weights_only=True)["backbone"][name]
+    query, key = (after["method"][f"encoders.{side}.backbone.{name}"] for side in ("query", "key"))
+    assert torch.equal(before["method"][name], start)
+    assert torch.equal(exported["backbone"][name], query)
+    assert 0 < (key - start).norm() < (query - start).norm()
+
+
+def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, monkeypatch):
+    seen = {}
+    for method in TARGETS:
+        cls = engine.method_class(TARGETS[method])
+
+        def step(self, view1, view2, progress, method=method):
+            first = next(iter(self.encoders.query.backbone.parameters()))
+            seen.setdefault(method, []).append((view1, view2, first.detach().clone()))
+            return {"loss": 0 * sum(p.sum() for p in self.encoders.query.parameters())}
+
+        monkeypatch.setattr(cls, "step", step)
+        engine.pretrain(
+            told(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False
+        )
+    for method in ("moco_v2", "densecl"):
+        assert_same(seen["mls"][0], seen[method][0])
+        assert_same(seen["mls"][1][:2], seen[method][1][:2])
+
+
+def test_a_result_is_never_replaced(store, tmp_path):
+    train(told(), store, tmp_path)
+    with pytest.raises(FileExistsError, match="delete it first"):
+        train(told(), store, tmp_path)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(store, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "cosine", lambda step, *_, **__: 0.1 if step < 2 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(told(), store, tmp_path)
+    with pytest.raises(config.ConfigError, match="another --out"):
+        train(told(lr=0.01), store, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_precisions_train_and_keep_losses_in_float32(store, tmp_path, precision):
+    final = train(told(precision=precision), store, tmp_path)
+    assert all(v.isfinite().all() for v in final["method"].values() if isinstance(v, torch.Tensor))
+    notes = json.loads((tmp_path / "pretrain.json").read_text())["header"]["notes"]
+    assert notes["precision"] == precision
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_parts(store, tmp_path):
+    diverging = told(lr=1e30, log_every=3)
+    with pytest.raises(NonFiniteLoss, match=r"step \d+: the loss is not finite .*info_nce"):
+        train(diverging, store, tmp_path)
+    reason = json.loads((tmp_path / "state" / "failed.json").read_text())["reason"]
+    assert "not finite" in reason
+    assert not (tmp_path / "backbone.pt").exists()
+
+
+def test_the_log_names_the_very_step(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    for value in (1.0, math.nan, 2.0):
+        log.add({"loss": torch.tensor(value)})
+    with pytest.raises(NonFiniteLoss, match="step 12"):
+        log.flush(13)
+
+
+def test_every_epoch_sees_every_image_once():
+    for epoch in range(3):
+        seen = torch.cat([engine.batch_indices(epoch * 5 + s, 20, 4, seed=1) for s in range(5)])
+        assert sorted(seen.tolist()) == list(range(20))
+    assert not torch.equal(engine.batch_indices(0, 20, 4, 1), engine.batch_indices(5, 20, 4, 1))
+    assert not torch.equal(engine.batch_indices(0, 20, 4, 1), engine.batch_indices(0, 20, 4, 2))
+
+
+def test_cosine_rises_then_falls_to_nothing():
+    rates = [cosine(s, 100, base=0.3, warmup=0.1) for s in range(100)]
+    assert rates[9] == pytest.approx(0.3)
+    assert rates[0] == pytest.approx(0.03)
+    assert rates[55] == pytest.approx(0.15)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert cosine(0, 10, base=1.0) == 1.0
+
+
+def test_random_state_is_put_back_for_every_kind():
+    state = checkpoint.random_state()
+    first = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+    checkpoint.set_random_state(state)
+    assert first == (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+
+
+def test_a_dataset_smaller_than_the_batch_is_refused(store, tmp_path):
+    with pytest.raises(config.ConfigError, match="batch_size 21"):
+        train(told(batch_size=21), store, tmp_path)
+
+
+def test_unknown_scalars_and_methods_are_named(store, tmp_path):
+    with pytest.raises(config.ConfigError, match=r"params\.kk"):
+        train(told(params={"kk": 1}), store, tmp_path)
+    with pytest.raises(config.ConfigError, match="no_such"):
+        train(told(target="baselines.no_such.Method"), store, tmp_path)
+
+
+def test_the_store_holds_every_image_as_decoded(tmp_path):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(1)
+    originals = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((30, 20), (16, 48), (100, 50))]
+    for i, pixels in enumerate(originals):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    Image.new("L", (25, 25), 7).save(tmp_path / "images" / "3.png")
+    build_store(tmp_path / "images", tmp_path / "store", short_side=40, workers=2)
+    store = ImageStore(tmp_path / "store")
+    assert store.sizes.tolist() == [[30, 20], [16, 48], [80, 40], [25, 25]]
+    batch, sizes = store.batch(torch.tensor([3, 1, 0]))
+    assert batch.shape == (3, 3, 30, 48)
+    assert sizes.tolist() == [[25, 25], [16, 48], [30, 20]]
+    assert (batch[0, :, :25, :25] == 7).all()
+    assert np.array_equal(batch[1, :, :16, :48].permute(1, 2, 0).numpy(), originals[1])
+    assert not batch[2, :, :, 20:].any()
+
+
+def test_a_store_appears_whole_or_not_at_all(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.jpg"):
+        build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+    (tmp_path / "images" / "b.jpg").unlink()
+    build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=1)
+    with open(tmp_path / "store" / "pixels.bin", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="rebuild"):
+        ImageStore(tmp_path / "store")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    provenance.write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), provenance.atomic(path) as part:
+        part.write_text("half")
+        1 / 0  # noqa: B018
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

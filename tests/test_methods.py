@@ -1,0 +1,248 @@
+"""The contract every method keeps, and the traps of each paper."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from baselines.densecl import DenseCL
+from baselines.moco_v2 import MoCoV2
+from mlssl.method.mls import MLS
+from mlssl.method.pseudo_labels import top_k
+from mlssl.parts.dictionary import Dictionary
+from mlssl.parts.momentum import MomentumPair
+from mlssl.parts.view import View
+from mlssl.study import constructor_defaults
+
+B = 6
+
+
+class SmallBackbone(torch.nn.Module):
+    num_features = 10
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 10, 3, stride=2)
+        self.norm = torch.nn.BatchNorm2d(10)
+
+    def forward(self, x):
+        return F.relu(self.norm(self.conv(x)))
+
+
+def make(cls, **scalars):
+    torch.manual_seed(0)
+    small = {"dictionary_size": 16, "dim": 8} | ({"k": 3} if cls is MLS else {})
+    return cls(SmallBackbone(), **small | scalars).train()
+
+
+def view(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return View(
+        torch.randn(B, 3, 9, 9, generator=generator),
+        torch.arange(B) + 100 * seed,
+        torch.full((B, 4), seed),
+        torch.arange(B) % 2 == 0,
+    )
+
+
+METHODS = pytest.mark.parametrize("cls", [MLS, MoCoV2, DenseCL])
+
+
+@METHODS
+def test_keys_ignore_the_query_encoder_until_the_momentum_update(cls):
+    """With momentum 1 the key encoder stays: what the dictionary holds must not feel a changed query encoder."""
+    method = make(cls, momentum=1.0)
+    changed = copy.deepcopy(method)
+    with torch.no_grad():
+        for p in changed.encoders.query.parameters():
+            p.add_(torch.randn_like(p))
+    for m in (method, changed):
+        m.step(view(1), view(2), 0.0)
+    for name, column in method.dictionary.read().items():
+        assert torch.equal(column, changed.dictionary.read()[name]), name
+
+
+@METHODS
+def test_keys_come_from_the_second_view_after_the_momentum_update(cls):
+    method = make(cls, momentum=0.5)
+    with torch.no_grad():
+        for p in method.encoders.query.parameters():
+            p.add_(0.1)
+    key = copy.deepcopy(method.encoders)
+    key.update(0.5)
+    z = F.normalize(key.key(view(2).pixels)[1].float(), dim=1)
+    method.step(view(1), view(2), 0.0)
+    torch.testing.assert_close(method.dictionary.read()["z"], z.detach())
+
+
+@METHODS
+def test_gradient_reaches_the_query_encoder_only(cls):
+    method = make(cls)
+    method.step(view(1), view(2), 0.0)["loss"].backward()
+    method.zero_grad()
+    parts = method.step(view(3), view(4), 0.0)
+    parts["loss"].backward()
+    assert all(p.grad is not None and p.grad.any() for p in method.encoders.query.backbone.conv.parameters())
+    assert all(p.grad is None for p in method.encoders.key.parameters())
+    assert all(not v.requires_grad for name, v in parts.items() if name != "loss")
+
+
+@METHODS
+def test_the_batch_is_not_among_its_own_negatives(cls):
+    """The first step has an empty dictionary: nothing to tell apart, so no loss at all."""
+    method = make(cls)
+    assert method.step(view(1), view(2), 0.0)["loss"].item() == 0
+    assert len(method.dictionary) == B
+
+
+@METHODS
+def test_a_batch_larger_than_the_dictionary_is_refused(cls):
+    with pytest.raises(ValueError, match="dictionary_size"):
+        make(cls, dictionary_size=B - 1).step(view(1), view(2), 0.0)
+
+
+def test_mls_step_is_equations_7_to_10():
+    method = make(MLS, k=3, lam=0.7, momentum=0.9)
+    method.step(view(1), view(2), 0.0)
+    method.step(view(3), view(4), 0.0)
+    reference = copy.deepcopy(method)
+    q_g, q_z = (reference.dictionary.read()[c].clone() for c in ("g", "z"))
+    parts = method.step(view(5), view(6), 0.0)
+
+    g1, z1 = reference.encoders.query(view(5).pixels)
+    reference.encoders.update(0.9)
+    _, z2 = reference.encoders.key(view(6).pixels)
+    g1, z1, z2 = g1.detach(), F.normalize(z1, dim=1).detach(), F.normalize(z2, dim=1)
+    nce = ml = 0.0
+    for b in range(B):
+        p = [float(z1[b] @ q) / 0.2 for q in q_z]
+        near = sorted(range(len(q_g)), key=lambda i: -float(g1[b] @ q_g[i]))[:3]
+        positive = float(z1[b] @ z2[b]) / 0.2
+        nce += float(torch.tensor([positive, *p]).logsumexp(0)) - positive
+        ml += sum(float(F.softplus(torch.tensor(-x if i in near else x))) for i, x in enumerate(p)) / len(p)
+    assert parts["info_nce"].item() == pytest.approx(nce / B, rel=1e-5)
+    assert parts["bce"].item() == pytest.approx(ml / B, rel=1e-5)
+    assert parts["loss"].item() == pytest.approx(nce / B + 0.7 * ml / B, rel=1e-5)
+
+
+def test_mls_keeps_both_dictionaries_in_one_order():
+    method = make(MLS, k=2)
+    for seed in range(1, 9, 2):  # 24 keys through 16 slots
+        method.step(view(seed), view(seed + 1), 0.0)
+    entries = method.dictionary.read()
+    assert sorted(entries["image"][:, 0].tolist()) == sorted([*range(402, 406), *range(600, 606), *range(800, 806)])
+    torch.testing.assert_close(entries["box"][:, 0], entries["image"][:, 0] // 100)
+    newest = entries["image"][:, 0] >= 800
+    assert torch.equal(entries["flip"][newest, 0], entries["image"][newest, 0] % 2 == 0)
+    g2, z2 = method.encoders.key(view(8).pixels)
+    for column, key in (("g", g2), ("z", z2)):
+        at = [int((entries["image"][:, 0] == image).nonzero()) for image in view(8).image]
+        torch.testing.assert_close(entries[column][at], F.normalize(key, dim=1).detach())
+    for column in ("g", "z"):
+        torch.testing.assert_close(entries[column].norm(dim=1), torch.ones(16))
+
+
+def test_mls_labels_carry_no_gradient_and_lambda_scales_the_multi_label_loss():
+    zero, half = make(MLS, k=2, lam=0.0), make(MLS, k=2, lam=0.5)
+    for method in (zero, half):
+        method.step(view(1), view(2), 0.0)
+    g1, _ = half.encoders.query(view(3).pixels)
+    assert not top_k(g1, half.dictionary.read()["g"], 2).requires_grad
+    a, b = (m.step(view(3), view(4), 0.0) for m in (zero, half))
+    assert a["loss"].item() == pytest.approx(a["info_nce"].item())
+    assert b["loss"].item() == pytest.approx(b["info_nce"].item() + 0.5 * b["bce"].item())
+
+
+@pytest.mark.parametrize(("scalars", "word"), [({"k": 17}, "dictionary_size"), ({"loss": "hinge"}, "hinge")])
+def test_mls_refuses_scalars_that_cannot_work(scalars, word):
+    with pytest.raises(ValueError, match=word):
+        make(MLS, **scalars)
+
+
+def test_densecl_matches_by_backbone_and_takes_keys_from_the_key_encoder():
+    method = make(DenseCL, lam=0.3, momentum=1.0)
+    with torch.no_grad():
+        for p in method.encoders.query.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    method.step(view(1), view(2), 0.0)
+    reference = copy.deepcopy(method)
+    queues = {name: column.clone() for name, column in reference.dictionary.read().items()}
+    parts = method.step(view(3), view(4), 0.0)
+
+    f1, _, q = reference.encoders.query(view(3).pixels)
+    f2, _, k = reference.encoders.key(view(4).pixels)
+    f1, f2 = f1.flatten(2), f2.flatten(2)
+    total, cells = 0.0, f1.shape[2]
+    for b in range(B):
+        for i in range(cells):
+            j = int(F.cosine_similarity(f1[b, :, i : i + 1], f2[b], dim=0).argmax())
+            query, key = F.normalize(q[b, :, i], dim=0), F.normalize(k[b, :, j], dim=0)
+            logits = torch.cat([(query @ key)[None], queues["dense"] @ query]) / 0.2
+            total += float(logits.logsumexp(0) - logits[0])
+    assert parts["dense"].item() == pytest.approx(total / (B * cells), rel=1e-4)
+    assert parts["loss"].item() == pytest.approx(
+        0.7 * parts["info_nce"].item() + 0.3 * parts["dense"].item(), rel=1e-5
+    )
+    newest = method.dictionary.read()["dense"][B : 2 * B]
+    torch.testing.assert_close(newest, F.normalize(k.mean(dim=2), dim=1).detach())
+
+
+def test_papers_defaults():
+    shared = {"tau": 0.2, "projector_batch_norm": False, "hidden": 0}
+    mls = {"k": 20, "dictionary_size": 4096, "dim": 256, "momentum": 0.995, "lam": 0.5, "loss": "bce"}
+    baseline = {"dictionary_size": 65536, "dim": 128, "momentum": 0.999}
+    assert constructor_defaults("mlssl.method.mls.MLS") == shared | mls
+    assert constructor_defaults("baselines.moco_v2.MoCoV2") == shared | baseline
+    assert constructor_defaults("baselines.densecl.DenseCL") == shared | baseline | {"lam": 0.5}
+
+
+def test_dictionary_is_first_in_first_out_and_never_shows_an_empty_slot():
+    dictionary = Dictionary(5, {"a": (1, torch.float32), "b": (2, torch.int64)})
+    expected: list[int] = []
+    assert len(dictionary) == 0
+    assert dictionary.read()["a"].shape == (0, 1)
+    for first in range(0, 21, 3):
+        rows = torch.arange(first, first + 3)
+        dictionary.enqueue(a=rows[:, None].float(), b=torch.stack([rows, -rows], dim=1))
+        expected = (expected + rows.tolist())[-5:]
+        entries = dictionary.read()
+        assert sorted(entries["a"][:, 0].tolist()) == expected
+        torch.testing.assert_close(entries["b"][:, 0].float(), entries["a"][:, 0])
+        torch.testing.assert_close(entries["b"][:, 1], -entries["b"][:, 0])
+
+
+def test_dictionary_goes_on_from_its_state_dict():
+    one = Dictionary(4, {"a": (1, torch.float32)})
+    one.enqueue(a=torch.tensor([[1.0], [2.0], [3.0]]))
+    two = Dictionary(4, {"a": (1, torch.float32)})
+    two.load_state_dict(one.state_dict())
+    for d in (one, two):
+        d.enqueue(a=torch.tensor([[4.0], [5.0]]))
+    assert torch.equal(one.read()["a"], two.read()["a"])
+    assert two.read()["a"][:, 0].tolist() == [5, 2, 3, 4]
+
+
+def test_enqueue_leaves_what_the_backward_pass_still_needs():
+    dictionary = Dictionary(4, {"z": (2, torch.float32)})
+    dictionary.enqueue(z=torch.eye(2).repeat(2, 1))
+    z1 = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    p = z1 @ dictionary.read()["z"].T
+    dictionary.enqueue(z=torch.full((4, 2), 9.0))
+    p.sum().backward()
+    assert z1.grad.tolist() == [[2.0, 2.0]]
+    assert dictionary.read()["z"].eq(9).all()
+
+
+def test_momentum_pair_follows_slowly_and_takes_no_gradient():
+    pair = MomentumPair(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)))
+    before = [p.clone() for p in pair.key.parameters()]
+    with torch.no_grad():
+        for p in pair.query.parameters():
+            p.add_(1.0)
+    pair.update(0.9)
+    for old, new in zip(before, pair.key.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+        assert not new.requires_grad
+    pair.query(torch.randn(4, 2))
+    assert pair.key[1].num_batches_tracked == 0  # statistics of its own
