@@ -82,7 +82,7 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise ConfigError("pretrain: give exactly one of epochs and steps, set the other to null")
+            raise ConfigError("give exactly one of epochs and steps, set the other to null")
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the whole run over `images` training images (incomplete batches are dropped)."""
@@ -174,7 +174,11 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     ]
     if missing:
         raise ConfigError(f"{where}: key '{missing[0]}' is missing; add it")
-    return cls(**{key: _typed(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+    typed = {key: _typed(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+    try:
+        return cls(**typed)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

@@ -108,9 +108,8 @@ def load(path: Path | str) -> Study:
         data_values["root"] = f"results/data/scenes-{digest(scenes)[:8]}"
     data = build(Data, data_values, f"{path}: data")
 
-    methods = values["methods"]
-    common = values.get("common", {})
-    check_common(common, methods, path)
+    methods, common = values["methods"], values.get("common", {})
+    check_scalars(methods, common, path)
     runs: dict[str, Run] = {}
     cells: list[Cell] = []
 
@@ -177,9 +176,15 @@ def validate(values: Any, path: Path) -> None:
         raise ConfigError(f"{path}: {key}: {error.message}; see {SCHEMA.name} for what it takes")
 
 
-def check_common(common: Mapping[str, Any], methods: Mapping[str, Any], path: Path) -> None:
-    """Every scalar under `common` must be known to at least one method."""
-    known = {s for m in methods.values() if m.get("target") for s in constructor_defaults(m["target"])}
+def check_scalars(methods: Mapping[str, Any], common: Mapping[str, Any], path: Path) -> None:
+    """Every method must be there, and every scalar under `common` known to at least one of them."""
+    known = set()
+    for name, method in methods.items():
+        if method.get("target"):
+            try:
+                known |= set(constructor_defaults(method["target"]))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: methods.{name}: {error}") from None
     for key in common:
         if key not in known:
             raise ConfigError(

@@ -131,13 +131,13 @@ def test_training_examples_leave_out_crowds_and_empty_images(data):
     for t in range(22):
         image, target = detection.training_example(split, kept, 0, t)
         assert image.shape == (3, 64, 64)
-        assert 1 <= len(target["labels"]) <= 2
+        i, _ = detection.draw(t, len(kept), 0, "detection")
+        assert len(target["labels"]) == (~split.instances(kept[i]).crowd).sum() > 0
         for box, label, mask in zip(target["boxes"], target["labels"], target["masks"], strict=True):
             x1, y1, x2, y2 = box.int().tolist()
             # Box, mask and colour agree, flipped or not.
             assert mask.sum() == (x2 - x1) * (y2 - y1) == mask[y1:y2, x1:x2].sum()
             assert image[:, y1:y2, x1:x2].mean(dim=(1, 2)).argmax() == label - 1
-        i, _ = detection.draw(t, len(kept), 0, "detection")
         flips += not torch.equal(image, image_tensor(split, kept[i]).float() / 255)
     assert 4 < flips < 18
 
@@ -300,6 +300,16 @@ def test_segmentation_learns_rectangles_and_repeats_itself(backbone_file, data):
     )
     assert first == again
     assert {row["n"] for row in first[0]} == {4}
+
+
+def test_segmentation_trains_every_layer_and_the_batch_norm_statistics(backbone_file, data):
+    backbone, _ = load_backbone(backbone_file, output_stride=16)
+    model = segmentation.FCN(backbone, 32, 4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    split = read_split(data.root, data.train)
+    segmentation.train(model, split, segmentation_config(data), seed=0, device=CPU, progress=False)
+    after = model.state_dict()
+    assert not [key for key, value in before.items() if torch.equal(value, after[key])]
 
 
 def test_segmentation_names_the_iteration_of_a_loss_that_is_not_finite(backbone_file, data):

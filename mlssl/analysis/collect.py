@@ -62,11 +62,15 @@ def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
         try:
             content = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: not valid JSON ({error}); delete it and run this stage again") from None
+            raise ConfigError(
+                f"{path}: not valid JSON ({error}); delete it and run this stage again"
+            ) from None
         if isinstance(content, dict) and {"header", "rows"} <= content.keys():
             results[path] = content
         elif path.stem in ("pretrain", *TRANSFERS):
-            raise ConfigError(f"{path}: keys 'header' and 'rows' are missing; delete it and run this stage again")
+            raise ConfigError(
+                f"{path}: keys 'header' and 'rows' are missing; delete it and run this stage again"
+            )
     return results
 
 

@@ -33,11 +33,9 @@ def training_curves(study: Study) -> Figure:
             seeds.setdefault(cell.level, []).append((cell.run, log))
     lines = [line for runs in seeds.values() for _, log in runs for line in log]
     parts = list(dict.fromkeys(key for line in lines for key in line if key not in NOT_LOSSES))
-    columns = min(3, max(1, len(parts)))
+    columns = 2 if len(parts) == 4 else min(3, max(1, len(parts)))
     rows = -(-max(1, len(parts)) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(WIDTH, 1.0 + 2.1 * rows), squeeze=False, sharex=True
-    )
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 2.1 * rows), squeeze=False, sharex=True)
     for ax, part in zip(grid.flat, parts, strict=False):
         ax.set_title(f"{part} (total)" if part == "loss" else part)
         for method, colour in colours(list(seeds)).items():
@@ -58,9 +56,7 @@ def training_curves(study: Study) -> Figure:
         grid[0, 0].text(0, 0.5, "No run has a log yet.")
     gone = [f"{m}: log of {sum(not log for _, log in r)} of {len(r)} seeds" for m, r in seeds.items()]
     gone = [text for text, runs in zip(gone, seeds.values(), strict=True) if not all(log for _, log in runs)]
-    broken = [
-        f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)
-    ]
+    broken = [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
     notes = f"{budget(study)}. Thin: seeds, thick: their mean; each point is the mean since the one before"
     finish(figure, "Training curves", notes, "; ".join(gone + broken))
     return figure

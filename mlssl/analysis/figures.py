@@ -6,7 +6,7 @@ from zero: score axes start where the scores do, and say so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.curves import training_curves
-from mlssl.analysis.outputs import FIGURE_FORMATS, Score, budget, figure_names, linear_scores, stem
+from mlssl.analysis.outputs import FIGURE_FORMATS, MINUTES, Score, budget, figure_names, linear_scores, stem
 from mlssl.analysis.style import DPI, STYLE, TRUNCATED, WIDTH, colours, finish
 from mlssl.provenance import atomic
 from mlssl.study import COMPARE, Study
@@ -27,7 +27,9 @@ from mlssl.study import COMPARE, Study
 BASELINE = "moco_v2"
 """The method that ablations are drawn against, where the study has it."""
 FAR = 1.0
-"""A reference further off than this share of the levels' range is told in words, not drawn."""
+"""What lies further off than this share of the others' range is told in words, so as not to squeeze them."""
+ASIDE = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 7}
+READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
 
 
 def write_figures(study: Study) -> None:
@@ -56,14 +58,40 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def absent(summaries: Iterable[tuple[str, dict[str, Summary]]]) -> str:
-    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is."""
+def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
+    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is.
+
+    Scores are named where only some of several are not there.
+    """
     told: dict[str, list[str]] = {}
-    for title, by_level in summaries:
+    for score, by_level in summaries.items():
         for level, s in by_level.items():
             if s.absent:
-                told.setdefault(f"{level}: {s.status}", []).append(title)
-    return "; ".join(f"{text} [{', '.join(titles)}]" for text, titles in told.items())
+                told.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
+    whole = ({MINUTES.title}, {score.title for score in summaries})
+    parts = []
+    for text, titles in told.items():
+        parts.append(text if any(w <= set(titles) for w in whole) else f"{text} in {', '.join(titles)}")
+    return "; ".join(parts)
+
+
+def two_lines(score: Score) -> str:
+    """A score's label with its unit, broken where it is long."""
+    head, comma, tail = score.title.partition(", ")
+    return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
+
+
+def untrained(study: Study) -> set[str]:
+    """The methods without a target."""
+    return {run.config.method for run in study.runs.values() if not run.config.target}
+
+
+def reach(values: list[float]) -> tuple[float, float]:
+    """Where a reference may lie and still be drawn beside these values; empty (inf, -inf) without any."""
+    if not values:
+        return math.inf, -math.inf
+    further = FAR * max(max(values) - min(values), 0.5)
+    return min(values) - further, max(values) + further
 
 
 def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
@@ -90,23 +118,30 @@ def main(study: Study, metrics) -> Figure:
     rows = -(-len(scores) // columns)
     height = 0.9 + rows * (0.62 + 0.24 * len(levels))
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
-    colour, told = colours(levels), []
+    colour, summaries = colours(levels), {}
     for ax, score in zip(grid.flat, scores, strict=False):
-        by_level = summarise(study, metrics, COMPARE, score)
-        told.append((score.title, by_level))
-        for place, level in enumerate(levels):
-            dots(ax, place, by_level[level], colour[level], upright=False)
-            if by_level[level].expected and not by_level[level].n:
-                note = "failed" if "failed" in by_level[level].status else "missing"
-                ax.text(0.5, place, note, transform=ax.get_yaxis_transform(), ha="center", va="center", color="0.4")
-        ax.set_xlabel(score.label.replace(", ", "\n", 1) if len(score.label) > 22 else score.label)
+        by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
+        trained = [v for lv in levels if lv not in untrained(study) for v in by_level[lv].values.values()]
+        low, high = reach(trained)
+        for place, (level, s) in enumerate(by_level.items()):
+            words = ""
+            if s.n and score != MINUTES and trained and not low <= s.mean <= high:
+                words = f"off this axis:\n{s.text(usual_n=s.n)} {score.unit}"
+            elif s.n:
+                dots(ax, place, s, colour[level], upright=False)
+            elif s.expected:
+                words = "failed" if "failed" in s.status else "missing"
+            ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **ASIDE)
+        ax.set_xlabel(two_lines(score))
+        if score == MINUTES:
+            ax.set_xlim(left=0)
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
     grid[0, 0].set_yticks(range(len(levels)), levels)
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
-    finish(figure, "Comparison of methods", f"{budget(study)}. {TRUNCATED}", absent(told))
+    finish(figure, "Comparison of methods", f"{budget(study)}. {READ}", absent(summaries))
     return figure
 
 
@@ -127,7 +162,7 @@ def ablation(study: Study, metrics, axis: str) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, list(by_level))
-        ax.set(xlabel=f"{axis} (log scale)", ylabel=score.label)
+        ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
     else:
         ax.set_yticks(places, list(by_level))
         ax.set_ylim(len(places) - 0.5, -0.5)
@@ -136,8 +171,8 @@ def ablation(study: Study, metrics, axis: str) -> Figure:
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
-    notes = ". ".join([budget(study), *words, TRUNCATED])
-    finish(figure, f"Ablation: {axis}", notes, absent([(score.title, by_level)]))
+    notes = ". ".join([budget(study), *words, READ])
+    finish(figure, f"Ablation: {axis}", notes, absent({score: by_level}, f"{axis} = "))
     return figure
 
 
@@ -154,19 +189,19 @@ def references(
     study: Study, metrics, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
     """Draw the baseline (line and band of ± std) and the untrained backbone (dashed); far ones in words."""
-    shown = [v for s in by_level.values() for v in s.values.values()]
-    reach = FAR * max(max(shown) - min(shown), 0.5) if shown else 0.0
+    low, high = reach([v for s in by_level.values() for v in s.values.values()])
     words = []
     for method, s in summarise(study, metrics, COMPARE, score).items():
-        untrained = not any(r.config.target for r in study.runs.values() if r.config.method == method)
-        if not s.n or not (untrained or method == BASELINE):
+        bare = method in untrained(study)
+        if not s.n or not (bare or method == BASELINE):
             continue
-        name = f"{method}, untrained" if untrained else f"{method}, baseline"
-        if not shown or not min(shown) - reach <= s.mean <= max(shown) + reach:
-            words.append(f"Outside the plot: {name}, {s.text()} {score.unit}")
+        name = f"{method}, {'untrained' if bare else 'baseline'}"
+        value = s.text(usual_n=len(study.seeds))
+        if not low <= s.mean <= high:
+            words.append(f"Outside the plot: {name}, {value} {score.unit}")
             continue
         line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
-        line(s.mean, color="0.3", linestyle="--" if untrained else "-", linewidth=1, label=f"{name}: {s.text()}")
+        line(s.mean, color="0.3", linestyle="--" if bare else "-", linewidth=1, label=f"{name}: {value}")
         if s.n > 1:
             span(s.mean - s.std, s.mean + s.std, color="0.3", alpha=0.12, linewidth=0)
     if ax.get_legend_handles_labels()[0]:
@@ -183,7 +218,7 @@ def labels(study: Study, metrics) -> Figure:
     levels = study.axes()[COMPARE]
     for i, (level, colour) in enumerate(colours(levels).items()):
         # Methods at the same share of labels stand side by side.
-        aside = 1.05 ** (i - (len(levels) - 1) / 2)
+        aside = 1.1 ** (i - (len(levels) - 1) / 2)
         points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
         drawn = [(x, s.mean) for x, s in points if s.n]
         ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
@@ -194,6 +229,6 @@ def labels(study: Study, metrics) -> Figure:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    told = [(score.title, r) for score, r in zip(scores, results, strict=True)]
-    finish(figure, "Linear probe with few labels", f"{budget(study)}. {TRUNCATED}", absent(told))
+    told = absent(dict(zip(scores, results, strict=True)))
+    finish(figure, "Linear probe with few labels", f"{budget(study)}. {READ}", told)
     return figure

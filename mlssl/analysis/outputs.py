@@ -6,7 +6,7 @@ dry run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +109,9 @@ def budget(study: Study) -> str:
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
     images = f"{study.scenes['images']:,} images" if study.scenes else f"{config.data.train}'s images"
-    length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
+    length = (
+        f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
+    )
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "
         f"{seeds(study)}"
@@ -127,10 +129,12 @@ def seeds(study: Study) -> str:
     return f"{word} {_list(study.seeds)}" + (f" ({'; '.join(fewer)})" if fewer else "")
 
 
-def transfer_budget(study: Study) -> str:
-    """What each transfer of the study costs, without full stop."""
+def transfer_budget(study: Study, used: Collection[str] | None = None) -> str:
+    """What the study's transfers cost, all or those in `used`, without full stop."""
     parts = []
     for name, t in study.transfers.items():
+        if used is not None and name not in used:
+            continue
         if name == "linear":
             parts.append(f"linear probe on frozen features at {t.size} px")
         else:

@@ -64,7 +64,9 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
     if isinstance(where, str):
         return {"paper": [where] * len(levels)}
     rows = pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
-    known = {(r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()}
+    known = {
+        (r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()
+    }
     columns = {}
     for metric in PAPER_METRICS:
         title = f"paper {metric} (COCO, R50-FPN, {where.epochs} epochs; another budget)"
@@ -78,11 +80,11 @@ def caption(
 ) -> str:
     """One line: what is compared, on what data, with what budget, over which seeds, computed where."""
     what = "Comparison of methods" if axis == COMPARE else f"Ablation of {axis}"
-    n = len(study.seeds)
+    n, used = len(study.seeds), {score.transfer for score in summaries}
     spread = f"mean ± sample standard deviation over n = {n} seeds unless a cell says otherwise"
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     return (
-        f"{what}. {about}. Pretraining: {budget(study)}. Transfer: {transfer_budget(study)}. "
+        f"{what}. {about}. Pretraining: {budget(study)}. Transfer: {transfer_budget(study, used)}. "
         f"Cells: {spread if n > 1 else 'one seed'}; scores in percent. {where[0].upper()}{where[1:]}."
     )
 

@@ -104,10 +104,10 @@ def apply(images: Tensor, p: Parameters, crop: int) -> Tensor:
     """uint8 B x 3 x H x W (smaller images padded to the right and below) -> normalised float B x 3 x S x S."""
     x = resized_crop(images, p.box, crop)
     x = color_jitter(x, p)
-    x = where(p.gray, x, lambda x, _: luminance(x).expand_as(x))
-    x = where(p.blur, x, lambda x, i: gaussian_blur(x, p.sigma[i]))
-    x = where(p.flip, x, lambda x, _: x.flip(3))
-    return (x - x.new_tensor(MEAN)[:, None, None]) / x.new_tensor(STD)[:, None, None]
+    x = change(x, p.gray, lambda x, _: luminance(x).expand_as(x))
+    x = change(x, p.blur, lambda x, i: gaussian_blur(x, p.sigma[i]))
+    x = change(x, p.flip, lambda x, _: x.flip(3))
+    return x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
 
 
 def make_view(
@@ -149,7 +149,10 @@ def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tens
 
 
 def color_jitter(x: Tensor, p: Parameters) -> Tensor:
-    """Brightness, contrast, saturation and hue, in each sample's own order; x float B x 3 x S x S in 0..1."""
+    """Brightness, contrast, saturation and hue, in each sample's own order; x float B x 3 x S x S in 0..1.
+
+    May write into x, as `change` does.
+    """
     steps = (
         lambda x, i: adjust_brightness(x, p.brightness[i]),
         lambda x, i: adjust_contrast(x, p.contrast[i]),
@@ -158,19 +161,19 @@ def color_jitter(x: Tensor, p: Parameters) -> Tensor:
     )
     for turn in range(4):
         for operation, step in enumerate(steps):
-            x = where(p.jitter & (p.order[:, turn] == operation), x, step)
+            x = change(x, p.jitter & (p.order[:, turn] == operation), step)
     return x
 
 
-def where(chosen: Tensor, x: Tensor, change: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
-    """`x` with `change(x[i], i)` in place of the samples i that are chosen (bool B).
+def change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
+    """`x` with `how(x[i], i)` in place of the samples i that are chosen (bool B); may write into x.
 
     A GPU changes all and selects, since knowing how many are chosen would halt it; a CPU changes only those.
     """
     if x.is_cuda:
-        return torch.where(_per_sample(chosen), change(x, slice(None)), x)
+        return torch.where(_per_sample(chosen), how(x, slice(None)), x)
     i = chosen.nonzero()[:, 0]
-    return x.index_copy(0, i, change(x[i], i))
+    return x.index_copy_(0, i, how(x[i], i))
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
@@ -205,7 +208,7 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
 
 def luminance(x: Tensor) -> Tensor:
     """B x 3 x S x S -> B x 1 x S x S, ITU-R 601-2 luma as torchvision takes it."""
-    return torch.einsum("bchw,c->bhw", x, x.new_tensor([0.2989, 0.587, 0.114]))[:, None]
+    return (0.2989 * x[:, :1]).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:

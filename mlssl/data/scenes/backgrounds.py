@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Colour, any_colour, box, hsv, leaf, mix, oval, tone, wood
+from mlssl.data.scenes.canvas import Canvas, Colour, any_colour, box, hsv, leaf, mix, oval, tone, wood
 
 
 class Light(NamedTuple):

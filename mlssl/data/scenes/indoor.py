@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .canvas import Canvas, any_colour, box, hsv, mix, oval, spline, tone, wood
-from .tabletop import decorate
+from mlssl.data.scenes.canvas import Canvas, any_colour, box, hsv, mix, oval, spline, tone, wood
+from mlssl.data.scenes.tabletop import decorate
 
 
 def chair(c: Canvas, rng: np.random.Generator) -> None:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import indoor, living, outdoor, plants, tabletop, vehicles
-from .canvas import Canvas
+from mlssl.data.scenes import indoor, living, outdoor, plants, tabletop, vehicles
+from mlssl.data.scenes.canvas import Canvas
 
 
 class Category(NamedTuple):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, spline, tone, wood
+from mlssl.data.scenes.canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, spline, tone, wood
 
 DARK: Colour = (44, 46, 52)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .canvas import Canvas, any_colour, box, hsv, leaf, mix, oval, spline, tone
+from mlssl.data.scenes.canvas import Canvas, any_colour, box, hsv, leaf, mix, oval, spline, tone
 
 
 def tree(c: Canvas, rng: np.random.Generator) -> None:

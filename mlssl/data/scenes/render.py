@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .backgrounds import Light, Zone
-from .canvas import Canvas
-from .objects import CATEGORIES
-from .themes import THEME_NAMES, THEMES, sample_light
+from mlssl.data.scenes.backgrounds import Light, Zone
+from mlssl.data.scenes.canvas import Canvas
+from mlssl.data.scenes.objects import CATEGORIES
+from mlssl.data.scenes.themes import THEME_NAMES, THEMES, sample_light
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
 MIN_IMAGE_SHARE = (

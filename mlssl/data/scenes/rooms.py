@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .backgrounds import Light, Zone
-from .canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, tone, wood
+from mlssl.data.scenes.backgrounds import Light, Zone
+from mlssl.data.scenes.canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, tone, wood
 
 
 def _wall(c: Canvas, floor: float, rng: np.random.Generator) -> Colour:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backgrounds import Light, Zone, beach, harbour, park, street
-from .canvas import Canvas
-from .rooms import kitchen, living_room, office
+from mlssl.data.scenes.backgrounds import Light, Zone, beach, harbour, park, street
+from mlssl.data.scenes.canvas import Canvas
+from mlssl.data.scenes.rooms import kitchen, living_room, office
 
 
 class Theme(NamedTuple):

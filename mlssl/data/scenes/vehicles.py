@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, spline, tone, wood
+from mlssl.data.scenes.canvas import Canvas, Colour, any_colour, box, hsv, mix, oval, spline, tone, wood
 
 TYRE: Colour = (38, 38, 42)
 METAL: Colour = (190, 194, 200)

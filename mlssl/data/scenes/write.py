@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
-from .objects import CATEGORIES, CATEGORY_IDS
-from .render import render_scene
+from mlssl.data.scenes.objects import CATEGORIES, CATEGORY_IDS
+from mlssl.data.scenes.render import render_scene
 
 SPLITS = ("train2017", "val2017")
 VAL_FIRST_ID = (
