@@ -73,9 +73,7 @@ class DenseCL(nn.Module):
         head = projector(d, dim, hidden=hidden, batch_norm=projector_batch_norm)
         dense_head = dense_projector(d, dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(DenseEncoder(backbone, head, dense_head))
-        self.dictionary = Dictionary(
-            dictionary_size, {"z": (dim, torch.float32), "dense": (dim, torch.float32)}
-        )
+        self.dictionary = Dictionary(dictionary_size, {"z": (dim, torch.float32), "dense": (dim, torch.float32)})
         self.tau, self.momentum, self.lam = tau, momentum, lam
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:

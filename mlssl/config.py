@@ -168,9 +168,7 @@ def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     missing = [
         name
         for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
+        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise ConfigError(f"{where}: key '{missing[0]}' is missing; add it")

@@ -152,17 +152,13 @@ def load(path: Path | str) -> Study:
         transfer_runs[name] = tuple(
             run.id for run in runs.values() if (everything or run.id in compared) and run.config.seed in seeds
         )
-    return Study(
-        path, values["name"], values["about"], scenes, data, runs, tuple(cells), transfers, transfer_runs
-    )
+    return Study(path, values["name"], values["about"], scenes, data, runs, tuple(cells), transfers, transfer_runs)
 
 
 def ablation_levels(ablation: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Level -> (method, overridden scalars), from `param` and `values` or from `levels`."""
     if "levels" in ablation:
-        return {
-            level: (entry["method"], entry.get("params", {})) for level, entry in ablation["levels"].items()
-        }
+        return {level: (entry["method"], entry.get("params", {})) for level, entry in ablation["levels"].items()}
     return {str(v): (ablation["method"], {ablation["param"]: v}) for v in ablation["values"]}
 
 
@@ -199,9 +195,7 @@ def resolve_params(
     defaults = constructor_defaults(target) if target else {}
     for key in own:
         if key not in defaults:
-            raise ConfigError(
-                f"{where}: params.{key}: {target} has no such scalar; it has {', '.join(defaults)}"
-            )
+            raise ConfigError(f"{where}: params.{key}: {target} has no such scalar; it has {', '.join(defaults)}")
     return defaults | {k: v for k, v in common.items() if k in defaults} | dict(own)
 
 

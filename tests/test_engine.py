@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -136,9 +137,7 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
             return {"loss": 0 * sum(p.sum() for p in self.encoders.query.parameters())}
 
         monkeypatch.setattr(cls, "step", step)
-        engine.pretrain(
-            told(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False
-        )
+        engine.pretrain(told(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False)
     for method in ("moco_v2", "densecl"):
         assert_same(seen["mls"][0], seen[method][0])
         assert_same(seen["mls"][1][:2], seen[method][1][:2])
@@ -197,7 +196,7 @@ def test_cosine_rises_then_falls_to_nothing():
     assert rates[9] == pytest.approx(0.3)
     assert rates[0] == pytest.approx(0.03)
     assert rates[55] == pytest.approx(0.15)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert cosine(0, 10, base=1.0) == 1.0
 
 

@@ -105,7 +105,5 @@ def test_densecl_matches_each_cell_by_cosine():
     found = match(f1, f2)
     for b in range(2):
         for i in range(9):
-            cosines = [
-                float(f1[b, :, i] @ f2[b, :, j] / f1[b, :, i].norm() / f2[b, :, j].norm()) for j in range(9)
-            ]
+            cosines = [float(f1[b, :, i] @ f2[b, :, j] / f1[b, :, i].norm() / f2[b, :, j].norm()) for j in range(9)]
             assert found[b, i] == max(range(9), key=cosines.__getitem__)

@@ -96,9 +96,7 @@ def test_segmentation_scores_equal_sets_of_pixels():
         if true:
             accuracies.append(len(true & predicted) / len(true))
     assert (len(ious), len(accuracies)) == (4, 3)
-    scores = segmentation_scores(
-        confusion_matrix(torch.tensor(prediction), torch.tensor(target), 5, ignore=255)
-    )
+    scores = segmentation_scores(confusion_matrix(torch.tensor(prediction), torch.tensor(target), 5, ignore=255))
     assert scores["mIoU"] == pytest.approx(100 * np.mean(ious))
     assert scores["mAcc"] == pytest.approx(100 * np.mean(accuracies))
     assert scores["aAcc"] == pytest.approx(100 * np.mean(target == prediction))

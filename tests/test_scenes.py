@@ -130,9 +130,7 @@ def test_there_are_enough_categories_and_themes_and_all_are_used() -> None:
     assert len(CATEGORIES) >= 24
     assert len(THEME_NAMES) >= 6
     shared = {
-        name
-        for name in CATEGORIES
-        if sum(any(name in z for z in t.objects.values()) for t in THEMES.values()) > 1
+        name for name in CATEGORIES if sum(any(name in z for z in t.objects.values()) for t in THEMES.values()) > 1
     }
     assert len(shared) >= 8
 

@@ -218,9 +218,7 @@ def test_detection_learns_rectangles_and_repeats_itself(backbone_file, data):
     assert values["AP50_segm"] > 20
     assert notes["train_images_without_object"] == 1
     short = detection_config(data, eval_images=3)
-    first, again = (
-        detection.evaluate(backbone_file, short, seed=1, device=CPU, progress=False) for _ in range(2)
-    )
+    first, again = (detection.evaluate(backbone_file, short, seed=1, device=CPU, progress=False) for _ in range(2))
     assert first == again
     assert {row["n"] for row in first[0]} == {3}
 
@@ -322,6 +320,4 @@ def test_output_stride_sets_the_size_of_the_last_map(backbone_file):
     for stride in (8, 16, 32):
         backbone, _ = load_backbone(backbone_file, output_stride=stride)
         with torch.no_grad():
-            assert (
-                segmentation.FCN(backbone, 8, 4).eval()(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 // stride
-            )
+            assert segmentation.FCN(backbone, 8, 4).eval()(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 // stride

@@ -94,13 +94,10 @@ def test_images_become_normalised_pixels(tmp_path):
     assert resize(image, 20).dtype == torch.uint8
     as_pil = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((20, 20), Image.Resampling.BILINEAR)
     assert (
-        np.abs(resize(image, 20).permute(1, 2, 0).numpy().astype(int) - np.asarray(as_pil).astype(int)).max()
-        <= 1
+        np.abs(resize(image, 20).permute(1, 2, 0).numpy().astype(int) - np.asarray(as_pil).astype(int)).max() <= 1
     )
     values = normalise(torch.tensor([0, 255, 255], dtype=torch.uint8).reshape(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(
-        values, torch.tensor([-0.485 / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
-    )
+    torch.testing.assert_close(values, torch.tensor([-0.485 / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
 
 
 def test_protocol_names():
@@ -152,9 +149,7 @@ def test_fit_reaches_the_minimum_of_its_objective():
 
 
 def test_constant_features_do_no_harm():
-    x = torch.cat(
-        [torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.full((20, 1), 4.0)], dim=1
-    )
+    x = torch.cat([torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.full((20, 1), 4.0)], dim=1)
     probe = linear.fit(x, x[:, :1] > 0, weight_decay=0.01, iterations=50)
     far = x.clone()
     far[:, 2] = 1e6

@@ -58,9 +58,7 @@ def test_blur_is_torchvisions(p, size):
     taps = 2 * min(V.BLUR_TAPS // 2, size - 1) + 1
     ours = V.gaussian_blur(x, p.sigma)
     for i in range(N):
-        torch.testing.assert_close(
-            ours[i], TF.gaussian_blur(x[i], taps, float(p.sigma[i])), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(ours[i], TF.gaussian_blur(x[i], taps, float(p.sigma[i])), atol=1e-5, rtol=0)
 
 
 def test_a_view_is_the_ops_in_moco_v2s_order(images, p):

@@ -39,9 +39,7 @@ def write_coco(root: Path, *, size: int = 64, splits: dict[str, int] = SPLITS, s
                 x = half * size // 2 + int(rng.integers(0, size // 2 - w))
                 y = int(rng.integers(0, size - h - size // 8))
                 pixels[y : y + h, x : x + w] = COLOURS[kind]
-                annotations.append(
-                    _annotation(len(annotations), record["id"], CATEGORIES[kind]["id"], x, y, w, h)
-                )
+                annotations.append(_annotation(len(annotations), record["id"], CATEGORIES[kind]["id"], x, y, w, h))
             if i == count - 2:
                 crowd = np.zeros((size, size), dtype=np.uint8)
                 crowd[-size // 8 :] = 1

@@ -62,15 +62,11 @@ def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
         try:
             content = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{path}: not valid JSON ({error}); delete it and run this stage again"
-            ) from None
+            raise ConfigError(f"{path}: not valid JSON ({error}); delete it and run this stage again") from None
         if isinstance(content, dict) and {"header", "rows"} <= content.keys():
             results[path] = content
         elif path.stem in ("pretrain", *TRANSFERS):
-            raise ConfigError(
-                f"{path}: keys 'header' and 'rows' are missing; delete it and run this stage again"
-            )
+            raise ConfigError(f"{path}: keys 'header' and 'rows' are missing; delete it and run this stage again")
     return results
 
 
@@ -83,8 +79,8 @@ def refuse_duplicates(files: dict[Path, dict[str, Any]]) -> None:
             key = (header["digest"], header["seed"], entry["protocol"], entry["metric"])
             if key in seen:
                 raise ConfigError(
-                    f"{path} and {seen[key]}: both tell {key[2]} {key[3]} for digest {key[0]}, seed {key[1]}; "
-                    "delete one of them"
+                    f"{path} and {seen[key]}: both tell {key[2]} {key[3]} for digest {key[0]}, "
+                    f"seed {key[1]}; delete one of them"
                 )
             seen[key] = path
 

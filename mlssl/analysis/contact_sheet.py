@@ -26,7 +26,7 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
     """Write `out` (PNG) and a PDF beside it: `images` pictures spread evenly over a split in COCO's layout.
 
     An outline's colour tells categories apart within one picture only; the name stands at the largest object
-    of its category, with the number of objects. Crowds are outlined in grey.
+    of its category, with the number of objects. Crowds are outlined in light grey.
     """
     data = read_split(root, split)
     count = min(images, len(data))
@@ -39,8 +39,7 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
         sheet.paste(tile(data, i), (place % columns * step, place // columns * step))
     objects = sum(len(a) for a in data.annotations.values())
     shown = sum(
-        any(a["category_id"] == c["id"] for b in data.annotations.values() for a in b)
-        for c in data.categories
+        any(a["category_id"] == c["id"] for b in data.annotations.values() for a in b) for c in data.categories
     )
     head = 44
     figure = plt.figure(figsize=(sheet.width / DPI, (sheet.height + head) / DPI))
@@ -48,7 +47,7 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
     ax.imshow(sheet, interpolation="none")
     ax.set_axis_off()
     title = f"{split}: {count} of {len(data):,} images, {objects:,} objects of {shown} categories in all"
-    figure.text(0, 1 - head / 2 / (sheet.height + head), title, va="center", fontsize=10)
+    figure.text(0.005, 1 - head / 2 / (sheet.height + head), title, va="center", fontsize=10)
     save(figure, Path(out).with_suffix(""))
 
 
@@ -62,9 +61,7 @@ def tile(data: Split, i: int) -> Image.Image:
     colour = palette(objects)
     for j in np.argsort(-objects.masks.sum(axis=(1, 2)), kind="stable"):
         mask = Image.fromarray(objects.masks[j] * 255).resize((width, height), Image.Resampling.BILINEAR)
-        shrunk[outline(np.asarray(mask) > 127)] = _rgb(
-            CROWD if objects.crowd[j] else colour[objects.labels[j]]
-        )
+        shrunk[outline(np.asarray(mask) > 127)] = _rgb(CROWD if objects.crowd[j] else colour[objects.labels[j]])
     canvas = Image.new("RGB", (TILE, TILE), "#EEEEEE")
     left, top = (TILE - width) // 2, (TILE - height) // 2
     canvas.paste(Image.fromarray(shrunk), (left, top))
@@ -109,9 +106,7 @@ def write_names(
         x = min(max(box[0], 0), TILE - width)
         wanted = [box[1] - height, box[1], box[3] - height, box[3], *range(0, TILE - height, height // 2)]
         spots = [(x, min(max(y, 0), TILE - height)) for y in wanted]
-        free = [
-            (x, y) for x, y in spots if not any(_overlap((x, y, x + width, y + height), t) for t in taken)
-        ]
+        free = [(x, y) for x, y in spots if not any(_overlap((x, y, x + width, y + height), t) for t in taken)]
         x, y = (free or spots)[0]
         taken.append((x, y, x + width, y + height))
         draw.rectangle(taken[-1], fill=colour[label])

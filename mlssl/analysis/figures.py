@@ -1,12 +1,11 @@
 """A study's figures: the main comparison, one per ablation, few labels, and the training curves.
 
-Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure has bars
-from zero: score axes start where the scores do, and say so.
+Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure has
+bars from zero: score axes start where the scores do, and say so.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import matplotlib
@@ -20,16 +19,26 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.curves import training_curves
 from mlssl.analysis.outputs import FIGURE_FORMATS, MINUTES, Score, budget, figure_names, linear_scores, stem
-from mlssl.analysis.style import DPI, STYLE, TRUNCATED, WIDTH, colours, finish
+from mlssl.analysis.style import (
+    ASIDE,
+    DPI,
+    READ,
+    STYLE,
+    WIDTH,
+    absent,
+    colours,
+    dots,
+    finish,
+    reach,
+    two_lines,
+    untrained,
+    widen,
+)
 from mlssl.provenance import atomic
 from mlssl.study import COMPARE, Study
 
 BASELINE = "moco_v2"
 """The method that ablations are drawn against, where the study has it."""
-FAR = 1.0
-"""What lies further off than this share of the others' range is told in words, so as not to squeeze them."""
-ASIDE = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 7}
-READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
 
 
 def write_figures(study: Study) -> None:
@@ -58,58 +67,6 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
-    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is.
-
-    Scores are named where only some of several are not there.
-    """
-    told: dict[str, list[str]] = {}
-    for score, by_level in summaries.items():
-        for level, s in by_level.items():
-            if s.absent:
-                told.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
-    whole = ({MINUTES.title}, {score.title for score in summaries})
-    parts = []
-    for text, titles in told.items():
-        parts.append(text if any(w <= set(titles) for w in whole) else f"{text} in {', '.join(titles)}")
-    return "; ".join(parts)
-
-
-def two_lines(score: Score) -> str:
-    """A score's label with its unit, broken where it is long."""
-    head, comma, tail = score.title.partition(", ")
-    return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
-
-
-def untrained(study: Study) -> set[str]:
-    """The methods without a target."""
-    return {run.config.method for run in study.runs.values() if not run.config.target}
-
-
-def reach(values: list[float]) -> tuple[float, float]:
-    """Where a reference may lie and still be drawn beside these values; empty (inf, -inf) without any."""
-    if not values:
-        return math.inf, -math.inf
-    further = FAR * max(max(values) - min(values), 0.5)
-    return min(values) - further, max(values) + further
-
-
-def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
-    """Seeds, mean and ± std of one level at a place of the category axis."""
-
-    def xy(values: list[float]) -> tuple[list[float], list[float]]:
-        places = [at] * len(values)
-        return (places, values) if upright else (values, places)
-
-    ax.plot(*xy(list(s.values.values())), "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
-    if s.n:
-        spread = None if s.n < 2 else s.std
-        error = {"yerr" if upright else "xerr": spread}
-        ax.errorbar(
-            *xy([s.mean]), **error, fmt="D", color=colour, markersize=5.5, capsize=3, markerfacecolor="none"
-        )
-
-
 def main(study: Study, metrics) -> Figure:
     """The methods side by side: one panel per headline score, one line per method."""
     levels = study.axes()[COMPARE]
@@ -131,12 +88,15 @@ def main(study: Study, metrics) -> Figure:
                 dots(ax, place, s, colour[level], upright=False)
             elif s.expected:
                 words = "failed" if "failed" in s.status else "missing"
-            ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **ASIDE)
+            if words:
+                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **ASIDE)
         ax.set_xlabel(two_lines(score))
         if score == MINUTES:
             ax.set_xlim(left=0)
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
+        if score != MINUTES:
+            widen(ax, upright=False)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
     grid[0, 0].set_yticks(range(len(levels)), levels)
@@ -171,6 +131,8 @@ def ablation(study: Study, metrics, axis: str) -> Figure:
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
+    if score != MINUTES:
+        widen(ax, upright=upright)
     notes = ". ".join([budget(study), *words, READ])
     finish(figure, f"Ablation: {axis}", notes, absent({score: by_level}, f"{axis} = "))
     return figure

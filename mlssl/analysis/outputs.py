@@ -105,13 +105,11 @@ def figure_files(study: Study) -> list[Path]:
 
 
 def budget(study: Study) -> str:
-    """What every pretraining of the study costs: backbone, crop, length, batch and seeds, without full stop."""
+    """What every pretraining of the study costs: backbone, crop, length, batch, seeds; without full stop."""
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
     images = f"{study.scenes['images']:,} images" if study.scenes else f"{config.data.train}'s images"
-    length = (
-        f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
-    )
+    length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "
         f"{seeds(study)}"

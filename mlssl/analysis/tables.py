@@ -49,9 +49,7 @@ def write_tables(study: Study, published: Path) -> None:
         path = study.out / "tables" / stem(axis)
         tidy = numbers(axis, levels, summaries, paper)
         printed = cells(study, axis, levels, summaries, paper)
-        write_text(
-            path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n")
-        )
+        write_text(path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))
         write_text(path.with_suffix(".md"), markdown(printed, text))
         write_text(path.with_suffix(".tex"), latex(printed, text, f"tab:{study.name}-{stem(axis)}"))
 
@@ -64,9 +62,7 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
     if isinstance(where, str):
         return {"paper": [where] * len(levels)}
     rows = pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
-    known = {
-        (r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()
-    }
+    known = {(r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()}
     columns = {}
     for metric in PAPER_METRICS:
         title = f"paper {metric} (COCO, R50-FPN, {where.epochs} epochs; another budget)"
@@ -75,9 +71,7 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
     return columns
 
 
-def caption(
-    study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Score, dict[str, Summary]]
-) -> str:
+def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Score, dict[str, Summary]]) -> str:
     """One line: what is compared, on what data, with what budget, over which seeds, computed where."""
     what = "Comparison of methods" if axis == COMPARE else f"Ablation of {axis}"
     n, used = len(study.seeds), {score.transfer for score in summaries}

@@ -110,9 +110,7 @@ def apply(images: Tensor, p: Parameters, crop: int) -> Tensor:
     return x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
 
 
-def make_view(
-    images: Tensor, sizes: Tensor, index: Tensor, views: Views, generator: torch.Generator
-) -> View:
+def make_view(images: Tensor, sizes: Tensor, index: Tensor, views: Views, generator: torch.Generator) -> View:
     """One random view of each image: `images` uint8 B x 3 x H x W, `sizes` B x 2, `index` B (CPU tensors)."""
     p = draw(sizes, views, generator).to(images.device)
     return View(apply(images, p, views.crop), index.to(images.device), p.box, p.flip)
@@ -197,9 +195,7 @@ def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
     chroma = value - minimum
     r, g, b = x.unbind(dim=1)
     safe = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(
-        value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe)
-    )
+    hue = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     hue = torch.where(chroma > 0, hue, 0) + 6 * shift[:, None, None]
     # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6, n = 5, 3, 1.
     k = (hue[:, None] + hue.new_tensor([5.0, 3.0, 1.0])[:, None, None]) % 6

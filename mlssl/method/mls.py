@@ -96,7 +96,5 @@ class MLS(nn.Module):
             l_ml = MULTI_LABEL[self.loss](p, y, self.tau)
         loss = l_nce + self.lam * l_ml  # eq. 10
 
-        self.dictionary.enqueue(
-            g=g2, z=z2, image=view2.image[:, None], box=view2.box, flip=view2.flip[:, None]
-        )
+        self.dictionary.enqueue(g=g2, z=z2, image=view2.image[:, None], box=view2.box, flip=view2.flip[:, None])
         return {"loss": loss, "info_nce": l_nce.detach(), self.loss: l_ml.detach()}

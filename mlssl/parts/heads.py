@@ -16,9 +16,7 @@ def projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: b
     return nn.Sequential(nn.Linear(d_in, hidden), *norm, nn.ReLU(inplace=True), nn.Linear(hidden, d_out))
 
 
-def dense_projector(
-    d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False
-) -> nn.Sequential:
+def dense_projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False) -> nn.Sequential:
     """DenseCL's projector of every cell, B x d_in x S x S -> B x d_out x S x S: the same MLP as 1x1 convs."""
     hidden = hidden or d_in
     norm = [nn.BatchNorm2d(hidden)] if batch_norm else []

@@ -127,9 +127,7 @@ def trainable(split: Split) -> list[int]:
         if any(not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0 for a in split.annotations[image["id"]])
     ]
     if not kept:
-        raise DataError(
-            f"{split.annotation_file}: no image has an object; detection needs some to learn from"
-        )
+        raise DataError(f"{split.annotation_file}: no image has an object; detection needs some to learn from")
     return kept
 
 
@@ -194,9 +192,7 @@ def train(
         steps.set_postfix(loss=f"{value:.2f}", refresh=False)
 
 
-def coco_results(
-    prediction: dict[str, Tensor], image_id: int, category_ids: list[int]
-) -> list[dict[str, Any]]:
+def coco_results(prediction: dict[str, Tensor], image_id: int, category_ids: list[int]) -> list[dict[str, Any]]:
     """torchvision's prediction for one image in COCO's result format.
 
     `prediction` holds `boxes` N x 4 (x1 y1 x2 y2), `labels` N (1 + category index), `scores` N and `masks`

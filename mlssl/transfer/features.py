@@ -41,9 +41,7 @@ def extract(
             seen += index.tolist()
     backbone.train(was_training)
     if seen != list(range(len(split))):
-        raise RuntimeError(
-            f"{split.folder}: saw {len(set(seen))} of {len(split)} images, in {len(seen)} reads"
-        )
+        raise RuntimeError(f"{split.folder}: saw {len(set(seen))} of {len(split)} images, in {len(seen)} reads")
     features = torch.cat(found)
     if not torch.isfinite(features).all():
         raise FloatingPointError(f"{split.folder}: the backbone gives features that are not finite")

@@ -148,9 +148,7 @@ def evaluate(
             "train_images": len(indices),
             "selection_images": choice.held_out,
             "weight_decay": choice.weight_decay,
-            "selection_mAP": None
-            if choice.scores is None
-            else {f"{c:g}": s for c, s in choice.scores.items()},
+            "selection_mAP": None if choice.scores is None else {f"{c:g}": s for c, s in choice.scores.items()},
             "categories_without_positive": int((~y[indices].any(dim=0)).sum()),
         }
     notes = {

@@ -126,8 +126,7 @@ def train(
         loss = loss / (target != IGNORE).sum().clamp_min(1)
         if not math.isfinite(value := loss.item()):
             raise FloatingPointError(
-                f"segmentation: the loss is {value} at iteration {iteration}; "
-                f"lower segmentation.lr ({config.lr})"
+                f"segmentation: the loss is {value} at iteration {iteration}; lower segmentation.lr ({config.lr})"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

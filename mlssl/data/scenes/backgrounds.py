@@ -88,9 +88,7 @@ def _water(c: Canvas, top: float, bottom: float, light: Light, rng: np.random.Ge
         )
 
 
-def _speckles(
-    c: Canvas, top: float, bottom: float, colour: Colour, count: int, rng: np.random.Generator
-) -> None:
+def _speckles(c: Canvas, top: float, bottom: float, colour: Colour, count: int, rng: np.random.Generator) -> None:
     """Tufts or grains that grow towards the viewer."""
     for x, u, v in rng.random((count, 3)).tolist():
         y = top + (bottom - top) * u
@@ -205,9 +203,7 @@ def beach(back: Canvas, front: Canvas, light: Light, rng: np.random.Generator) -
     _water(c, horizon, shore + 0.04, light, rng)
     sand = hsv(rng.uniform(0.095, 0.125), rng.uniform(0.25, 0.45), rng.uniform(0.85, 0.96))
     x = np.linspace(0, w, 30)
-    wave = 0.012 * np.sin(rng.uniform(5, 11) * x + rng.uniform(0, 6)) + rng.uniform(-0.05, 0.05) * (
-        x / w - 0.5
-    )
+    wave = 0.012 * np.sin(rng.uniform(5, 11) * x + rng.uniform(0, 6)) + rng.uniform(-0.05, 0.05) * (x / w - 0.5)
     for lift, colour in ((0.0, (250, 252, 252)), (0.014, tone(sand, 0.82)), (0.035, sand)):
         edge = np.stack([x, shore + wave + lift], axis=1)
         c.fill(np.concatenate([edge, [(w, 1), (0, 1)]]), colour)

@@ -91,9 +91,7 @@ def box(x0: float, y0: float, x1: float, y1: float, radius: float = 0.0) -> np.n
 @cache
 def _spline_weights() -> np.ndarray:
     t = np.linspace(0, 1, 7, endpoint=False)[:, None]
-    return 0.5 * np.hstack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-    )
+    return 0.5 * np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3])
 
 
 def spline(points: Points) -> np.ndarray:
@@ -203,9 +201,7 @@ class Canvas:
             draw.line((self._pixels([middle - along, middle + along]) - low).ravel().tolist(), 255, width)
         self._paint(inside, pattern, low, colour)
 
-    def dots(
-        self, outline: Points, colour: Colour, radius: float, count: int, rng: np.random.Generator
-    ) -> None:
+    def dots(self, outline: Points, colour: Colour, radius: float, count: int, rng: np.random.Generator) -> None:
         """`count` dots of about `radius` scattered over an outline's box and cut to the outline."""
         if (found := self._inside(outline)) is None:
             return

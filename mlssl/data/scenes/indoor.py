@@ -78,22 +78,14 @@ def laptop(c: Canvas, rng: np.random.Generator) -> None:
     c.fill(box(x0, 0.02, x1, 0.74, 0.05), tone(shell, 0.55))
     screen = box(x0 + 0.045, 0.07, x1 - 0.045, 0.68)
     kind = rng.integers(3)
-    paper = (
-        (244, 246, 250)
-        if kind == 0
-        else (34, 40, 54)
-        if kind == 1
-        else hsv(rng.uniform(0.5, 0.65), 0.5, 0.85)
-    )
+    paper = (244, 246, 250) if kind == 0 else (34, 40, 54) if kind == 1 else hsv(rng.uniform(0.5, 0.65), 0.5, 0.85)
     c.fill(screen, paper)
     if kind < 2:
         c.cut(screen, box(x0, 0, x1, 0.15), hsv(rng.random(), 0.5, 0.7))
         for i in range(6):
             start = x0 + 0.1 + (0.08 * (i % 3) if kind else 0)
             line = (150, 155, 165) if kind == 0 else hsv(rng.random(), 0.5, 0.9)
-            c.stroke(
-                [(start, 0.23 + 0.075 * i), (start + rng.uniform(0.2, 0.7), 0.23 + 0.075 * i)], 0.026, line
-            )
+            c.stroke([(start, 0.23 + 0.075 * i), (start + rng.uniform(0.2, 0.7), 0.23 + 0.075 * i)], 0.026, line)
     else:
         c.cut(screen, oval(x1 - 0.3, 0.25, 0.09, 0.09), (255, 235, 160))
         c.cut(screen, [(x0, 0.7), (x0 + 0.4, 0.3), (x0 + 0.75, 0.7)], hsv(0.35, 0.5, 0.5))
@@ -155,9 +147,7 @@ def book(c: Canvas, rng: np.random.Generator) -> None:
     else:
         cover = any_colour(rng, 0.1)
         c.fill([(0.85, 0.05), (0.98, 0.1), (0.98, 0.95), (0.85, 0.98)], paper)
-        c.stripes(
-            [(0.85, 0.05), (0.98, 0.1), (0.98, 0.95), (0.85, 0.98)], tone(paper, 0.8), 0.03, np.pi / 2, 0.3
-        )
+        c.stripes([(0.85, 0.05), (0.98, 0.1), (0.98, 0.95), (0.85, 0.98)], tone(paper, 0.8), 0.03, np.pi / 2, 0.3)
         c.fill(box(0.22, 0.02, 0.88, 0.98, 0.02), cover)
         c.fill(box(0.22, 0.02, 0.31, 0.98, 0.02), tone(cover, 0.72))
         c.fill(box(0.4, 0.12, 0.8, 0.24), tone(cover, 1.6))

@@ -49,11 +49,7 @@ def person(c: Canvas, rng: np.random.Generator) -> None:
     shoulder, waist = 0.1 * build, 0.075 * build
     hands_up = rng.random() < 0.2
     for side in (-1, 1):
-        a = (
-            rng.uniform(1.9, 2.6)
-            if hands_up and (side == 1 or rng.random() < 0.5)
-            else rng.uniform(0.12, 0.5)
-        )
+        a = rng.uniform(1.9, 2.6) if hands_up and (side == 1 or rng.random() < 0.5) else rng.uniform(0.12, 0.5)
         b = a + rng.uniform(-0.3, 0.7)
         joint = np.array([x + side * (shoulder - 0.012), neck + 0.055])
         elbow = joint + 0.15 * np.array([side * np.sin(a), np.cos(a)])
@@ -100,9 +96,7 @@ def person(c: Canvas, rng: np.random.Generator) -> None:
         c.fill(oval(x + fringe, head * 1.12, head * 0.55, head * 0.3), skin)
     for side in (-1, 1):
         c.fill(oval(x + side * head * 0.34, head * 1.15, head * 0.1, head * 0.14), INK)
-        c.fill(
-            oval(x + side * head * 0.5, head * 1.45, head * 0.15, head * 0.1), mix(skin, (230, 90, 90), 0.35)
-        )
+        c.fill(oval(x + side * head * 0.5, head * 1.45, head * 0.15, head * 0.1), mix(skin, (230, 90, 90), 0.35))
     c.fill(oval(x, head * 1.5, head * 0.26, head * 0.2, start=0, stop=np.pi), mix(skin, (150, 40, 40), 0.7))
     c.volume, c.roughness = 0.55, 0.015
 

@@ -91,9 +91,7 @@ def potted_plant(c: Canvas, rng: np.random.Generator) -> None:
             c.stroke([(x, 0.68), (px, py)], 0.016, tone(green, 0.6))
             c.fill(oval(px, py, 0.105, 0.075, a + rng.uniform(-0.6, 0.6)), tone(green, 0.75 + 0.06 * (i % 6)))
         if rng.random() < 0.5:
-            c.dots(
-                oval(x, 0.35, 0.3, 0.25), hsv(rng.choice([0.0, 0.12, 0.8, 0.92]), 0.7, 0.95), 0.035, 7, rng
-            )
+            c.dots(oval(x, 0.35, 0.3, 0.25), hsv(rng.choice([0.0, 0.12, 0.8, 0.92]), 0.7, 0.95), 0.035, 7, rng)
     else:
         body = box(x - 0.12, rng.uniform(0.05, 0.2), x + 0.12, 0.75, 0.12)
         for side in (-1, 1):

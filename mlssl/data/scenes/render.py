@@ -12,9 +12,7 @@ from mlssl.data.scenes.objects import CATEGORIES
 from mlssl.data.scenes.themes import THEME_NAMES, THEMES, sample_light
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
-MIN_IMAGE_SHARE = (
-    0.0025  # of the image area: anything smaller is not drawn, so that all that is drawn is labelled
-)
+MIN_IMAGE_SHARE = 0.0025  # of the image area: anything smaller is not drawn, so that all that is drawn is labelled
 MIN_VISIBLE_SHARE = 0.25  # of the object's own area
 # Sensor noise is looked up by random bytes: much faster than normal deviates, and 256 levels suffice.
 NOISE_QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
@@ -62,8 +60,7 @@ def _shading(c: Canvas, alpha: Image.Image, pad: int, light: Light, rng: np.rand
     y, x = depth, round(-0.9 * light.side * depth)
     # The slope is negative at the rim that faces the light.
     slope = (
-        bulge[pad - y : pad - y + h, pad - x : pad - x + w]
-        - bulge[pad + y : pad + y + h, pad + x : pad + x + w]
+        bulge[pad - y : pad - y + h, pad - x : pad - x + w] - bulge[pad + y : pad + y + h, pad + x : pad + x + w]
     )
     factor = 1 - (0.42 / 255) * c.volume * slope
     factor *= np.linspace(1.05, 0.92, h, dtype=np.float32)[:, None]
@@ -149,9 +146,7 @@ def _window(sprite: Sprite, size: tuple[int, int]) -> tuple[slice, slice, slice,
     )
 
 
-def _visible(
-    sprites: list[Sprite], table: np.ndarray, size: tuple[int, int]
-) -> tuple[list[Sprite], np.ndarray]:
+def _visible(sprites: list[Sprite], table: np.ndarray, size: tuple[int, int]) -> tuple[list[Sprite], np.ndarray]:
     """The sprites of which enough can be seen, back to front, and the owner map (H, W).
 
     Goes from front to back: whether an object is kept depends only on what stands before it.

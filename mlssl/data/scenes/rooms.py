@@ -40,9 +40,7 @@ def _window(
     c.gradient(x, y, x + wide, y + tall, light.sky_top, light.sky_low)
     pane = box(x, y, x + wide, y + tall)
     if rng.random() < 0.5:
-        c.cut(
-            pane, oval(x + wide * rng.random(), y + tall * 1.1, wide * 0.6, tall * 0.45), hsv(0.3, 0.4, 0.6)
-        )
+        c.cut(pane, oval(x + wide * rng.random(), y + tall * 1.1, wide * 0.6, tall * 0.45), hsv(0.3, 0.4, 0.6))
     else:
         for i in range(4):
             px, top = x + wide * (i / 4 + 0.02), y + tall * rng.uniform(0.35, 0.7)
@@ -139,9 +137,7 @@ def kitchen(back: Canvas, front: Canvas, light: Light, rng: np.random.Generator)
     y = rng.uniform(0.34, 0.4)
     _shelf(c, x0, x1, y, rng)
     table = (
-        wood(rng)
-        if rng.random() < 0.6
-        else hsv(rng.uniform(0, 0.6), rng.uniform(0, 0.15), rng.uniform(0.6, 0.93))
+        wood(rng) if rng.random() < 0.6 else hsv(rng.uniform(0, 0.6), rng.uniform(0, 0.15), rng.uniform(0.6, 0.93))
     )
     _table(front, top, rng.uniform(0.93, 1.05), table, rng)
     return {

@@ -9,11 +9,7 @@ CREAM: Colour = (250, 244, 228)
 
 def _glaze(rng: np.random.Generator) -> Colour:
     """The colour of glazed earthenware: white, cream or coloured."""
-    return (
-        hsv(0.1, rng.uniform(0, 0.15), rng.uniform(0.88, 0.97))
-        if rng.random() < 0.35
-        else any_colour(rng, 0.1)
-    )
+    return hsv(0.1, rng.uniform(0, 0.15), rng.uniform(0.88, 0.97)) if rng.random() < 0.35 else any_colour(rng, 0.1)
 
 
 def decorate(c: Canvas, outline: np.ndarray, glaze: Colour, rng: np.random.Generator) -> None:
@@ -112,9 +108,7 @@ def teapot(c: Canvas, rng: np.random.Generator) -> None:
     dark = tone(glaze, 0.8)
     c.ring(0.22, 0.52, 0.15, 0.22, 0.075, dark)
     c.fill(
-        spline(
-            [(1.0, 0.78), (1.0, 0.52), (1.16, 0.44), (1.22, 0.24), (1.34, 0.2), (1.32, 0.32), (1.26, 0.62)]
-        ),
+        spline([(1.0, 0.78), (1.0, 0.52), (1.16, 0.44), (1.22, 0.24), (1.34, 0.2), (1.32, 0.32), (1.26, 0.62)]),
         dark,
     )
     c.fill(oval(1.285, 0.225, 0.065, 0.025, 0.2), tone(glaze, 0.5))
@@ -182,9 +176,7 @@ def banana(c: Canvas, rng: np.random.Generator) -> None:
     for i in range(count):
         t = np.linspace(-1, 1, 13)
         y0 = 0.62 - 0.14 * (count - 1 - i)
-        middle = np.stack(
-            [c.aspect / 2 + 0.76 * t * (1 - 0.05 * (count - 1 - i)), y0 + 0.12 - bend * t**2], axis=1
-        )
+        middle = np.stack([c.aspect / 2 + 0.76 * t * (1 - 0.05 * (count - 1 - i)), y0 + 0.12 - bend * t**2], axis=1)
         half = 0.16 * np.sqrt(np.maximum(1 - t**4, 0)) + 0.028
         upper = middle - np.stack([0.35 * half * t, half], axis=1)
         lower = middle + np.stack([0.35 * half * t, half], axis=1)
@@ -209,9 +201,7 @@ def cake(c: Canvas, rng: np.random.Generator) -> None:
     )
     c.fill(oval(x, 0.9, 0.8, 0.09), (236, 238, 240))
     c.fill(oval(x, 0.88, 0.7, 0.07), (212, 214, 220))
-    side = np.concatenate(
-        [[(x - 0.58, 0.42)], oval(x, 0.84, 0.58, 0.09, start=np.pi, stop=0), [(x + 0.58, 0.42)]]
-    )
+    side = np.concatenate([[(x - 0.58, 0.42)], oval(x, 0.84, 0.58, 0.09, start=np.pi, stop=0), [(x + 0.58, 0.42)]])
     c.fill(side, crumb)
     for y in (0.58, 0.72):
         band = np.concatenate(

@@ -42,9 +42,7 @@ def bicycle(c: Canvas, rng: np.random.Generator) -> None:
     c.stroke(bar, 0.05, TYRE)
     c.fill(spline([(0.46, 0.2), (0.6, 0.18), (0.74, 0.2), (0.62, 0.25), (0.5, 0.26)]), TYRE)
     c.ring(*pedals, 0.065, 0.065, 0.03, TYRE)
-    c.stroke(
-        [pedals, (pedals[0] + 0.08, pedals[1] + 0.14), (pedals[0] + 0.15, pedals[1] + 0.14)], 0.03, METAL
-    )
+    c.stroke([pedals, (pedals[0] + 0.08, pedals[1] + 0.14), (pedals[0] + 0.15, pedals[1] + 0.14)], 0.03, METAL)
     if rng.random() < 0.4:
         basket = box(1.16, 0.16, 1.42, 0.36, 0.03)
         c.fill(basket, wood(rng))
@@ -152,9 +150,7 @@ def boat(c: Canvas, rng: np.random.Generator) -> None:
         main = [(mast - 0.025, top + 0.03), (mast - 0.025, 0.68), (mast - rng.uniform(0.38, 0.48), 0.68)]
         jib = [(mast + 0.03, top + 0.1), (mast + 0.03, 0.7), (mast + rng.uniform(0.35, 0.5), 0.7)]
         c.fill(
-            spline(
-                [main[0], (mast - 0.025, 0.4), main[1], (mast - 0.22, 0.69), main[2], (mast - 0.24, 0.36)]
-            ),
+            spline([main[0], (mast - 0.025, 0.4), main[1], (mast - 0.22, 0.69), main[2], (mast - 0.24, 0.36)]),
             sail,
         )
         c.fill(jib, tone(sail, 0.88))

@@ -1,0 +1,290 @@
+"""Collecting, averaging, tables, figures and contact sheet, on result files with values known by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from mlssl import study
+from mlssl.analysis import aggregate, outputs
+from mlssl.analysis.collect import collect
+from mlssl.analysis.contact_sheet import write_contact_sheet
+from mlssl.analysis.figures import write_figures
+from mlssl.analysis.tables import escape, write_tables
+from mlssl.config import ConfigError, plain
+from mlssl.provenance import digest
+
+PAPER = Path(__file__).parents[1] / "results" / "published"
+STUDY = {
+    "name": "tiny",
+    "about": "Drawn scenes, to test 100 % of the analysis.",
+    "data": {"scenes": {"images": 3000, "val_images": 100, "size": [64, 64], "seed": 0}},
+    "seeds": [0, 1, 2],
+    "pretrain": {"backbone": "resnet10t", "epochs": 2, "batch_size": 64, "views": {"crop": 32}},
+    "methods": {
+        "mls": {"target": "mlssl.method.mls.MLS", "params": {"k": 5}},
+        "moco_v2": {"target": "baselines.moco_v2.MoCoV2"},
+        "random": {},
+    },
+    "compare": ["random", "moco_v2", "mls"],
+    "ablations": {
+        "k": {"method": "mls", "param": "k", "values": [1, 5]},
+        "dictionary_size": {"method": "mls", "param": "dictionary_size", "values": [128, 4096]},
+        "loss": {"levels": {"infonce": {"method": "moco_v2"}, "infonce+bce": {"method": "mls"}}},
+    },
+    "transfers": {
+        "linear": {"fractions": [1.0, 0.1]},
+        "detection": {"runs": "compare", "seeds": [0], "iterations": 10},
+    },
+}
+MAP = {0: 40.0, 1: 42.0, 2: 47.0}
+"""Mean 43; deviations -3, -1, 4; sample variance 26 / 2 = 13."""
+
+
+def header(run, config, **other):
+    return {
+        "run": run.id,
+        "method": run.config.method,
+        "seed": run.config.seed,
+        "digest": run.digest,
+        "config_digest": digest(plain(config)),
+        "commit": "12e4",
+        "device": "cpu",
+        "threads": 2,
+        "versions": {"torch": "2.11"},
+        "wall_s": 90.0,
+        "peak_memory_mb": 100.0,
+    } | other
+
+
+def rows(protocol, scores, n=100):
+    return [{"protocol": protocol, "metric": m, "value": v, "n": n} for m, v in scores.items()]
+
+
+def put(told, run, stage, content, **other):
+    config = run.config if stage == "pretrain" else told.transfers[stage]
+    path = told.out / "runs" / run.id / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"header": header(run, config, **other), "rows": content}))
+    return path
+
+
+def find(told, method, seed, **params):
+    return next(
+        r
+        for r in told.runs.values()
+        if r.config.method == method
+        and r.config.seed == seed
+        and all(r.config.params[k] == v for k, v in params.items())
+    )
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """A study with every result there."""
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    told = study.load("study.yaml")
+    for run in told.runs.values():
+        put(told, run, "pretrain", rows("pretrain", {"steps": 92}))
+        lines = [{"step": t, "loss": 9 / t, "info_nce": 8 / t, "lr": 0.1, "images_per_s": 9.0} for t in (10, 20)]
+        log = lines if run.config.target else []
+        (told.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
+        value = MAP[run.config.seed]
+        linear = rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": value / 2})
+        put(told, run, "linear", linear)
+        if run.id in told.transfer_runs["detection"]:
+            put(told, run, "detection", rows("detection", {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}))
+    return told
+
+
+def tables(told):
+    collect(told)
+    write_tables(told, PAPER)
+    return {
+        name: pd.read_csv(told.out / "tables" / f"{name}.tsv", sep="\t", keep_default_na=False).set_index(axis)
+        for name, axis in {outputs.stem(a): a for a in told.axes()}.items()
+    }
+
+
+def diverge(told, run):
+    for file in ("pretrain", "linear", "detection"):
+        (told.out / "runs" / run.id / f"{file}.json").unlink(missing_ok=True)
+    (told.out / "runs" / run.id / "log.jsonl").unlink()
+    state = told.out / "runs" / run.id / "state"
+    state.mkdir()
+    (state / "failed.json").write_text(json.dumps({"reason": "step 7: the loss is not finite\t(loss = nan)"}))
+
+
+def test_means_and_spreads(told):
+    main = tables(told)["main"]
+    assert float(main.loc["mls", "linear_mAP_mean"]) == 43
+    assert float(main.loc["mls", "linear_mAP_std"]) == pytest.approx(math.sqrt(13), abs=1e-6)
+    assert main.loc["mls", "linear_mAP_n"] == 3
+    assert float(main.loc["mls", "linear_10pct_mAP_mean"]) == 21.5
+    assert float(main.loc["mls", "pretrain_minutes_mean"]) == 1.5
+    assert main.loc["mls", "detection_AP_bbox_n"] == main.loc["mls", "detection_AP_bbox_n_expected"] == 1
+    assert main.loc["mls", "detection_AP_bbox_std"] == "NA"
+    line = next(x for x in (told.out / "tables/main.md").read_text().splitlines() if x.startswith("| mls"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "43.00 ± 3.61"
+    assert "20.00 (n = 1)" in cells
+
+
+def test_every_row_names_its_origin(told):
+    collect(told)
+    metrics = aggregate.read_metrics(told)
+    assert len(metrics) == 15 * 3 + 3 * 3
+    assert set(metrics["status"]) == {"ok"}
+    assert set(metrics["commit"]) == {"12e4"}
+    assert set(metrics["digest"]) == {run.digest for run in told.runs.values()}
+    runs = pd.read_csv(told.out / "runs.tsv", sep="\t")
+    assert len(runs) == len(told.cells)
+    assert set(runs["status"]) == {"ok"}
+
+
+def test_missing_and_failed_show_as_such(told):
+    (told.out / "runs" / find(told, "moco_v2", 1).id / "linear.json").unlink()
+    for seed in (0, 1, 2):
+        diverge(told, find(told, "mls", seed, k=1))
+    diverge(told, find(told, "mls", 0, k=5, dictionary_size=4096))
+    found = tables(told)
+    metrics = (told.out / "metrics.tsv").read_text()
+    assert "failed: step 7: the loss is not finite (loss = nan)" in metrics
+    assert "\t\t" not in metrics
+    absent = aggregate.read_metrics(told).query("metric == '-'")
+    assert len(absent) == 2 + 4 * 3 + 1
+    assert absent["value"].isna().all()
+
+    assert found["main"].loc["moco_v2", "linear_mAP_status"] == "missing (1 of 3 seeds)"
+    assert found["main"].loc["moco_v2", "linear_mAP_n"] == 2
+    assert float(found["main"].loc["moco_v2", "linear_mAP_mean"]) == 43.5
+    assert found["main"].loc["moco_v2", "pretrain_minutes_status"] == "ok"
+    assert found["main"].loc["mls", "detection_AP_bbox_mean"] == "NA"
+    assert found["k"].loc[1, "linear_mAP_mean"] == "NA"
+    text = "failed: step 7: the loss is not finite (3 of 3 seeds)"
+    assert found["k"].loc[1, "linear_mAP_status"] == text
+    assert f"| {text} " in (told.out / "tables" / "k.md").read_text()
+    assert "43.50 ± 4.95 (n = 2); missing (1 of 3 seeds)" in (told.out / "tables" / "main.md").read_text()
+    runs = pd.read_csv(told.out / "runs.tsv", sep="\t")
+    assert "missing: linear, linear_10pct" in set(runs["status"])
+    write_figures(told)
+
+
+def test_nothing_there_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    told = study.load("study.yaml")
+    with pytest.raises(ConfigError, match="collect"):
+        write_figures(told)
+    assert set(tables(told)["main"]["linear_mAP_status"]) == {"missing (3 of 3 seeds)"}
+    write_figures(told)
+    assert all(path.exists() for path in outputs.figure_files(told))
+
+
+def test_a_second_result_is_refused(told):
+    run = find(told, "mls", 0, k=1)
+    first = told.out / "runs" / run.id / "linear.json"
+    second = put(told, run, "linear", rows("linear", {"mAP": 99.0})).rename(first.with_name("linear_again.json"))
+    put(told, run, "linear", rows("linear", {"mAP": 1.0}))
+    with pytest.raises(ConfigError) as error:
+        collect(told)
+    assert str(first) in str(error.value)
+    assert str(second) in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["digest", "config_digest", "seed"])
+def test_a_result_of_another_configuration_is_refused(told, key):
+    wrong = 7 if key == "seed" else "0" * 12
+    path = put(told, find(told, "mls", 0, k=1), "linear", rows("linear", {"mAP": 1.0}), **{key: wrong})
+    with pytest.raises(ConfigError, match=key) as error:
+        collect(told)
+    assert str(path) in str(error.value)
+    assert "study.yaml" in str(error.value)
+
+
+def test_published_numbers_stand_beside_ours(told):
+    found = {name: frame.astype(str) for name, frame in tables(told).items()}
+
+    def paper(name, level, metric="AP_bbox"):
+        column = next(c for c in found[name] if c.startswith(f"paper {metric}"))
+        return found[name].loc[level, column]
+
+    assert (paper("main", "mls"), paper("main", "moco_v2"), paper("main", "random")) == ("40.5", "38.5", "–")
+    assert (paper("k", 1), paper("k", 5, "AP_segm")) == ("39.7", "36.1")
+    assert (paper("loss", "infonce"), paper("loss", "infonce+bce")) == ("38.8", "40.1")
+    assert set(found["dictionary_size"]["paper"]) == {"curve only (figure 5a)"}
+    assert "another budget" in (told.out / "tables" / "main.md").read_text()
+
+
+def test_captions_state_dataset_budget_and_seeds(told):
+    tables(told)
+    for path in outputs.table_files(told):
+        if path.suffix != ".tsv":
+            first = path.read_text().splitlines()[0]
+            assert "Drawn scenes" in first
+            assert "resnet10t backbone, 32 px crops, 2 epochs of 3,000 images, batch 64" in first
+            assert "seeds 0, 1, 2 (detection: 0)" in first
+            assert "cpu, 2 threads" in first
+    text = (told.out / "tables" / "main.tex").read_text()
+    assert r"moco\_v2 & 43.00 $\pm$ 3.61" in text
+    assert r"100 \% of the analysis" in text
+    assert escape("a_b & 5 %") == r"a\_b \& 5 \%"
+
+
+def test_all_that_is_named_is_written_and_the_same_again(told):
+    tables(told)
+    write_figures(told)
+    files = outputs.table_files(told) + outputs.figure_files(told)
+    assert set(files) == {p for folder in ("tables", "figures") for p in (told.out / folder).iterdir()}
+    assert {p.stem for p in outputs.figure_files(told)} == {
+        *("main", "k", "dictionary_size", "loss", "labels", "training_curves")
+    }
+    before = {path: path.read_bytes() for path in files}
+    tables(told)
+    write_figures(told)
+    for path in files:
+        assert path.read_bytes() == before[path], path
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert min(image.size) > 300
+                assert len(image.convert("L").getcolors()) > 10
+
+
+def test_a_dry_run_imports_nothing_heavy():
+    code = "import sys, mlssl.analysis.outputs; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_contact_sheet(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    images, notes = [], []
+    for i in range(3):
+        Image.new("RGB", (40, 30), "white").save(tmp_path / "val" / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 40, "height": 30})
+    square = [10, 10, 20, 10, 20, 20, 10, 20]
+    notes = [
+        {"id": 1, "image_id": 0, "category_id": 4, "bbox": [10, 10, 10, 10], "segmentation": [square]},
+        {"id": 2, "image_id": 1, "category_id": 4, "bbox": [10, 10, 10, 10], "segmentation": [square]},
+    ]
+    content = {"images": images, "annotations": notes, "categories": [{"id": 4, "name": "cup"}]}
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    out = tmp_path / "figures" / "contact_sheet.png"
+    write_contact_sheet(tmp_path, "val", out, images=2)
+    first = out.read_bytes()
+    with Image.open(out) as sheet:
+        assert sheet.width == pytest.approx(2 * 256 + 8, abs=1)
+        assert (0, 114, 178) in {colour for _, colour in sheet.convert("RGB").getcolors(2**20)}
+    assert out.with_suffix(".pdf").exists()
+    write_contact_sheet(tmp_path, "val", out, images=2)
+    assert out.read_bytes() == first
