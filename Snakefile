@@ -29,4 +29,4 @@ rule all:
 
 onerror:
     # What stands is compiled all the same; a run that is missing or failed is shown as such.
-    shell(f"{PYTHON} -m mlssl collect --study {STUDY.path} && {PYTHON} -m mlssl tables --study {STUDY.path}")
+    shell(" && ".join(f"{PYTHON} -m mlssl {verb} --study {STUDY.path}" for verb in ("collect", "tables", "figures")))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mlssl import provenance
-from mlssl.config import ConfigError, plain
+from mlssl.config import ConfigError, DataError, plain
 
 
 def scenes(args: argparse.Namespace) -> None:
@@ -49,48 +49,34 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    from mlssl import config
+    from mlssl import config, device
     from mlssl.data.store import build_store
     from mlssl.engine.pretrain import pretrain
 
-    device = use_device(args)
     told = config.read(config.Pretrain, args.config)
     store_path = args.store or args.out / "store"
     build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
-    pretrain(told, store_path, args.out, run=args.run or args.out.name, device=device)
+    on = device.choose(args.device, args.threads)
+    pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on)
 
 
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
-    import torch
+    from mlssl import config, device, study
+    from mlssl.transfer.load import load_backbone
 
-    from mlssl import config, study
-    from mlssl.transfer.load import read_meta
-
-    device = use_device(args)
+    on = device.choose(args.device, args.threads)
     watch = provenance.Stopwatch()
     told = config.read(study.TRANSFERS[args.verb], args.config)
     evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
-    meta = read_meta(args.backbone)
-    seed = meta["seed"] if args.seed is None else args.seed
-    rows, notes = evaluate(args.backbone, told, seed=seed, device=device)
-    provenance.write_result(
-        args.out,
-        provenance.result(
-            run=meta["run"],
-            method=meta["method"],
-            seed=seed,
-            config=plain(told),
-            run_digest=meta["digest"],
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            threads=torch.get_num_threads(),
-            watch=watch,
-            peak_memory_mb=torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
-            rows=rows,
-            notes=notes,
-        ),
-    )
+    _, meta = load_backbone(args.backbone)
+    if args.seed is not None:
+        meta["seed"] = args.seed
+    rows, notes = evaluate(args.backbone, told, seed=meta["seed"], device=on)
+    meta["config"] = plain(told)
+    result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows, notes=notes)
+    provenance.write_result(args.out, result)
     for row in rows:
         print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
 
@@ -120,16 +106,6 @@ def contact_sheet(args: argparse.Namespace) -> None:
     from mlssl.analysis.contact_sheet import write_contact_sheet
 
     write_contact_sheet(args.data, args.split, args.out, images=args.images)
-
-
-def use_device(args: argparse.Namespace):
-    """The device to compute on: CUDA where present, else the CPU with the threads allowed."""
-    import torch
-
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    name = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -213,9 +189,7 @@ def main() -> int:
     args = parser().parse_args()
     try:
         args.function(args)
-    except (ConfigError, ValueError, FloatingPointError, OSError) as error:
-        if isinstance(error, ValueError) and type(error).__module__ == "builtins":
-            raise
+    except (ConfigError, DataError, FloatingPointError, OSError) as error:
         print(f"mlssl {args.verb}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -21,6 +21,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value and remedy."""
 
 
+class DataError(ValueError):
+    """Data that cannot be used; the message names file, key, value and remedy."""
+
+
 @dataclass(frozen=True)
 class Data:
     """A folder in COCO's layout: `root/<split>/*.jpg`, `root/annotations/instances_<split>.json`."""
@@ -107,6 +111,16 @@ class Linear:
     """Candidates for the L2 penalty on standardised features."""
     iterations: int = 100
     """At most so many L-BFGS iterations per fit."""
+
+    def __post_init__(self) -> None:
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ConfigError(f"fractions: {fraction} is no share; give numbers in (0, 1]")
+
+    @staticmethod
+    def protocol(fraction: float) -> str:
+        """Name of the protocol that trains on this share of the labels: linear, linear_10pct, …"""
+        return "linear" if fraction == 1 else f"linear_{100 * fraction:g}pct"
 
 
 @dataclass(frozen=True)

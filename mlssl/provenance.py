@@ -19,7 +19,7 @@ from typing import Any
 LIBRARIES = ("torch", "torchvision", "timm", "pycocotools", "numpy")
 
 
-def digest(values: Any) -> str:
+def digest_of(values: Any) -> str:
     """Twelve hex digits that name plain values (dicts, lists, scalars), whatever the order of keys."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -78,8 +78,9 @@ def result(
     run: str,
     method: str,
     seed: int,
+    digest: str,
+    backbone: str,
     config: Mapping[str, Any],
-    run_digest: str,
     device: str,
     threads: int,
     watch: Stopwatch,
@@ -89,9 +90,9 @@ def result(
 ) -> dict[str, Any]:
     """The content of a result file: a header that says where its numbers come from, and rows.
 
-    Each row has `protocol`, `metric`, `value` and `n` (the number of examples, or of categories for a mean
-    over categories). `run_digest` names the pretraining configuration without its seed. `device` is what
-    computed; `peak_memory_mb` defaults to the process's peak resident memory. `notes` are facts to print
+    Each row has `protocol`, `metric`, `value` and `n` (the number of examples). `digest` names the
+    pretraining configuration without its seed; `config` is that of the stage that made the rows. `device` is
+    what computed; `peak_memory_mb` defaults to the process's peak resident memory. `notes` are facts to print
     with the numbers, such as head and schedule.
     """
     peak = peak_memory_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -99,8 +100,9 @@ def result(
         "run": run,
         "method": method,
         "seed": seed,
-        "digest": run_digest,
-        "config_digest": digest(config),
+        "digest": digest,
+        "backbone": backbone,
+        "config_digest": digest_of(config),
         "commit": git_commit(),
         "device": device,
         "threads": threads,

@@ -29,7 +29,7 @@ from mlssl.config import (
     plain,
     read_yaml,
 )
-from mlssl.provenance import digest
+from mlssl.provenance import digest_of
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "study.schema.yaml"
 TRANSFERS: dict[str, type] = {"linear": Linear, "detection": Detection, "segmentation": Segmentation}
@@ -79,7 +79,7 @@ class Study:
     @property
     def store(self) -> Path:
         """Where the training images lie decoded; shared by studies on the same data."""
-        key = digest([self.data.root, self.data.train, self.data.short_side])
+        key = digest_of([self.data.root, self.data.train, self.data.short_side])
         return Path("results") / "data" / f"store-{key[:8]}"
 
     @property
@@ -105,7 +105,7 @@ def load(path: Path | str) -> Study:
     scenes = values["data"].get("scenes")
     data_values = {k: v for k, v in values["data"].items() if k != "scenes"}
     if scenes:
-        data_values["root"] = f"results/data/scenes-{digest(scenes)[:8]}"
+        data_values["root"] = f"results/data/scenes-{digest_of(scenes)[:8]}"
     data = build(Data, data_values, f"{path}: data")
 
     methods, common = values["methods"], values.get("common", {})
@@ -131,7 +131,7 @@ def load(path: Path | str) -> Study:
                 "seed": seed,
             }
             config = build(Pretrain, pretrain, f"{path}: pretrain")
-            without_seed = digest({k: v for k, v in plain(config).items() if k != "seed"})
+            without_seed = digest_of({k: v for k, v in plain(config).items() if k != "seed"})
             run = Run(f"{method}-{without_seed[:8]}-s{seed}", without_seed, config)
             runs[run.id] = run
             cells.append(Cell(axis, level, run.id))

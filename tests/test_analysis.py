@@ -20,7 +20,7 @@ from mlssl.analysis.contact_sheet import write_contact_sheet
 from mlssl.analysis.figures import write_figures
 from mlssl.analysis.tables import escape, write_tables
 from mlssl.config import ConfigError, plain
-from mlssl.provenance import digest
+from mlssl.provenance import digest_of
 
 PAPER = Path(__file__).parents[1] / "results" / "published"
 STUDY = {
@@ -55,7 +55,7 @@ def header(run, config, **other):
         "method": run.config.method,
         "seed": run.config.seed,
         "digest": run.digest,
-        "config_digest": digest(plain(config)),
+        "config_digest": digest_of(plain(config)),
         "commit": "12e4",
         "device": "cpu",
         "threads": 2,

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from mlssl import config, provenance
-from mlssl.data.coco import DataError
+from mlssl.config import DataError
 from mlssl.data.store import ImageStore, build_store
-from mlssl.engine import checkpoint
+from mlssl.engine import build, checkpoint
 from mlssl.engine import pretrain as engine
 from mlssl.engine.log import Log, NonFiniteLoss
 from mlssl.engine.schedule import cosine
@@ -129,7 +129,7 @@ def test_training_moves_the_query_encoder_and_lets_the_key_encoder_follow(store,
 def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, monkeypatch):
     seen = {}
     for method in TARGETS:
-        cls = engine.method_class(TARGETS[method])
+        cls = build.method_class(TARGETS[method])
 
         def step(self, view1, view2, progress, method=method):
             first = next(iter(self.encoders.query.backbone.parameters()))
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(store, tmp_path, monke
         patch.setattr(engine, "cosine", lambda step, *_, **__: 0.1 if step < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(told(), store, tmp_path)
-    with pytest.raises(config.ConfigError, match="another --out"):
+    with pytest.raises(config.ConfigError, match="another lr; give another --out"):
         train(told(lr=0.01), store, tmp_path)
 
 

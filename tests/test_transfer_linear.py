@@ -101,14 +101,9 @@ def test_images_become_normalised_pixels(tmp_path):
 
 
 def test_protocol_names():
-    assert [linear.protocol(f) for f in (1.0, 0.1, 0.01, 0.005)] == [
-        "linear",
-        "linear_10pct",
-        "linear_1pct",
-        "linear_0.5pct",
-    ]
+    assert [Linear.protocol(f) for f in (1.0, 0.1, 0.005)] == ["linear", "linear_10pct", "linear_0.5pct"]
     with pytest.raises(ConfigError, match="fractions"):
-        linear.protocol(10)
+        Linear(Data("unused"), fractions=(10.0,))
 
 
 def test_smaller_subsets_lie_in_larger_ones_and_depend_on_the_seed():

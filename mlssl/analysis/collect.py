@@ -13,7 +13,7 @@ import pandas as pd
 
 from mlssl.analysis.outputs import expected_protocols
 from mlssl.config import ConfigError, plain
-from mlssl.provenance import digest, write_text
+from mlssl.provenance import digest_of, write_text
 from mlssl.study import TRANSFERS, Run, Study
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
@@ -88,7 +88,7 @@ def refuse_duplicates(files: dict[Path, dict[str, Any]]) -> None:
 def check(study: Study, run: Run, name: str, path: Path, header: dict[str, Any]) -> None:
     """A result must have been made with the study's configuration of that run and stage."""
     config = run.config if name == "pretrain" else study.transfers[name]
-    wanted = {"digest": run.digest, "seed": run.config.seed, "config_digest": digest(plain(config))}
+    wanted = {"digest": run.digest, "seed": run.config.seed, "config_digest": digest_of(plain(config))}
     for key, value in wanted.items():
         if header[key] != value:
             raise ConfigError(

@@ -46,17 +46,13 @@ DENSE = (
 )
 
 
-def linear_protocol(fraction: float) -> str:
-    """The name under which `mlssl.transfer.linear` (which needs torch) reports a share of the labels."""
-    return "linear" if fraction == 1 else f"linear_{100 * fraction:g}pct"
-
-
 def linear_scores(study: Study) -> list[Score]:
     """Linear mAP at each share of the labels, the largest first; empty without a linear transfer."""
     if "linear" not in study.transfers:
         return []
-    shares = sorted(study.transfers["linear"].fractions, reverse=True)
-    return [Score(linear_protocol(f), "mAP", f"linear mAP, {100 * f:g} % of labels", "%") for f in shares]
+    linear = study.transfers["linear"]
+    shares = sorted(linear.fractions, reverse=True)
+    return [Score(linear.protocol(f), "mAP", f"linear mAP, {100 * f:g} % of labels", "%") for f in shares]
 
 
 def headline(study: Study) -> list[Score]:

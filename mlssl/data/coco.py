@@ -12,12 +12,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from mlssl.config import DataError
+
 IGNORE = 255
 """Value of semantic mask pixels that count neither for nor against."""
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names file, key, value and remedy."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mlssl.data.coco import DataError, image_paths, read_image
+from mlssl.config import DataError
+from mlssl.data.coco import image_paths, read_image
 from mlssl.provenance import write_json
 
 VERSION = 1

@@ -40,15 +40,17 @@ def save(path: Path, values: dict[str, Any]) -> None:
         torch.save(values, part)
 
 
-def load(path: Path, *, config_digest: str) -> dict[str, Any]:
+def load(path: Path, *, config: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code from it.
 
-    Raises ConfigError when it was written by a run with another configuration.
+    Raises ConfigError when it was written by a run with another configuration, naming what differs.
     """
     values = torch.load(path, map_location="cpu", weights_only=True)
-    if values["config_digest"] != config_digest:
+    theirs = values["meta"]["config"]
+    if theirs != config:
+        differing = [key for key in config if theirs.get(key) != config[key]]
         raise ConfigError(
-            f"{path}: belongs to configuration {values['config_digest']}, this run is {config_digest}; "
-            "give another --out or remove the folder"
+            f"{path}: belongs to a run with another {', '.join(differing)}; "
+            "give another --out, or remove the folder to begin anew"
         )
     return values

@@ -35,6 +35,11 @@ class Log:
         """Remember the scalars of one step without waiting for them."""
         self._pending.append({name: value.detach() for name, value in parts.items()})
 
+    @property
+    def pending(self) -> int:
+        """Steps since the last flush."""
+        return len(self._pending)
+
     def flush(self, step: int, **more: float) -> dict[str, float]:
         """Write the mean of every part since the last flush; `step` is the number of steps done.
 

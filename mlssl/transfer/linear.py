@@ -50,13 +50,6 @@ class Choice(NamedTuple):
     held_out: int
 
 
-def protocol(fraction: float) -> str:
-    """Name of the protocol that trains on this share of the labels: linear, linear_10pct, linear_1pct, …"""
-    if not 0 < fraction <= 1:
-        raise ConfigError(f"linear.fractions: {fraction} is no share; give numbers in (0, 1]")
-    return "linear" if fraction == 1 else f"linear_{100 * fraction:g}pct"
-
-
 def subset(count: int, fraction: float, seed: int) -> Tensor:
     """Indices, int64, of the share of `count` training images to learn from, in random order.
 
@@ -143,8 +136,8 @@ def evaluate(
         choice = choose(x, y, indices, config.selection, config.weight_decays, config.iterations)
         probe = fit(x[indices], y[indices], choice.weight_decay, config.iterations)
         value, _ = mean_average_precision(probe.scores(x_val), y_val)
-        rows.append({"protocol": protocol(fraction), "metric": "mAP", "value": value, "n": len(val)})
-        protocols[protocol(fraction)] = {
+        rows.append({"protocol": config.protocol(fraction), "metric": "mAP", "value": value, "n": len(val)})
+        protocols[config.protocol(fraction)] = {
             "train_images": len(indices),
             "selection_images": choice.held_out,
             "weight_decay": choice.weight_decay,

@@ -1,6 +1,9 @@
 # From result files to what one reads. The tables' list of files follows from the study alone.
 
 
+DRAWING = ["mlssl/analysis/figures.py", "mlssl/analysis/style.py"]
+
+
 rule collect:
     """Gather all result files into two tidy tables."""
     input:
@@ -11,7 +14,7 @@ rule collect:
         metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
         runs=OUT / "runs.tsv",
     params:
-        cells=digest([[c.axis, c.level, c.run] for c in STUDY.cells]),
+        cells=digest_of([[c.axis, c.level, c.run] for c in STUDY.cells]),
         **CAPTION,
     log:
         OUT / "logs" / "collect.log",
@@ -48,11 +51,16 @@ rule figures:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
-        code=sources("mlssl/analysis/figures.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
+        code=sources(*DRAWING, "mlssl/analysis/curves.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
     output:
         report(
-            [figure for figure in FIGURES if figure.suffix == ".png"],
+            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem != "training_curves"],
             caption="../report/figure.rst",
+            category="Figures",
+        ),
+        report(
+            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem == "training_curves"],
+            caption="../report/training_curves.rst",
             category="Figures",
         ),
         [figure for figure in FIGURES if figure.suffix != ".png"],
@@ -68,7 +76,7 @@ rule contact_sheet:
     """Labelled samples of the training images."""
     input:
         data=ancient(DATA),
-        code=sources("mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py"),
+        code=sources(*DRAWING, "mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py"),
     output:
         report(OUT / "figures" / "contact_sheet.png", caption="../report/contact_sheet.rst", category="Data"),
         OUT / "figures" / "contact_sheet.pdf",

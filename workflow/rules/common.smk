@@ -9,7 +9,7 @@ sys.path.insert(0, str(ROOT))
 from mlssl import study as studies
 from mlssl.analysis import outputs
 from mlssl.config import ConfigError
-from mlssl.provenance import digest
+from mlssl.provenance import digest_of
 
 PYTHON = sys.executable
 try:

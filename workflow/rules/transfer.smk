@@ -6,7 +6,7 @@ rule resolve_transfer:
     output:
         OUT / "transfers" / "{transfer}.yaml",
     params:
-        digest=lambda wildcards: digest(studies.plain(STUDY.transfers[wildcards.transfer])),
+        digest=lambda wildcards: digest_of(studies.plain(STUDY.transfers[wildcards.transfer])),
     log:
         OUT / "logs" / "resolve" / "{transfer}.log",
     shell:
