@@ -1,0 +1,173 @@
+"""A complete tiny workflow through Snakemake, to its report; what re-runs after a change; a job that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def snakemake(cwd, study, *arguments, check=True, cores=2):
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores),
+        "--config", f"study={study}", *arguments,
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if check:
+        logs = "".join(f"--- {log}\n{log.read_text()[-2000:]}" for log in Path(cwd).rglob("logs/**/*.log"))
+        assert done.returncode == 0, f"{output[-4000:]}\n{logs[-6000:]}"
+    return output
+
+
+def jobs(cwd, study):
+    """What a dry run would do: rule -> number of jobs."""
+    output = snakemake(cwd, study, "--dry-run", "--quiet", "all", check=False)
+    output = snakemake(cwd, study, "--dry-run")
+    if "Nothing to be done" in output:
+        return {}
+    table = output.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    return {line.split()[0]: int(line.split()[1]) for line in table if line.split()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The tiny study, run to its end."""
+    cwd = tmp_path_factory.mktemp("workflow")
+    study = cwd / "study.yaml"
+    shutil.copy(ROOT / "config" / "tiny.yaml", study)
+    snakemake(cwd, study)
+    return cwd, study
+
+
+@pytest.mark.slow
+def test_everything_is_compiled(finished):
+    cwd, _ = finished
+    out = cwd / "results" / "tiny"
+    metrics = pd.read_csv(out / "metrics.tsv", sep="\t")
+    needed = ["run", "method", "seed", "protocol", "metric", "value", "n", "digest", "commit", "device"]
+    assert set(needed) <= set(metrics.columns)
+    assert metrics.value.notna().all()
+    assert set(metrics.method) == {"mls", "moco_v2", "densecl", "random"}
+    assert {"linear", "linear_25pct", "detection", "segmentation"} <= set(metrics.protocol)
+    assert (metrics[metrics.protocol == "linear"].metric == "mAP").all()
+    runs = pd.read_csv(out / "runs.tsv", sep="\t")
+    assert set(runs.axis) == {"method", "k", "loss"}
+    assert runs.run.nunique() == 5
+    for name in ("main", "k", "loss"):
+        for kind in ("tsv", "md", "tex"):
+            assert (out / "tables" / f"{name}.{kind}").stat().st_size
+    for name in ("main", "k", "loss", "labels", "training_curves", "contact_sheet"):
+        for kind in ("png", "pdf"):
+            assert (out / "figures" / f"{name}.{kind}").stat().st_size
+    assert "40.1" in (out / "tables" / "loss.md").read_text()  # the paper's AP beside ours
+
+
+@pytest.mark.slow
+def test_the_report_holds_tables_figures_and_captions(finished):
+    cwd, study = finished
+    snakemake(cwd, study, "--report", "report.html")
+    report = (cwd / "report.html").read_text()
+    assert "smoke test whose numbers mean nothing" in report
+    assert len(report) > 500_000
+
+
+@pytest.mark.slow
+def test_a_second_call_does_nothing_and_a_change_only_what_it_concerns(finished):
+    cwd, study = finished
+    assert jobs(cwd, study) == {}
+    values = yaml.safe_load(study.read_text())
+
+    changed = cwd / "changed.yaml"
+    values["ablations"]["k"]["values"] = [2, 3]
+    changed.write_text(yaml.safe_dump(values))
+    planned = jobs(cwd, changed)
+    assert planned.pop("all") == 1
+    analysis = {"collect": 1, "tables": 1, "figures": 1}
+    assert planned == {"resolve_run": 1, "pretrain": 1, "linear": 1, **analysis}
+
+    values["ablations"]["k"]["values"] = [2, 4]
+    values["transfers"]["linear"]["iterations"] = 20
+    changed.write_text(yaml.safe_dump(values))
+    planned = jobs(cwd, changed)
+    assert planned.pop("all") == 1
+    assert planned == {"resolve_transfer": 1, "linear": 5, **analysis}
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
+    values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+    values["pretrain"] |= {"steps": 60, "log_every": 1, "checkpoint_seconds": 0.0}
+    values["transfers"] = {"linear": values["transfers"]["linear"]}
+    values["compare"], values["ablations"] = ["mls"], {}
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(values))
+    (tmp_path / "bin").mkdir()
+
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2",
+               "--config", f"study={study}"]  # fmt: skip
+    with open(tmp_path / "first.log", "w") as log:
+        first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 90
+        while not (state := list(tmp_path.glob("results/tiny/runs/mls-*/state/checkpoint.pt"))):
+            assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()
+            assert first.poll() is None, (tmp_path / "first.log").read_text()
+            time.sleep(0.05)
+        trainers = subprocess.run(
+            ["pgrep", "-f", f"mlssl pretrain .*{state[0].parents[1].name}"], capture_output=True, text=True
+        )
+        mine = [p for p in map(int, trainers.stdout.split()) if os.readlink(f"/proc/{p}/cwd") == str(tmp_path)]
+        for process in mine:
+            os.kill(process, signal.SIGKILL)
+        assert first.wait(timeout=60) != 0
+    assert mine
+    run = state[0].parents[1]
+    assert not (run / "backbone.pt").exists()
+    logged = (run / "state" / "log.jsonl").read_text()
+    # What stands is compiled, and the missing run shows as such.
+    metrics = (tmp_path / "results" / "tiny" / "metrics.tsv").read_text()
+    assert "missing" in metrics
+
+    snakemake(tmp_path, study)
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    kept = [json.loads(line) for line in logged.splitlines()]
+    assert lines[0] == kept[0]  # images/s included: these steps were not done again
+    assert "missing" not in (tmp_path / "results" / "tiny" / "metrics.tsv").read_text()
+
+
+def test_a_dry_run_is_quick_and_imports_no_torch(tmp_path):
+    """`-X importtime` names every module imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n",
+               "--config", f"study={ROOT / 'config' / 'demo.yaml'}"]  # fmt: skip
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - started
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    modules = {
+        line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "mlssl.study" in modules
+    assert not modules & {"torch", "pandas", "matplotlib"}
+    assert seconds < 10  # under 3 on an idle machine
+
+
+def test_a_study_with_an_unknown_key_is_refused_before_anything_runs(tmp_path):
+    values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+    values["pretrain"]["epoch"] = 3
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    output = snakemake(tmp_path, tmp_path / "study.yaml", check=False)
+    assert "study.yaml: pretrain" in output
+    assert "'epoch'" in output
+    assert not (tmp_path / "results").exists()
