@@ -1,0 +1,61 @@
+"""The verbs, by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def mlssl(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "mlssl", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_verb_without_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "mlssl", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "mlssl.config" in done.stderr
+    assert "torch" not in done.stderr
+    for verb in ("scenes", "store", "resolve", "pretrain", "linear", "detection", "segmentation", "collect"):
+        assert verb in done.stdout
+
+
+def test_a_mistake_is_one_clear_sentence(tmp_path):
+    done = mlssl("pretrain", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith("none.yaml: no such file; check the path")
+    assert "Traceback" not in done.stderr
+    done = mlssl("resolve", "mls-nothing", "--study", "config/tiny.yaml", "--out", tmp_path / "x.yaml")
+    assert done.returncode == 1
+    assert "has no run or transfer 'mls-nothing'" in done.stderr
+
+
+@pytest.mark.slow
+def test_by_hand_from_scenes_to_a_result(tmp_path):
+    """The README's steps without Snakemake."""
+    scenes = tmp_path / "scenes"
+    out = ("--out", tmp_path / "linear.json")
+    steps = [
+        ("scenes", "--out", scenes, "--images", 24, "--val-images", 12, "--size", 64, "--workers", 1),
+        ("pretrain", "--config", tmp_path / "mls.yaml", "--out", tmp_path / "run", "--threads", 1),
+        ("linear", "--backbone", tmp_path / "run/backbone.pt", "--config", tmp_path / "linear.yaml", *out),
+    ]
+    (tmp_path / "mls.yaml").write_text(
+        f"data: {{root: {scenes}}}\nmethod: mls\ntarget: mlssl.method.mls.MLS\n"
+        "params: {dictionary_size: 16, k: 2}\nbackbone: test_resnet\nepochs: 1\nbatch_size: 8\nviews: {crop: 32}\n"
+    )
+    (tmp_path / "linear.yaml").write_text(f"data: {{root: {scenes}}}\nsize: 32\nfractions: [1.0]\niterations: 5\n")
+    for step in steps:
+        done = mlssl(*step)
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "linear.json").read_text())
+    assert result["header"]["run"] == "run"
+    assert {"digest", "config_digest", "commit", "versions", "device", "seed", "wall_s"} <= set(result["header"])
+    assert [(r["protocol"], r["metric"], r["n"]) for r in result["rows"]] == [("linear", "mAP", 12)]
+    done = mlssl(*steps[-1])
+    assert done.returncode == 1
+    assert "there is a result already" in done.stderr
