@@ -19,7 +19,7 @@ ALLOWED = {
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view"},
     "mlssl/device.py": set(),
     "mlssl/engine": LEAVES | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device"},
-    "mlssl/transfer": LEAVES | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone"},
+    "mlssl/transfer": LEAVES | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.device"},
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
 }
 NO_TORCH = ("mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/study.py", "mlssl/analysis")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.data.coco import Split
+from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import global_average_pool
 from mlssl.transfer.load import autocast, bar, batches, image_tensor, normalise, resize
 
@@ -27,7 +28,7 @@ def extract(
     batch-norm statistics change. Raises FloatingPointError for features that are not finite, and
     RuntimeError when not every image has been seen exactly once.
     """
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    layout = torch.channels_last if gains_from_bf16(device) else torch.contiguous_format
     was_training = backbone.training
     backbone.eval().to(device=device, memory_format=layout)
     loader = batches(partial(_example, split, size), len(split), batch_size, device)

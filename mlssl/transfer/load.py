@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mlssl.config import ConfigError, Data
 from mlssl.data.coco import DataError, Split, read_split
 from mlssl.data.views import MEAN, STD
+from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import create_backbone
 from mlssl.seeds import seed_of
 
@@ -144,8 +145,8 @@ def bar(steps: Iterable, what: str, progress: bool) -> tqdm:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where a GPU gains from it, float32 elsewhere."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """bfloat16 where the device gains from it, float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=gains_from_bf16(device))
 
 
 def private_rng(device: torch.device) -> Any:
