@@ -66,6 +66,7 @@ def transfer(args: argparse.Namespace) -> None:
     from mlssl import config, device, study
     from mlssl.transfer.load import load_backbone
 
+    provenance.refuse_existing(args.out)
     on = device.choose(args.device, args.threads)
     watch = provenance.Stopwatch()
     told = config.read(study.TRANSFERS[args.verb], args.config)

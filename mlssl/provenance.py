@@ -117,6 +117,11 @@ def result(
 
 def write_result(path: Path, values: Mapping[str, Any]) -> None:
     """Write a result file atomically; one that exists already is never replaced (FileExistsError)."""
+    refuse_existing(path)
+    write_json(path, values)
+
+
+def refuse_existing(path: Path) -> None:
+    """FileExistsError if there is a result at `path`: to be asked before the work as well as after it."""
     if Path(path).exists():
         raise FileExistsError(f"{path}: there is a result already; delete it first if it is to be made again")
-    write_json(path, values)

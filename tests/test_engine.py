@@ -145,8 +145,10 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
 
 def test_a_result_is_never_replaced(store, tmp_path):
     train(told(), store, tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="delete it first"):
-        train(told(), store, tmp_path)
+        train(told(lr=0.01), store, tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(store, tmp_path, monkeypatch):
@@ -246,6 +248,8 @@ def test_a_store_appears_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["images"]
     (tmp_path / "images" / "b.jpg").unlink()
     build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=1)
+    with pytest.raises(DataError, match="short_side 16"):
+        build_store(tmp_path / "images", tmp_path / "store", short_side=20, workers=1)
     with open(tmp_path / "store" / "pixels.bin", "ab") as file:
         file.write(b"x")
     with pytest.raises(DataError, match="rebuild"):

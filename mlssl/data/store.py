@@ -40,10 +40,14 @@ def load_resized(path: Path, short_side: int) -> np.ndarray:
 def build_store(folder: Path, out: Path, *, short_side: int, workers: int | None = None) -> None:
     """Decode all images of `folder` into a store at `out`; DataError if one cannot be read.
 
-    The store appears under its name only when it is whole. One that is there already is left as it is.
+    The store appears under its name only when it is whole. One that is there already is left as it is;
+    DataError if it was made with another `short_side`.
     """
     out = Path(out)
     if (out / "index.json").exists():
+        made_with = json.loads((out / "index.json").read_text())["short_side"]
+        if made_with != short_side:
+            raise DataError(f"{out}: was built with short_side {made_with}, not {short_side}; remove the folder")
         return
     paths = image_paths(folder)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,10 @@ def pretrain(
     losses, `pretrain.json` the cost. `out/state/` holds the state of a run that has not ended; a run that
     finds one goes on from it. `failed.json` there says why a run could not go on.
 
-    Raises ConfigError for settings that cannot work, NonFiniteLoss for divergence.
+    Raises ConfigError for settings that cannot work, FileExistsError for a run that has ended already,
+    NonFiniteLoss for divergence.
     """
+    provenance.refuse_existing(out / "pretrain.json")
     store = ImageStore(store_path)
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
@@ -115,7 +116,7 @@ def pretrain(
     save(out / "checkpoint.pt", total)
     weights = {k: v.cpu().contiguous() for k, v in backbone.state_dict().items()}
     checkpoint.save(out / "backbone.pt", {"backbone": weights, "meta": meta})
-    os.replace(log_file, out / "log.jsonl")
+    provenance.write_text(out / "log.jsonl", log_file.read_text())
     seen, seconds = total * config.batch_size, watch.seconds()
     cost = {"steps": total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     result = provenance.result(
@@ -129,7 +130,9 @@ def pretrain(
         notes={"precision": used_precision, "scalars": method_scalars(config)},
     )
     provenance.write_result(out / "pretrain.json", result)
+    # Only now: a run that is killed before its result stands goes on from its state and log.
     state_file.unlink(missing_ok=True)
+    log_file.unlink()
 
 
 def describe(config: Pretrain, run: str) -> dict[str, Any]:

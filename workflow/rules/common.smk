@@ -18,8 +18,8 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 OUT = STUDY.out
 DATA = Path(STUDY.data.root)
-TABLES = [OUT / "tables" / f"{name}.{kind}" for name in outputs.table_names(STUDY) for kind in ("tsv", "md", "tex")]
-FIGURES = [OUT / "figures" / f"{name}.{kind}" for name in outputs.figure_names(STUDY) for kind in ("png", "pdf")]
+TABLES = outputs.table_files(STUDY)
+FIGURES = outputs.figure_files(STUDY)
 CAPTION = {"about": STUDY.about, "budget": outputs.budget(STUDY), "seeds": ", ".join(map(str, STUDY.seeds))}
 """What the report's captions state."""
 
@@ -36,5 +36,5 @@ def sources(*patterns):
     return [os.path.relpath(file) for file in files]
 
 
-SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py"]
+SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/device.py"]
 """Sources of everything that computes a number."""

@@ -30,7 +30,7 @@ rule store:
     input:
         # A dataset's folder is touched by much that does not change its images.
         data=ancient(DATA),
-        code=sources("mlssl/data/store.py"),
+        code=sources("mlssl/data/store.py", "mlssl/data/coco.py"),
     output:
         directory(STUDY.store),
     params:
