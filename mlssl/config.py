@@ -82,6 +82,8 @@ class Pretrain:
     """fp32, bf16, or auto: bf16 where the device gains from it."""
     log_every: int = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
+    label_records: int = 20
+    """How often in the run, evenly spread, the pseudo-labels of a step are kept, to be judged afterwards."""
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -165,7 +167,28 @@ class Segmentation:
     eval_images: int | None = None
 
 
-Config = Pretrain | Linear | Detection | Segmentation
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How good a run's pseudo-labels were while it trained, judged by annotations it never saw."""
+
+    data: Data
+    visible: float = 0.5
+    """A crop shows a category if at least this share of the box of one of its objects lies inside."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Neighbours and scores of a pretrained run, to look at (figures 3 and 4 of MLS)."""
+
+    queries: int = 4
+    neighbours: int = 4
+    candidates: int = 60
+    """The worst query is the worst of so many."""
+    dictionary_size: int = 4096
+    seed: int = 0
+
+
+Config = Pretrain | Linear | Detection | Segmentation | PseudoLabels
 
 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:

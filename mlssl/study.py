@@ -23,7 +23,9 @@ from mlssl.config import (
     Data,
     Detection,
     Linear,
+    Pictures,
     Pretrain,
+    PseudoLabels,
     Segmentation,
     build,
     plain,
@@ -32,7 +34,12 @@ from mlssl.config import (
 from mlssl.provenance import digest_of
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "study.schema.yaml"
-TRANSFERS: dict[str, type] = {"linear": Linear, "detection": Detection, "segmentation": Segmentation}
+TRANSFERS: dict[str, type] = {
+    "linear": Linear,
+    "detection": Detection,
+    "segmentation": Segmentation,
+    "pseudo_labels": PseudoLabels,
+}
 COMPARE = "method"
 """Name of the axis of the main comparison."""
 
@@ -71,6 +78,8 @@ class Study:
     transfers: dict[str, Config]
     transfer_runs: dict[str, tuple[str, ...]]
     """The runs that each transfer evaluates."""
+    pictures: Pictures | None
+    """How neighbours and score histograms are drawn; None draws none."""
 
     @property
     def out(self) -> Path:
@@ -81,6 +90,15 @@ class Study:
         """Where the training images lie decoded; shared by studies on the same data."""
         key = digest_of([self.data.root, self.data.train, self.data.short_side])
         return Path("results") / "data" / f"store-{key[:8]}"
+
+    @property
+    def pictured(self) -> dict[str, str]:
+        """Compared method -> its run of the first seed, which neighbours and histograms are drawn of."""
+        first = {}
+        for cell in self.cells:
+            if cell.axis == COMPARE and self.pictures:
+                first.setdefault(cell.level, cell.run)
+        return first
 
     @property
     def seeds(self) -> list[int]:
@@ -150,9 +168,30 @@ def load(path: Path | str) -> Study:
         seeds = settings.get("seeds", values["seeds"])
         everything = settings.get("runs", "all") == "all"
         transfer_runs[name] = tuple(
-            run.id for run in runs.values() if (everything or run.id in compared) and run.config.seed in seeds
+            run.id
+            for run in runs.values()
+            if (everything or run.id in compared)
+            and run.config.seed in seeds
+            and (name != "pseudo_labels" or has_pseudo_labels(run.config))
         )
-    return Study(path, values["name"], values["about"], scenes, data, runs, tuple(cells), transfers, transfer_runs)
+    pictures = build(Pictures, values["pictures"], f"{path}: pictures") if "pictures" in values else None
+    return Study(
+        path=path,
+        name=values["name"],
+        about=values["about"],
+        scenes=scenes,
+        data=data,
+        runs=runs,
+        cells=tuple(cells),
+        transfers=transfers,
+        transfer_runs=transfer_runs,
+        pictures=pictures,
+    )
+
+
+def has_pseudo_labels(config: Pretrain) -> bool:
+    """Whether the run's method picks labels from its dictionary: it then has a scalar `rule`."""
+    return "rule" in config.params
 
 
 def ablation_levels(ablation: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -110,8 +110,22 @@ def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(store, tmp_path, mo
         return [{k: v for k, v in line.items() if k != "images_per_s"} for line in logged]
 
     assert lines("whole") == lines("resumed")
+    if method == "mls":
+        whole, resumed = (np.load(tmp_path / name / "pseudo_labels.npz") for name in ("whole", "resumed"))
+        assert whole["step"].tolist() == [2, 3, 4, 5, 6]  # at the first step nothing could be a label
+        assert all(np.array_equal(whole[column], resumed[column]) for column in whole)
     assert [line["step"] for line in lines("whole")] == [1, 2, 3, 4, 5, 6]
     assert not (tmp_path / "resumed" / "state" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("search", ["sample", "ivf"])
+def test_a_killed_run_with_a_cheaper_search_ends_bit_for_bit_too(store, tmp_path, monkeypatch, search):
+    params = {"k": 2, "dictionary_size": 12, "dim": 8, "search": search, "sample": 4}
+    whole = train(told(params=params), store, tmp_path / "whole")
+    resumed = train(told(params=params), store, tmp_path / "resumed", kill_after=4, monkeypatch=monkeypatch)
+    for values in (whole, resumed):
+        values.pop("seconds")
+    assert_same(whole, resumed)
 
 
 def test_training_moves_the_query_encoder_and_lets_the_key_encoder_follow(store, tmp_path):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from baselines.densecl import DenseCL
 from baselines.moco_v2 import MoCoV2
 from mlssl.method.mls import MLS
-from mlssl.method.pseudo_labels import top_k
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
@@ -148,13 +147,98 @@ def test_mls_labels_carry_no_gradient_and_lambda_scales_the_multi_label_loss():
     for method in (zero, half):
         method.step(view(1), view(2), 0.0)
     g1, _ = half.encoders.query(view(3).pixels)
-    assert not top_k(g1, half.dictionary.read()["g"], 2).requires_grad
+    y = half.pseudo_labels(g1, half.dictionary.read()["g"])
+    assert not y.similarity.requires_grad
     a, b = (m.step(view(3), view(4), 0.0) for m in (zero, half))
     assert a["loss"].item() == pytest.approx(a["info_nce"].item())
     assert b["loss"].item() == pytest.approx(b["info_nce"].item() + 0.5 * b["bce"].item())
 
 
-@pytest.mark.parametrize(("scalars", "word"), [({"k": 17}, "dictionary_size"), ({"loss": "hinge"}, "hinge")])
+@pytest.mark.parametrize(("labels_from", "logits_from"), [("g", "g"), ("z", "z"), ("g", "z"), ("z", "g")])
+def test_mls_takes_labels_and_logits_from_the_dictionaries_of_table_7(labels_from, logits_from):
+    method = make(MLS, k=3, labels_from=labels_from, logits_from=logits_from)
+    method.step(view(1), view(2), 0.0)
+    reference = copy.deepcopy(method)
+    entries = {name: column.clone() for name, column in reference.dictionary.read().items()}
+    parts = method.step(view(5), view(6), 0.0)
+    query = dict(zip("gz", reference.encoders.query(view(5).pixels), strict=True))
+    ml = 0.0
+    for b in range(B):
+        cosine = {c: F.cosine_similarity(query[c][b : b + 1], entries[c]).tolist() for c in "gz"}
+        near = sorted(range(B), key=lambda i: -cosine[labels_from][i])[:3]
+        logits = torch.tensor(cosine[logits_from]) / 0.2
+        ml += sum(float(F.softplus(-x if i in near else x)) for i, x in enumerate(logits)) / B
+    assert parts["bce"].item() == pytest.approx(ml / B, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "progress", "weights"),
+    [
+        ({}, 0.0, (1, 0.5)),
+        ({"nce_until": 0.0, "lam": 1.0}, 0.0, (0, 1)),  # the multi-label loss alone
+        ({"nce_until": 0.3, "ml_from": 0.3}, 0.29, (1, 0)),  # warm-up
+        ({"nce_until": 0.3, "ml_from": 0.3}, 0.3, (0, 0.5)),
+    ],
+)
+def test_mls_alone_and_after_a_warm_up(scalars, progress, weights):
+    method = make(MLS, **scalars)
+    method.step(view(1), view(2), progress)["loss"].backward()  # nothing to be a label yet
+    parts = method.step(view(3), view(4), progress)
+    expected = weights[0] * parts["info_nce"] + weights[1] * parts["bce"]
+    torch.testing.assert_close(parts["loss"].detach(), expected)
+
+
+@pytest.mark.parametrize("rule", ["threshold", "quantile", "mutual"])
+@pytest.mark.parametrize("loss", ["bce", "knn_softmax", "positive_unlabelled"])
+def test_mls_trains_with_every_rule_and_says_how_many_labels_there_were(rule, loss):
+    method = make(MLS, rule=rule, loss=loss, threshold=0.5, most=5)
+    method.step(view(1), view(2), 0.0)
+    parts = method.step(view(3), view(4), 0.0)
+    parts["loss"].backward()
+    record = method.label_record()
+    assert parts["positives"].item() == pytest.approx(record["positive"].sum().item() / B)
+    assert 0 < parts["positives"] <= (5 if rule != "mutual" else 3)
+
+
+def test_a_sample_stands_for_the_whole_dictionary():
+    method = make(MLS, k=2, search="sample", sample=4)
+    for seed in (1, 3, 5):
+        method.step(view(seed), view(seed + 1), 0.0)["loss"].backward()
+    record = method.label_record()
+    assert record["filled"] == 4
+    images = set(record["dictionary_image"].tolist())
+    assert len(images) == 4
+    assert set(record["image"].flatten().tolist()) <= images
+
+
+def test_a_record_tells_the_crops_of_query_and_labels():
+    method = make(MLS, k=2)
+    assert method.label_record() == {}
+    method.step(view(1), view(2), 0.0)
+    assert method.label_record() == {}
+    entries = method.dictionary.read()["g"].clone()
+    g1, _ = method.encoders.query(view(3).pixels)
+    method.step(view(3), view(4), 0.0)
+    record = method.label_record()
+    nearest = F.cosine_similarity(g1[:, None], entries[None], dim=2).topk(2).indices
+    assert torch.equal(record["image"], 200 + nearest)  # view 2's images are 200 .. 205
+    assert record["box"].eq(2).all()
+    assert record["box"].shape == (B, 2, 4)
+    assert torch.equal(record["query_image"], view(3).image)
+    assert torch.equal(record["query_box"], view(3).box)
+
+
+@pytest.mark.parametrize(
+    ("scalars", "word"),
+    [
+        ({"k": 17}, "dictionary_size"),
+        ({"loss": "hinge"}, "hinge"),
+        ({"rule": "best"}, "top_k"),
+        ({"search": "fast"}, "exact"),
+        ({"labels_from": "q"}, "labels_from"),
+        ({"nce_until": 0.1, "ml_from": 0.2}, "nothing trains"),
+    ],
+)
 def test_mls_refuses_scalars_that_cannot_work(scalars, word):
     with pytest.raises(ValueError, match=word):
         make(MLS, **scalars)
@@ -192,7 +276,9 @@ def test_papers_defaults():
     shared = {"tau": 0.2, "projector_batch_norm": False, "hidden": 0}
     mls = {"k": 20, "dictionary_size": 4096, "dim": 256, "momentum": 0.995, "lam": 0.5, "loss": "bce"}
     baseline = {"dictionary_size": 65536, "dim": 128, "momentum": 0.999}
-    assert constructor_defaults("mlssl.method.mls.MLS") == shared | mls
+    mls |= {"nce_until": 1.0, "ml_from": 0.0, "labels_from": "g", "logits_from": "z", "rule": "top_k", "search": "exact"}
+    own = {"threshold": 0.9, "most": 100, "sample": 4096}  # not the paper's: of rules and searches it has not
+    assert constructor_defaults("mlssl.method.mls.MLS") == shared | mls | own
     assert constructor_defaults("baselines.moco_v2.MoCoV2") == shared | baseline
     assert constructor_defaults("baselines.densecl.DenseCL") == shared | baseline | {"lam": 0.5}
 

@@ -13,7 +13,7 @@ from mlssl.analysis.outputs import budget
 from mlssl.analysis.style import WIDTH, colours, finish
 from mlssl.study import COMPARE, Study
 
-NOT_LOSSES = ("step", "lr", "images_per_s")
+NOT_LOSSES = ("step", "lr", "images_per_s", "positives")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -24,6 +24,7 @@ from mlssl.engine.build import (
     run_encoders_in_bf16,
 )
 from mlssl.engine.log import Log, NonFiniteLoss
+from mlssl.engine.records import LabelRecords, record_steps
 from mlssl.engine.schedule import cosine
 from mlssl.seeds import seed_of
 
@@ -34,7 +35,7 @@ def pretrain(
     """Train a method on a store's images and leave in `out` what later stages need.
 
     `backbone.pt` is the query encoder's backbone, `checkpoint.pt` the whole state at the end, `log.jsonl` the
-    losses, `pretrain.json` the cost. `out/state/` holds the state of a run that has not ended; a run that
+    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the state of a run that has not ended; a run that
     finds one goes on from it. `failed.json` there says why a run could not go on.
 
     Raises ConfigError for settings that cannot work, FileExistsError for a run that has ended already,
@@ -50,13 +51,13 @@ def pretrain(
 
     method, backbone = build_method(config, device)
     optimizer = build_optimizer(config, method)
-    first, seconds = 0, 0.0
+    first, seconds, labels = 0, 0.0, LabelRecords()
     if state_file.exists():
         state = checkpoint.load(state_file, config=meta["config"])
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])
-        first, seconds = state["step"], state["seconds"]
+        first, seconds, labels = state["step"], state["seconds"], LabelRecords(state["labels"])
     watch = provenance.Stopwatch(before=seconds)
 
     def save(path: Path, step: int) -> None:
@@ -67,6 +68,7 @@ def pretrain(
             "method": method.state_dict(),
             "optimizer": optimizer.state_dict(),
             "random": checkpoint.random_state(),
+            "labels": labels.kept,
         }
         checkpoint.save(path, state)
 
@@ -77,6 +79,8 @@ def pretrain(
     bar = tqdm(
         total=total, initial=first, desc=run, unit="step", disable=not progress, mininterval=2, smoothing=0.05
     )
+    # A method with pseudo-labels says which it gave (ARCHITECTURE.md, contracts).
+    recorded = record_steps(total, config.label_records) if hasattr(method, "label_record") else set()
     saved = logged = time.monotonic()
     for step in range(first, total):
         lr = cosine(step, total, base=config.lr, warmup=config.warmup)
@@ -98,6 +102,8 @@ def pretrain(
         bar.update()
 
         done = step + 1
+        if done in recorded:
+            labels.add(done, method.label_record())
         if done % config.log_every == 0 or done == total:
             now = time.monotonic()
             rate = log.pending * config.batch_size / (now - logged)
@@ -117,6 +123,8 @@ def pretrain(
     weights = {k: v.cpu().contiguous() for k, v in backbone.state_dict().items()}
     checkpoint.save(out / "backbone.pt", {"backbone": weights, "meta": meta})
     provenance.write_text(out / "log.jsonl", log_file.read_text())
+    if labels.kept:
+        labels.write(out / "pseudo_labels.npz")
     seen, seconds = total * config.batch_size, watch.seconds()
     cost = {"steps": total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     result = provenance.result(

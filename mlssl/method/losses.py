@@ -1,8 +1,9 @@
 """The losses, as pure functions. Equation numbers are those of the MLS paper (arXiv 2308.03286).
 
-Symbols: B batch, D entries of the dictionary, k positives of a query; z1 query, z2 positive key and Q_z
-dictionary are L2-normalised; p = z1 Q_z^T (B x D, eq. 8) are cosines, not yet divided by the temperature tau.
-The labels y of eq. 9 are given as `positives` (B x k, columns of p), so the B x D matrix y never exists.
+Symbols: B batch, D entries of the dictionary; z1 query, z2 positive key and Q_z dictionary are L2-normalised;
+p = z1 Q_z^T (B x D, eq. 8) are cosines, not yet divided by the temperature tau. The labels y of eq. 9 are given
+as candidates and which of them are positive (B x K each), so the B x D matrix y never exists. Where a loss treats
+all negatives alike, it sums over all D and takes the positives' share out again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mlssl.method.pseudo_labels import Labels
 
 
 def info_nce(z1: Tensor, z2: Tensor, p: Tensor, tau: float) -> Tensor:
@@ -19,26 +22,93 @@ def info_nce(z1: Tensor, z2: Tensor, p: Tensor, tau: float) -> Tensor:
     return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
 
 
-def bce(p: Tensor, positives: Tensor, tau: float) -> Tensor:
+def bce(p: Tensor, y: Labels, tau: float) -> Tensor:
     """Eq. 9, the multi-label loss: D binary cross entropies per query, averaged over D and the batch.
 
     -[y log s(x) + (1-y) log(1-s(x))] = softplus(x) - y x, so positives only subtract their logits.
     """
     x = p / tau
-    return (F.softplus(x).sum(dim=1) - x.gather(1, positives).sum(dim=1)).mean() / p.shape[1]
+    return (F.softplus(x).sum(dim=1) - over(y, x.gather(1, y.index))).mean() / p.shape[1]
 
 
-def bce_pos(p: Tensor, positives: Tensor, tau: float) -> Tensor:
+def bce_pos(p: Tensor, y: Labels, tau: float) -> Tensor:
     """Table 6, BCE-pos: only the positive terms of eq. 9, -(1/D) sum over positives of log sigmoid(p/tau)."""
-    return F.softplus(-p.gather(1, positives) / tau).sum(dim=1).mean() / p.shape[1]
+    return over(y, F.softplus(-p.gather(1, y.index) / tau)).mean() / p.shape[1]
 
 
-def knn_softmax(p: Tensor, positives: Tensor, tau: float) -> Tensor:
-    """Eq. 2: the mean over the k neighbours of an InfoNCE with that neighbour as the one positive.
+def knn_softmax(p: Tensor, y: Labels, tau: float) -> Tensor:
+    """Eq. 2: the mean over a query's neighbours of an InfoNCE with that neighbour as the one positive.
 
-    The negatives are the entries that are no neighbour; with none left (k = D) the loss is zero.
+    The negatives are the entries that are no neighbour; with none left (k = D) the loss is zero, and a query
+    without neighbours adds nothing.
     """
     x = p / tau
-    neighbours = x.gather(1, positives)
-    negatives = x.scatter(1, positives, float("-inf")).logsumexp(dim=1, keepdim=True)
-    return (torch.logaddexp(neighbours, negatives) - neighbours).mean()
+    candidates = x.gather(1, y.index)
+    without = candidates.masked_fill(y.positive, float("-inf"))
+    negatives = x.scatter(1, y.index, without).logsumexp(dim=1, keepdim=True)
+    each = torch.logaddexp(candidates, negatives) - candidates
+    return (over(y, each) / y.positive.sum(dim=1).clamp(min=1)).mean()
+
+
+def bce_soft(p: Tensor, y: Labels, tau: float) -> Tensor:
+    """Eq. 9 with labels in (0, 1]: exp((s_i - s_max) / tau) of the similarities s, 1 for the nearest.
+
+    ReSSL's softmax over similarities (Zheng et al. 2021, arXiv 2107.09282, eq. 3), scaled so that its
+    largest is 1, because the D classifiers do not compete.
+    """
+    x = p / tau
+    nearest = y.similarity.amax(dim=1, keepdim=True)
+    soft = ((y.similarity - nearest) / tau).exp()
+    return (F.softplus(x).sum(dim=1) - over(y, soft * x.gather(1, y.index))).mean() / p.shape[1]
+
+
+def focal(p: Tensor, y: Labels, tau: float, *, gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+    """Focal loss (Lin et al. 2017, arXiv 1708.02002, eq. 5): easy entries count less, by (1 - p_t)^gamma.
+
+    `alpha` weighs the positives, 1 - alpha the negatives; both default to the source's values.
+    """
+    x = p / tau
+
+    def negative(x: Tensor) -> Tensor:
+        return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
+
+    near = x.gather(1, y.index)
+    positive = alpha * (-near).sigmoid() ** gamma * F.softplus(-near)
+    return (negative(x).sum(dim=1) + over(y, positive - negative(near))).mean() / p.shape[1]
+
+
+def asymmetric(
+    p: Tensor, y: Labels, tau: float, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, margin: float = 0.05
+) -> Tensor:
+    """ASL (Ridnik et al. 2021, arXiv 2009.14119, eq. 7): negatives fade by gamma_neg, below `margin` to nothing.
+
+    A negative of very low probability is dropped; one of high probability, a label likely missing, is kept
+    in check by the margin's shift. The defaults are the source's.
+    """
+    x = p / tau
+
+    def negative(x: Tensor) -> Tensor:
+        shifted = (x.sigmoid() - margin).clamp(min=0)
+        return -(shifted**gamma_neg) * torch.log1p(-shifted)
+
+    near = x.gather(1, y.index)
+    positive = (-near).sigmoid() ** gamma_pos * F.softplus(-near)
+    return (negative(x).sum(dim=1) + over(y, positive - negative(near))).mean() / p.shape[1]
+
+
+def positive_unlabelled(p: Tensor, y: Labels, tau: float, *, hidden: float = 2.0) -> Tensor:
+    """Non-negative PU risk (Kiryo et al. 2017, arXiv 1703.00593, eq. 6): what is no neighbour is unlabelled.
+
+    pi R+(positives) + max(0, R-(all) - pi R-(positives)), with the class prior pi = `hidden` x (mean number of
+    positives) / D: of so many true positives per labelled one. `hidden` = 1 is eq. 9 itself.
+    """
+    x = p / tau
+    near = x.gather(1, y.index)
+    weight = hidden / p.numel()  # pi / number of labelled pairs
+    labelled = weight * over(y, F.softplus(-near)).sum()
+    return labelled + (F.softplus(x).mean() - weight * over(y, F.softplus(near)).sum()).clamp(min=0)
+
+
+def over(y: Labels, values: Tensor) -> Tensor:
+    """Sum of `values` (B x K, one per candidate) over each query's positives: B."""
+    return torch.where(y.positive, values, 0).sum(dim=1)

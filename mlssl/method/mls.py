@@ -15,14 +15,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlssl.method import losses
-from mlssl.method.pseudo_labels import top_k
+from mlssl.method import pseudo_labels as rules
+from mlssl.method.pseudo_labels import Labels
+from mlssl.parts import search as searches
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.encoder import Encoder
 from mlssl.parts.heads import projector
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
 
-MULTI_LABEL = {"bce": losses.bce, "bce_pos": losses.bce_pos, "knn_softmax": losses.knn_softmax}
+MULTI_LABEL = {
+    "bce": losses.bce,
+    "bce_pos": losses.bce_pos,
+    "knn_softmax": losses.knn_softmax,
+    "bce_soft": losses.bce_soft,
+    "focal": losses.focal,
+    "asymmetric": losses.asymmetric,
+    "positive_unlabelled": losses.positive_unlabelled,
+}
+
+
+CHOICES = {
+    "loss": tuple(MULTI_LABEL),
+    "labels_from": ("g", "z"),
+    "logits_from": ("g", "z"),
+    "rule": ("top_k", "threshold", "quantile", "mutual"),
+    "search": ("exact", "sample", "ivf"),
+}
+SAMPLE = 1024
+"""At most so many entries of the dictionary go into a record of labels."""
 
 
 class MLS(nn.Module):
@@ -36,7 +57,17 @@ class MLS(nn.Module):
         tau: temperature, shared by InfoNCE and the multi-label loss.
         momentum: of the key encoder.
         lam: lambda, the weight of the multi-label loss.
-        loss: `bce` (eq. 9), `bce_pos` or `knn_softmax` (eq. 2), the rows of table 6.
+        loss: `bce` (eq. 9), `bce_pos` or `knn_softmax` (eq. 2), the rows of table 6; or one that bears wrong
+            labels: `bce_soft`, `focal`, `asymmetric`, `positive_unlabelled`.
+        nce_until: InfoNCE trains for this share of the run; 0 leaves the multi-label loss alone (section 3.3).
+        ml_from: the multi-label loss trains from this share of the run on (section 3.3, warm-up).
+        labels_from, logits_from: `g` or `z`, the dictionary that gives labels and logits (table 7).
+        rule: which candidates are labels: `top_k` (eq. 7), `threshold`, `quantile` or `mutual`.
+        threshold: least cosine of a label, for the rule of that name.
+        most: at most so many labels per query, for `threshold` and `quantile`.
+        search: `exact`; `sample`, where a random part of the dictionary is searched and classified instead of
+            all of it, another in each step; or `ivf`, approximate, by an inverted file.
+        sample: entries of that part.
         hidden: width of the projector's hidden layer; 0 takes d_g.
         projector_batch_norm: batch norm in the projector; not in the paper.
     """
@@ -52,14 +83,27 @@ class MLS(nn.Module):
         momentum: float = 0.995,
         lam: float = 0.5,
         loss: str = "bce",
+        nce_until: float = 1.0,
+        ml_from: float = 0.0,
+        labels_from: str = "g",
+        logits_from: str = "z",
+        rule: str = "top_k",
+        threshold: float = 0.9,
+        most: int = 100,
+        search: str = "exact",
+        sample: int = 4096,
         hidden: int = 0,
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        if loss not in MULTI_LABEL:
-            raise ValueError(f"mls: loss '{loss}' is not known; give one of {', '.join(MULTI_LABEL)}")
+        choices = {"loss": loss, "labels_from": labels_from, "logits_from": logits_from, "rule": rule, "search": search}
+        for name, value in choices.items():
+            if value not in CHOICES[name]:
+                raise ValueError(f"mls: {name} '{value}' is not known; give one of {', '.join(CHOICES[name])}")
         if not 1 <= k <= dictionary_size:
             raise ValueError(f"mls: k = {k} must lie in 1 .. dictionary_size = {dictionary_size}")
+        if nce_until < ml_from:
+            raise ValueError(f"mls: nothing trains between nce_until = {nce_until} and ml_from = {ml_from}")
         d_g = backbone.num_features
         f = projector(d_g, dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(Encoder(backbone, f))
@@ -73,13 +117,21 @@ class MLS(nn.Module):
                 "flip": (1, torch.bool),
             },
         )
-        self.k, self.tau, self.momentum, self.lam = k, tau, momentum, lam
-        self.loss = loss
+        self.k, self.tau, self.momentum, self.lam, self.loss = k, tau, momentum, lam, loss
+        self.nce_until, self.ml_from = nce_until, ml_from
+        self.labels_from, self.logits_from = labels_from, logits_from
+        self.rule, self.threshold, self.most = rule, threshold, most
+        self.search, self.sample = search, sample
+        self.inverted_file = searches.InvertedFile(dictionary_size) if search == "ivf" else None
+        self._labelled: tuple[View, Labels, dict[str, Tensor]] | None = None
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        """One training step's losses: `loss` with gradient, its parts and diagnostics without."""
+        """One training step's losses: `loss` with gradient, its parts and diagnostics without.
+
+        `progress` is the share of the run that is done, in [0, 1).
+        """
         g1, z1 = self.encoders.query(view1.pixels)
-        g1, z1 = g1.float(), F.normalize(z1.float(), dim=1)
+        query = {"g": F.normalize(g1.float(), dim=1), "z": F.normalize(z1.float(), dim=1)}
 
         self.encoders.update(self.momentum)
         with torch.no_grad():
@@ -87,14 +139,61 @@ class MLS(nn.Module):
             g2, z2 = F.normalize(g2.float(), dim=1), F.normalize(z2.float(), dim=1)
 
         entries = self.dictionary.read()
-        p = z1 @ entries["z"].T  # eq. 8
-        l_nce = losses.info_nce(z1, z2, p, self.tau)
-        if len(self.dictionary) == 0:  # the very first step: nothing to be a label yet
-            l_ml = torch.zeros_like(l_nce)
-        else:
-            y = top_k(g1.detach(), entries["g"], self.k)  # eq. 7
+        p = query["z"] @ entries["z"].T  # eq. 8
+        l_nce = losses.info_nce(query["z"], z2, p, self.tau)
+        l_ml, positives = torch.zeros_like(l_nce), torch.zeros_like(l_nce)
+        if len(self.dictionary):  # not at the very first step: nothing to be a label yet
+            if self.logits_from == "g":
+                p = query["g"] @ entries["g"].T
+            if self.search == "sample":
+                rows = searches.sampled_slots(len(self.dictionary), self.sample)
+                entries, p = {name: column[rows] for name, column in entries.items()}, p[:, rows]
+            y = self.pseudo_labels(query[self.labels_from].detach(), entries[self.labels_from])
             l_ml = MULTI_LABEL[self.loss](p, y, self.tau)
-        loss = l_nce + self.lam * l_ml  # eq. 10
+            positives = y.positive.sum(dim=1).float().mean()
+            self._labelled = view1, y, entries
+        nce = 1.0 if progress < self.nce_until else 0.0
+        lam = self.lam if progress >= self.ml_from else 0.0
+        loss = nce * l_nce + lam * l_ml  # eq. 10
 
         self.dictionary.enqueue(g=g2, z=z2, image=view2.image[:, None], box=view2.box, flip=view2.flip[:, None])
-        return {"loss": loss, "info_nce": l_nce.detach(), self.loss: l_ml.detach()}
+        return {"loss": loss, "info_nce": l_nce.detach(), self.loss: l_ml.detach(), "positives": positives}
+
+    @torch.no_grad()
+    def pseudo_labels(self, queries: Tensor, entries: Tensor) -> Labels:
+        """Eq. 7, or another rule: which of the D entries (D x d) are positives of each query (B x d)."""
+        bounded = self.rule in ("threshold", "quantile")
+        candidates = self.most if bounded else self.k
+        if self.inverted_file is None:
+            found = searches.exact(queries, entries, candidates)
+        else:
+            self.inverted_file.update(entries, self.dictionary.written)
+            found = self.inverted_file.nearest(queries, entries, candidates)
+        if self.rule == "threshold":
+            return rules.threshold(*found, self.threshold)
+        if self.rule == "quantile":
+            return rules.quantile(*found, self.k)
+        if self.rule == "mutual":
+            return rules.mutual(*found, entries)
+        return rules.top_k(*found)
+
+    def label_record(self) -> dict[str, Tensor]:
+        """The last step's pseudo-labels with the crops they relate, for the engine to keep; {} before any.
+
+        To be called before the next step. `dictionary_*` is an even sample of the entries there were.
+        """
+        if self._labelled is None:
+            return {}
+        view, y, entries = self._labelled
+        every = slice(None, None, -(-len(entries["image"]) // SAMPLE))
+        return {
+            "query_image": view.image,
+            "query_box": view.box,
+            "image": entries["image"][y.index, 0],
+            "box": entries["box"][y.index],
+            "positive": y.positive,
+            "similarity": y.similarity,
+            "filled": torch.tensor(len(entries["image"])),
+            "dictionary_image": entries["image"][every, 0],
+            "dictionary_box": entries["box"][every],
+        }

@@ -27,14 +27,18 @@ class Dictionary(nn.Module):
         self.columns = tuple(columns)
         for name, (width, dtype) in columns.items():
             self.register_buffer(name, torch.zeros(size, width, dtype=dtype))
-        self._next = 0
-        self._filled = 0
+        self._written = 0
         self._staged: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         """Number of entries, at most `size`."""
+        return min(self.written, self.size)
+
+    @property
+    def written(self) -> int:
+        """Number of keys ever written; the newest lies in slot (written - 1) mod size."""
         self._write()
-        return self._filled
+        return self._written
 
     def read(self) -> dict[str, Tensor]:
         """All entries, column by column, each `len(self) x width`; row i of every column is the same key.
@@ -69,17 +73,17 @@ class Dictionary(nn.Module):
         for name, rows in staged.items():
             column = getattr(self, name)
             rows = rows.to(column.dtype)
-            until_end = min(len(rows), self.size - self._next)
-            column[self._next : self._next + until_end] = rows[:until_end]
+            first = self._written % self.size
+            until_end = min(len(rows), self.size - first)
+            column[first : first + until_end] = rows[:until_end]
             column[: len(rows) - until_end] = rows[until_end:]
-        self._next = (self._next + len(rows)) % self.size
-        self._filled = min(self._filled + len(rows), self.size)
+        self._written += len(rows)
 
     def get_extra_state(self) -> dict[str, int]:
-        return {"next": self._next, "filled": self._filled}
+        return {"written": self._written}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        self._next, self._filled = state["next"], state["filled"]
+        self._written = state["written"]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         self._write()

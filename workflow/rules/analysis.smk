@@ -87,3 +87,62 @@ rule contact_sheet:
         OUT / "logs" / "contact_sheet.log",
     shell:
         "{PYTHON} -m mlssl contact-sheet --data {input.data} --split {params.split} --out {output[0]} > {log} 2>&1"
+
+
+def picture(name, *own):
+    """Inputs of a picture of one run: its last checkpoint, the images, and the sources."""
+    stage = ("mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", "mlssl/data/views.py")
+    return dict(
+        checkpoint=lambda wildcards: OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt",
+        store=STUDY.store,
+        code=sources(*SHARED, *DRAWING, *stage, "mlssl/data/store.py", f"mlssl/analysis/{name}.py"),
+    )
+
+
+rule neighbours:
+    """Query crops and their nearest crops (figure 4)."""
+    input:
+        **picture("neighbours"),
+        images=ancient(DATA),
+    output:
+        report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
+        OUT / "figures" / "neighbours_{method}.pdf",
+    params:
+        images=DATA / STUDY.data.train,
+        settings=lambda wildcards: STUDY.pictures,
+        **CAPTION,
+    log:
+        OUT / "logs" / "neighbours" / "{method}.log",
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=3000,
+        runtime=60,
+    shell:
+        "{PYTHON} -m mlssl neighbours --checkpoint {input.checkpoint} --images {params.images} --store {input.store}"
+        " --queries {params.settings.queries} --neighbours {params.settings.neighbours}"
+        " --candidates {params.settings.candidates} --dictionary-size {params.settings.dictionary_size}"
+        " --seed {params.settings.seed} --threads {threads} --out {output[0]} > {log} 2>&1"
+
+
+rule histograms:
+    """Scores of one query against both dictionaries, before and after training (figure 3)."""
+    input:
+        **picture("histograms"),
+    output:
+        report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
+        OUT / "figures" / "histograms_{method}.pdf",
+    params:
+        settings=lambda wildcards: STUDY.pictures,
+        **CAPTION,
+    log:
+        OUT / "logs" / "histograms" / "{method}.log",
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=3000,
+        runtime=60,
+    shell:
+        "{PYTHON} -m mlssl histograms --checkpoint {input.checkpoint} --store {input.store}"
+        " --dictionary-size {params.settings.dictionary_size} --seed {params.settings.seed}"
+        " --threads {threads} --out {output[0]} > {log} 2>&1"

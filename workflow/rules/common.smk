@@ -28,6 +28,7 @@ wildcard_constraints:
     run="|".join(STUDY.runs),
     transfer="|".join(STUDY.transfers),
     protocol="|".join(STUDY.transfers),
+    method="|".join(STUDY.pictured) or "none",
 
 
 def sources(*patterns):

@@ -70,3 +70,28 @@ use rule linear as segmentation with:
     priority: 15
     benchmark:
         OUT / "benchmarks" / "segmentation" / "{run}.tsv"
+
+
+rule pseudo_labels:
+    """How good a run's pseudo-labels were while it trained, judged by annotations it never saw."""
+    input:
+        run=OUT / "runs" / "{run}" / "pretrain.json",
+        config=OUT / "transfers" / "pseudo_labels.yaml",
+        store=STUDY.store,
+        data=ancient(DATA),
+        code=sources(*SHARED, "mlssl/analysis/label_quality.py", "mlssl/data/coco.py"),
+    output:
+        OUT / "runs" / "{run}" / "pseudo_labels.json",
+    params:
+        folder=lambda wildcards: OUT / "runs" / wildcards.run,
+    log:
+        OUT / "logs" / "pseudo_labels" / "{run}.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    benchmark:
+        OUT / "benchmarks" / "pseudo_labels" / "{run}.tsv"
+    shell:
+        "{PYTHON} -m mlssl pseudo-labels --run {params.folder} --store {input.store} --config {input.config}"
+        " --out {output} > {log} 2>&1"
