@@ -6,11 +6,12 @@ Snakemake calls exactly these. Each verb imports what it needs when it runs, so 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from mlssl import provenance
-from mlssl.config import ConfigError, DataError, plain
+from mlssl.config import ConfigError, DataError, Pictures, plain
 
 
 def scenes(args: argparse.Namespace) -> None:
@@ -103,16 +104,84 @@ def figures(args: argparse.Namespace) -> None:
     write_figures(study.load(args.study))
 
 
+def estimate(args: argparse.Namespace) -> None:
+    from mlssl import estimate, rates, study
+
+    told = study.load(args.study)
+    if args.measure:
+        from mlssl import device
+        from mlssl.engine.speed import measure
+
+        on = device.choose("auto", rates.THREADS)
+        seconds = measure(estimate.pretrainings(told), on)
+        rates.save(estimate.RESULTS / "rates.json", seconds, device=device.facts(on)["device"])
+    if args.save:
+        here = rates.this_device()
+        rates.save(args.save, rates.learn(estimate.RESULTS, device=here), device=here)
+    print(estimate.report(told, args.cores))
+
+
 def contact_sheet(args: argparse.Namespace) -> None:
     from mlssl.analysis.contact_sheet import write_contact_sheet
 
     write_contact_sheet(args.data, args.split, args.out, images=args.images)
 
 
+def picture(args: argparse.Namespace) -> None:
+    from mlssl import device
+    from mlssl.data.store import ImageStore
+    from mlssl.engine.embed import Folder, embed, read_run
+
+    run = read_run(args.checkpoint)
+    images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
+    about = f"{run.about()}, images of {'/'.join((args.store or args.images).parts[-2:])}"
+    told = Pictures(**{key: value for key, value in vars(args).items() if hasattr(Pictures, key)})
+    on = device.choose(args.device, args.threads)
+    after = embed(run, images, told, on)
+    if args.verb == "neighbours":
+        from mlssl.analysis.neighbours import write_neighbours
+
+        queries, neighbours = told.queries, told.neighbours
+        write_neighbours(*after, images.image, args.out, rows=queries, neighbours=neighbours, about=about)
+    else:
+        from mlssl.analysis.histograms import write_histograms
+
+        before = embed(run, images, told, on, trained=False)
+        write_histograms(before, after, images.image, args.out, about=about)
+
+
+def search_benchmark(args: argparse.Namespace) -> None:
+    from mlssl import device
+    from mlssl.analysis.search_figures import write_search_figure
+    from mlssl.data.store import ImageStore
+    from mlssl.engine.embed import Folder, read_run
+    from mlssl.engine.pretrain import describe
+    from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, caption, rows_of
+
+    provenance.refuse_existing(args.out)
+    run = read_run(args.checkpoint)
+    images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
+    on = device.choose(args.device, args.threads)
+    told = SearchBenchmark(sizes=args.sizes, k=args.k, batch=args.batch, crops=args.crops, seed=args.seed)
+    watch = provenance.Stopwatch()
+    table, notes = benchmark(run, images, told, on)
+    facts = device.facts(on)
+    meta = describe(run.config, run.name) | {"config": plain(told)}
+    result = provenance.result(**meta, **facts, watch=watch, rows=rows_of(table), notes=notes)
+    provenance.write_result(args.out, result)
+    provenance.write_text(args.out.with_suffix(".tsv"), table.to_csv(sep="\t", index=False, na_rep="NA"))
+    write_search_figure(table, args.out, about=run.about(), notes=caption(told, notes, facts))
+
+
 def size(text: str) -> tuple[int, int]:
     """`128` or `640x480` as (width, height)."""
     width, _, height = text.partition("x")
     return int(width), int(height or width)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """`4096,16384` as numbers."""
+    return tuple(map(int, text.split(",")))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -177,6 +246,43 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
         if name == "tables":
             sub.add_argument("--published", type=Path, default=Path("results/published"), help="paper's numbers")
+
+    sub = verb("estimate", estimate, "How long a study takes, from the rates of earlier results.")
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at once")
+    sub.add_argument("--measure", action="store_true", help="first time a few steps of each pretraining here")
+    sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
+
+    for name, text in {
+        "neighbours": "Draw queries and their nearest entries of a dictionary, as boxes on whole images.",
+        "histograms": "Draw one query's scores against a dictionary, before and after training.",
+    }.items():
+        sub = verb(name, picture, text)
+        sub.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a pretraining")
+        source = sub.add_mutually_exclusive_group(required=True)
+        source.add_argument("--images", type=Path, help="folder of .jpg or .png files")
+        source.add_argument("--store", type=Path, help="image store, instead of --images")
+        sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
+        if name == "neighbours":
+            sub.add_argument("--queries", type=int, default=Pictures.queries, help="random queries to draw")
+            sub.add_argument("--neighbours", type=int, default=Pictures.neighbours, help="nearest entries of each")
+        sub.add_argument("--candidates", type=int, default=Pictures.candidates, help="queries to choose from")
+        sub.add_argument("--dictionary-size", type=int, default=Pictures.dictionary_size, help="entries, one a crop")
+        sub.add_argument("--seed", type=int, default=Pictures.seed, help="of images and crops")
+        compute(sub)
+
+    sub = verb("search-benchmark", search_benchmark, "Time and recall of the searches, by size of the dictionary.")
+    sub.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a pretraining")
+    source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, help="folder of .jpg or .png files")
+    source.add_argument("--store", type=Path, help="image store, instead of --images")
+    sub.add_argument("--out", type=Path, required=True, help="JSON to write; TSV, PNG and PDF beside it")
+    sub.add_argument("--sizes", type=sizes, default="4096,16384,65536,262144,1048576", help="entries, in commas")
+    sub.add_argument("--k", type=int, default=20, help="neighbours per query")
+    sub.add_argument("--batch", type=int, default=64, help="queries, and new entries, per step")
+    sub.add_argument("--crops", type=int, default=32768, help="real crops; further entries are made from them")
+    sub.add_argument("--seed", type=int, default=0, help="of images and crops")
+    compute(sub)
 
     sub = verb("contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")
     sub.add_argument("--data", type=Path, required=True, help="folder in COCO's layout")

@@ -14,6 +14,10 @@ from mlssl.study import COMPARE, Study
 
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
+PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
+"""Stems of the paper's own tables, of which every study fills in what it measured."""
+NONE = "–"
+"""Stands in a cell for which there is nothing to say."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def figure_names(study: Study) -> list[str]:
 
 def table_files(study: Study) -> list[Path]:
     """Every file that `write_tables` writes."""
-    return [study.out / "tables" / f"{name}.{f}" for name in table_names(study) for f in TABLE_FORMATS]
+    names = [*table_names(study), *PAPER_TABLES]
+    return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
 def figure_files(study: Study) -> list[Path]:

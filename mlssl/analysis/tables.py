@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import MINUTES, Score, budget, stem, transfer_budget
+from mlssl.analysis.outputs import MINUTES, NONE, Score, budget, stem, transfer_budget
+from mlssl.analysis.paper_tables import paper_tables
 from mlssl.provenance import write_text
 from mlssl.study import COMPARE, Study
 
 PAPER = "mls_iccv2023.csv"
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ PUBLISHED: dict[str, Published | str] = {
     COMPARE: Published("table1", epochs="800"),
     "k": Published("table8", level="k={}"),
     "loss": Published("table6"),
+    "dictionaries": Published("table7"),
     "dictionary_size": "curve only (figure 5a)",
     "lam": "curve only (figure 5b)",
 }
@@ -39,19 +40,33 @@ PAPER_METRICS = ("AP_bbox", "AP_segm")
 
 
 def write_tables(study: Study, published: Path) -> None:
-    """Write `tables/<axis>.{tsv,md,tex}` from metrics.tsv; `published` holds the paper's numbers."""
+    """Write `tables/<axis>.{tsv,md,tex}` from metrics.tsv, and the paper's own tables beside them.
+
+    `published` is the folder with the paper's numbers.
+    """
     metrics = read_metrics(study)
     for axis, levels in study.axes().items():
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
         paper = paper_columns(axis, levels, published)
         text = caption(study, axis, metrics, summaries)
-        path = study.out / "tables" / stem(axis)
         tidy = numbers(axis, levels, summaries, paper)
-        printed = cells(study, axis, levels, summaries, paper)
-        write_text(path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))
-        write_text(path.with_suffix(".md"), markdown(printed, text))
-        write_text(path.with_suffix(".tex"), latex(printed, text, f"tab:{study.name}-{stem(axis)}"))
+        write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
+    for name, table in paper_tables(study, metrics, read_paper(published)).items():
+        write_table(study, name, table.text, table.tidy, table.printed)
+
+
+def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed: pd.DataFrame) -> None:
+    """One table in every format: `tidy` as TSV, `printed` under the caption `text`."""
+    path = study.out / "tables" / name
+    write_text(path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))
+    write_text(path.with_suffix(".md"), markdown(printed, text))
+    write_text(path.with_suffix(".tex"), latex(printed, text, f"tab:{study.name}-{name}"))
+
+
+def read_paper(folder: Path) -> pd.DataFrame:
+    """The paper's numbers, all as text: table, benchmark, architecture, method, pretrain_*, metric, value."""
+    return pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
 
 
 def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[str]]:
@@ -61,7 +76,7 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
         return {}
     if isinstance(where, str):
         return {"paper": [where] * len(levels)}
-    rows = pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
+    rows = read_paper(folder)
     known = {(r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()}
     columns = {}
     for metric in PAPER_METRICS:
