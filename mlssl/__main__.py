@@ -156,7 +156,7 @@ def search_benchmark(args: argparse.Namespace) -> None:
     from mlssl.data.store import ImageStore
     from mlssl.engine.embed import Folder, read_run
     from mlssl.engine.pretrain import describe
-    from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, caption, rows_of
+    from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, rows_of
 
     provenance.refuse_existing(args.out)
     run = read_run(args.checkpoint)
@@ -165,12 +165,11 @@ def search_benchmark(args: argparse.Namespace) -> None:
     told = SearchBenchmark(sizes=args.sizes, k=args.k, batch=args.batch, crops=args.crops, seed=args.seed)
     watch = provenance.Stopwatch()
     table, notes = benchmark(run, images, told, on)
-    facts = device.facts(on)
     meta = describe(run.config, run.name) | {"config": plain(told)}
-    result = provenance.result(**meta, **facts, watch=watch, rows=rows_of(table), notes=notes)
+    result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows_of(table), notes=notes)
     provenance.write_result(args.out, result)
     provenance.write_text(args.out.with_suffix(".tsv"), table.to_csv(sep="\t", index=False, na_rep="NA"))
-    write_search_figure(table, args.out, about=run.about(), notes=caption(told, notes, facts))
+    write_search_figure(table, result["header"], args.out)
 
 
 def size(text: str) -> tuple[int, int]:

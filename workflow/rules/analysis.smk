@@ -89,26 +89,24 @@ rule contact_sheet:
         "{PYTHON} -m mlssl contact-sheet --data {input.data} --split {params.split} --out {output[0]} > {log} 2>&1"
 
 
-def picture(name, *own):
-    """Inputs of a picture of one run: its last checkpoint, the images, and the sources."""
-    stage = ("mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", "mlssl/data/views.py")
-    return dict(
-        checkpoint=lambda wildcards: OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt",
-        store=STUDY.store,
-        code=sources(*SHARED, *DRAWING, *stage, "mlssl/data/store.py", f"mlssl/analysis/{name}.py"),
-    )
+EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", "mlssl/data/views.py"]
+
+
+def pictured_checkpoint(wildcards):
+    """The last state of the run that stands for a method."""
+    return OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt"
 
 
 rule neighbours:
     """Query crops and their nearest crops (figure 4)."""
     input:
-        **picture("neighbours"),
-        images=ancient(DATA),
+        checkpoint=pictured_checkpoint,
+        store=STUDY.store,
+        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/data/store.py", "mlssl/analysis/neighbours.py"),
     output:
         report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
         OUT / "figures" / "neighbours_{method}.pdf",
     params:
-        images=DATA / STUDY.data.train,
         settings=lambda wildcards: STUDY.pictures,
         **CAPTION,
     log:
@@ -119,7 +117,7 @@ rule neighbours:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{PYTHON} -m mlssl neighbours --checkpoint {input.checkpoint} --images {params.images} --store {input.store}"
+        "{PYTHON} -m mlssl neighbours --checkpoint {input.checkpoint} --store {input.store}"
         " --queries {params.settings.queries} --neighbours {params.settings.neighbours}"
         " --candidates {params.settings.candidates} --dictionary-size {params.settings.dictionary_size}"
         " --seed {params.settings.seed} --threads {threads} --out {output[0]} > {log} 2>&1"
@@ -128,7 +126,9 @@ rule neighbours:
 rule histograms:
     """Scores of one query against both dictionaries, before and after training (figure 3)."""
     input:
-        **picture("histograms"),
+        checkpoint=pictured_checkpoint,
+        store=STUDY.store,
+        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/data/store.py", "mlssl/analysis/histograms.py"),
     output:
         report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
         OUT / "figures" / "histograms_{method}.pdf",
