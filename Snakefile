@@ -25,6 +25,17 @@ rule all:
         TABLES,
         FIGURES,
         OUT / "figures" / "contact_sheet.png",
+        outputs.picture_files(STUDY),
+        OUT / "search" / "search.png" if STUDY.search_benchmark else [],
+
+
+# A dry run ends with what the study would cost; Snakemake itself learns only later that it is one.
+if any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in sys.argv):
+    import atexit
+
+    from mlssl import estimate
+
+    atexit.register(lambda: print(estimate.report(STUDY, workflow.cores or 1), file=sys.stderr))
 
 
 onerror:

@@ -80,6 +80,8 @@ class Study:
     """The runs that each transfer evaluates."""
     pictures: Pictures | None
     """How neighbours and score histograms are drawn; None draws none."""
+    search_benchmark: dict[str, Any] | None
+    """Settings of the benchmark of searches; None runs none."""
 
     @property
     def out(self) -> Path:
@@ -92,13 +94,18 @@ class Study:
         return Path("results") / "data" / f"store-{key[:8]}"
 
     @property
-    def pictured(self) -> dict[str, str]:
-        """Compared method -> its run of the first seed, which neighbours and histograms are drawn of."""
-        first = {}
+    def compared(self) -> dict[str, str]:
+        """Compared method -> its run of the first seed."""
+        first: dict[str, str] = {}
         for cell in self.cells:
-            if cell.axis == COMPARE and self.pictures:
+            if cell.axis == COMPARE:
                 first.setdefault(cell.level, cell.run)
         return first
+
+    @property
+    def pictured(self) -> dict[str, str]:
+        """The runs that neighbours and histograms are drawn of, by method."""
+        return self.compared if self.pictures else {}
 
     @property
     def seeds(self) -> list[int]:
@@ -174,6 +181,12 @@ def load(path: Path | str) -> Study:
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
         )
+    search = values.get("search_benchmark")
+    if search and search["method"] not in values["compare"]:
+        raise ConfigError(
+            f"{path}: search_benchmark.method: '{search['method']}' is not compared; give one of "
+            f"{', '.join(values['compare'])}"
+        )
     pictures = build(Pictures, values["pictures"], f"{path}: pictures") if "pictures" in values else None
     return Study(
         path=path,
@@ -186,6 +199,7 @@ def load(path: Path | str) -> Study:
         transfers=transfers,
         transfer_runs=transfer_runs,
         pictures=pictures,
+        search_benchmark=search,
     )
 
 

@@ -105,6 +105,11 @@ def figure_files(study: Study) -> list[Path]:
     return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
 
 
+def picture_files(study: Study) -> list[Path]:
+    """Neighbours and score histograms of the compared methods, as far as the study wants them."""
+    return [study.out / "figures" / f"{kind}_{m}.png" for m in study.pictured for kind in ("neighbours", "histograms")]
+
+
 def budget(study: Study) -> str:
     """What every pretraining of the study costs: backbone, crop, length, batch, seeds; without full stop."""
     configs = [run.config for run in study.runs.values()]

@@ -146,3 +146,33 @@ rule histograms:
         "{PYTHON} -m mlssl histograms --checkpoint {input.checkpoint} --store {input.store}"
         " --dictionary-size {params.settings.dictionary_size} --seed {params.settings.seed}"
         " --threads {threads} --out {output[0]} > {log} 2>&1"
+
+
+if STUDY.search_benchmark:
+
+    rule search_benchmark:
+        """Time and recall of exact, sampled and approximate search over the size of the dictionary."""
+        input:
+            checkpoint=OUT / "runs" / STUDY.compared[STUDY.search_benchmark["method"]] / "checkpoint.pt",
+            store=STUDY.store,
+            code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/engine/search_*.py", "mlssl/analysis/search_figures.py"),
+        output:
+            OUT / "search" / "search.json",
+            OUT / "search" / "search.tsv",
+            report(OUT / "search" / "search.png", caption="../report/search.rst", category="Search"),
+            OUT / "search" / "search.pdf",
+        params:
+            sizes=",".join(map(str, STUDY.search_benchmark["sizes"])),
+            more=" ".join(f"--{k} {v}" for k, v in STUDY.search_benchmark.items() if k not in ("method", "sizes")),
+            **CAPTION,
+        log:
+            OUT / "logs" / "search_benchmark.log",
+        # Timings: nothing else runs beside it.
+        threads: workflow.cores or 1
+        resources:
+            gpu=1,
+            mem_mb=20000,
+            runtime=240,
+        shell:
+            "{PYTHON} -m mlssl search-benchmark --checkpoint {input.checkpoint} --store {input.store}"
+            " --sizes {params.sizes} {params.more} --threads {threads} --out {output[0]} > {log} 2>&1"
