@@ -13,6 +13,8 @@ ALLOWED = {
     "mlssl/seeds.py": set(),
     "mlssl/provenance.py": set(),
     "mlssl/study.py": LEAVES,
+    "mlssl/rates.py": LEAVES | {"mlssl.study"},
+    "mlssl/estimate.py": LEAVES | {"mlssl.study", "mlssl.rates"},
     "mlssl/parts": LEAVES | {"mlssl.parts"},
     "mlssl/method": LEAVES | {"mlssl.method", "mlssl.parts"},
     "baselines": {"mlssl.parts", "mlssl.method.losses"},
@@ -23,6 +25,7 @@ ALLOWED = {
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
 }
 NO_TORCH = ("mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/study.py", "mlssl/analysis")
+NO_TORCH += ("mlssl/rates.py", "mlssl/estimate.py")
 
 
 def files(room):

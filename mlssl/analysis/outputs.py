@@ -107,7 +107,8 @@ def figure_files(study: Study) -> list[Path]:
 
 def picture_files(study: Study) -> list[Path]:
     """Neighbours and score histograms of the compared methods, as far as the study wants them."""
-    return [study.out / "figures" / f"{kind}_{m}.png" for m in study.pictured for kind in ("neighbours", "histograms")]
+    kinds = ("neighbours", "histograms")
+    return [study.out / "figures" / f"{kind}_{method}.png" for method in study.pictured for kind in kinds]
 
 
 def budget(study: Study) -> str:

@@ -28,12 +28,17 @@ rule tables:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
         published=sources("results/published/*.csv"),
-        code=sources("mlssl/analysis/tables.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
+        code=sources("mlssl/analysis/*tables.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
     output:
         report(
-            [table for table in TABLES if table.suffix == ".md"],
+            [table for table in TABLES if table.suffix == ".md" and table.stem not in outputs.PAPER_TABLES],
             caption="../report/table.rst",
             category="Tables",
+        ),
+        report(
+            [table for table in TABLES if table.suffix == ".md" and table.stem in outputs.PAPER_TABLES],
+            caption="../report/paper_table.rst",
+            category="The paper's tables",
         ),
         [table for table in TABLES if table.suffix != ".md"],
     params:

@@ -1,0 +1,129 @@
+"""Tables 1 to 5 of the paper as templates: every published row, and the study's own values below them.
+
+A benchmark the suite has no protocol for, or a method the study does not compare, says `no run`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mlssl.analysis.aggregate import Summary, origin, summarise
+from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, transfer_budget
+from mlssl.study import COMPARE, Study
+
+PROTOCOLS = {
+    ("coco_instances", "mask_rcnn_r50_fpn"): "detection",
+    ("coco_instances", "mask_rcnn_r50_c4"): None,
+    ("cityscapes_semantic", "psanet_r50"): None,
+    ("cityscapes_semantic", "pspnet_r50"): None,
+    ("voc0712_detection", "faster_rcnn_r50_c4"): None,
+    ("classification", "resnet50_finetune"): None,
+}
+"""Benchmark and architecture of the paper -> the suite's protocol that measures the same kind of thing, if any."""
+NO_RUN = "no run"
+ABSENT = Summary({}, 0)
+COLUMNS = [
+    *("table", "benchmark", "architecture", "method", "pretrain_data", "pretrain_epochs", "metric", "published"),
+    *("measured_mean", "measured_std", "measured_n", "status"),
+]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table of the paper, filled in by a study."""
+
+    text: str
+    """Caption."""
+    tidy: pd.DataFrame
+    """A row per published number."""
+    printed: pd.DataFrame
+    """A row per published row, and one per method of the study."""
+
+
+def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -> dict[str, PaperTable]:
+    """Stem -> table, for tables 1 to 5; `published` holds the paper's numbers as text."""
+    found = {}
+    for name in PAPER_TABLES:
+        rows = published[published["table"] == name.removeprefix("paper_")]
+        own = measured(study, metrics, rows)
+        found[name] = PaperTable(caption(study, metrics, name, rows), numbers(rows, own), cells(study, rows, own))
+    return found
+
+
+def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> dict[tuple[str, ...], Summary]:
+    """(benchmark, architecture, method, metric) -> the study's value, for all that it compares."""
+    found = {}
+    for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
+        protocol = PROTOCOLS[benchmark, architecture]
+        if protocol is not None and COMPARE in study.axes():
+            for method, summary in summarise(study, metrics, COMPARE, Score(protocol, metric, metric, "%")).items():
+                found[benchmark, architecture, method, metric] = summary
+    return found
+
+
+def numbers(table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
+    """Tidy: one row per published number, with the study's mean, std, n and status; NA where there is none.
+
+    The measured value is the study's own, in every row of its method: `pretrain_epochs` is the paper's alone.
+    """
+    tidy = []
+    for row in table.replace("", None).to_dict("records"):
+        s = found.get((row["benchmark"], row["architecture"], row["method"], row["metric"]), ABSENT)
+        tidy.append(
+            row
+            | {
+                "published": row["value"],
+                "measured_mean": None if math.isnan(s.mean) else round(s.mean, 6),
+                "measured_std": None if math.isnan(s.std) else round(s.std, 6),
+                "measured_n": s.n,
+                "status": s.status if s.expected else NO_RUN,
+            }
+        )
+    return pd.DataFrame(tidy, columns=COLUMNS, dtype=object)
+
+
+def cells(study: Study, table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
+    """For reading: the published rows, then one row of the study's own values for each of their methods."""
+    keys = ["architecture", "method", "pretrain_data", "pretrain_epochs"]
+    metrics = list(dict.fromkeys(table["metric"]))
+    rows = []
+    for key, group in table.groupby(keys, sort=False):
+        values = dict(zip(group["metric"], group["value"], strict=True))
+        rows.append(dict(zip(keys, key, strict=True)) | {m: values.get(m, NONE) for m in metrics})
+    for (benchmark, architecture, method), _ in table.groupby(["benchmark", "architecture", "method"], sort=False):
+        own = {m: found.get((benchmark, architecture, method, m), ABSENT) for m in metrics}
+        data, epochs = length(study, method) if any(s.expected for s in own.values()) else (NONE, NONE)
+        row = {"architecture": architecture, "method": f"{method}, this study"}
+        row |= {"pretrain_data": data, "pretrain_epochs": epochs}
+        rows.append(row | {m: text(summary, len(study.seeds)) for m, summary in own.items()})
+    return pd.DataFrame(rows, dtype=object).replace("", NONE)
+
+
+def length(study: Study, method: str) -> tuple[str, str]:
+    """What the study pretrains a method on and how long, as the paper's columns say it: epochs, or `200 steps`."""
+    config = next(run.config for run in study.runs.values() if run.config.method == method)
+    if config.target is None:
+        return "none", "0"
+    return study.name, f"{config.steps:,} steps" if config.steps is not None else f"{config.epochs:g}"
+
+
+def text(summary: Summary, usual_n: int) -> str:
+    """A cell of the study's own: `mean ± std`, why there is none, or `no run`."""
+    return summary.text(usual_n=usual_n) if summary.expected else NO_RUN
+
+
+def caption(study: Study, metrics: pd.DataFrame, name: str, table: pd.DataFrame) -> str:
+    """One line: what the rows are, and that the study's have another budget than the paper's."""
+    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
+    used = {PROTOCOLS[place] for place in zip(table["benchmark"], table["architecture"], strict=True)}
+    return (
+        f"Table {name.removeprefix('paper_table')} of the paper, {table['benchmark'].iloc[0]}. Rows named "
+        "`this study` have another budget than the published ones: compare the order of methods, never the height. "
+        f"The study: {about}. Pretraining: {budget(study)}. "
+        f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}. "
+        f"Measured cells: mean ± sample standard deviation over seeds; scores in percent. "
+        f"{where[0].upper()}{where[1:]}."
+    )

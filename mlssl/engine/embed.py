@@ -1,0 +1,178 @@
+"""Crops of images embedded by a run's encoders: what the pictures of neighbours and of scores are drawn from.
+
+As in training (MLS section 3.2), a query goes through the query encoder and an entry of the dictionary through the
+key encoder, each crop being a random view with the run's own augmentation. Unlike in training the encoders are in
+eval mode: batch norm takes its running statistics, so that a crop's embedding does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mlssl.config import ConfigError, Pictures, Pretrain, Views, build
+from mlssl.data.coco import image_paths
+from mlssl.data.store import ImageStore, load_resized
+from mlssl.data.views import make_view
+from mlssl.engine.build import build_method, method_scalars
+from mlssl.parts.backbone import global_average_pool
+from mlssl.seeds import seed_of
+
+BATCH = 64
+"""Crops per forward pass. The views follow from it: another value draws other crops."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """N crops, where they lie, and their embeddings."""
+
+    g: np.ndarray
+    """float32 N x d_g: pooled backbone features, L2-normalised."""
+    z: np.ndarray | None
+    """float32 N x d_z: projector outputs, L2-normalised; None for a run without a projector."""
+    image: np.ndarray
+    """int64 N, index of the image."""
+    box: np.ndarray
+    """int64 N x 4, in pixels of the stored image: x, y, width, height."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pretraining run, as its checkpoint tells it."""
+
+    path: Path
+    name: str
+    config: Pretrain
+    weights: Mapping[str, Tensor]
+
+    def method(self, device: torch.device, *, trained: bool = True) -> nn.Module:
+        """The run's method in eval mode: at its end, or as it was before the first step.
+
+        Raises ConfigError when the checkpoint does not fit the method's code.
+        """
+        method, _ = build_method(self.config, device)
+        if trained:
+            try:
+                method.load_state_dict(self.weights)
+            except RuntimeError as error:
+                why = " ".join(str(error).split())[:200]
+                what = self.config.target or self.config.backbone
+                raise ConfigError(f"{self.path}: does not fit {what} ({why}); pretrain the run again") from None
+        return method.eval()
+
+    def about(self) -> str:
+        """Name, method and k, for a caption."""
+        scalars = method_scalars(self.config)
+        k = f", k = {scalars['k']}" if "k" in scalars else ""
+        return f"Run {self.name}, method {self.config.method}{k}"
+
+
+class Folder:
+    """A folder of images, decoded when asked for; to be used like an `ImageStore`."""
+
+    def __init__(self, path: Path, short_side: int) -> None:
+        self.paths = image_paths(path)
+        self.names = [p.name for p in self.paths]
+        self.short_side = short_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, i: int) -> np.ndarray:
+        """The i-th image by name, uint8 H x W x 3, shrunk as in a store."""
+        return load_resized(self.paths[i], self.short_side)
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 B x 3 x H x W, padded with zeros to the right and below, and the sizes B x 2 (height, width)."""
+        images = [torch.tensor(self.image(i)).permute(2, 0, 1) for i in index.tolist()]
+        sizes = torch.tensor([image.shape[1:] for image in images])
+        height, width = sizes.amax(dim=0).tolist()
+        padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+        return torch.stack(padded), sizes
+
+
+def read_run(path: Path) -> Run:
+    """Read `checkpoint.pt` as the engine leaves it; ConfigError when it is not there or is something else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; pretrain the run first") from None
+    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{path}: cannot be read as a checkpoint ({why}); pretrain the run again") from None
+    if not isinstance(state, dict) or not {"method", "meta"} <= state.keys():
+        raise ConfigError(f"{path}: holds no 'method' and 'meta'; give the checkpoint.pt of a pretraining")
+    meta = state["meta"]
+    config = build(Pretrain, meta["config"], f"{path}: meta.config")
+    return Run(Path(path), meta["run"], config, state["method"])
+
+
+def embed(
+    run: Run, images: ImageStore | Folder, told: Pictures, device: torch.device, *, trained: bool = True
+) -> tuple[Crops, Crops]:
+    """The candidate queries and the dictionary's entries, both sampled from `images`.
+
+    The candidates are crops of `told.candidates` images, or of all if there are fewer. The dictionary goes
+    through all images before it takes a second crop of one. Which images and which crops follows from
+    `told.seed` alone, so runs with one augmentation are asked the same, trained or not.
+
+    Raises ConfigError for a size below one, FloatingPointError for embeddings that are not finite.
+    """
+    for key in ("candidates", "dictionary_size"):
+        if getattr(told, key) < 1:
+            raise ConfigError(f"{key}: {getattr(told, key)} is too few; give at least 1")
+    method = run.method(device, trained=trained)
+    # Without a target the method is the bare backbone: one encoder for both.
+    encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)
+    sizes = {"queries": min(told.candidates, len(images)), "dictionary": told.dictionary_size}
+    queries, dictionary = (
+        embed_crops(encoder, images, size, run.config.views, seed=seed_of(told.seed, "pictures", what), what=what)
+        for encoder, (what, size) in zip(encoders, sizes.items(), strict=True)
+    )
+    return queries, dictionary
+
+
+@torch.no_grad()
+def embed_crops(
+    encoder: nn.Module, images: ImageStore | Folder, count: int, views: Views, *, seed: int, what: str
+) -> Crops:
+    """One view of each of `count` sampled images, through an encoder in eval mode, in the order of sampling."""
+    rng = torch.Generator().manual_seed(seed)
+    device = next(encoder.parameters()).device
+    passes = -(-count // len(images))
+    index = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(passes)])[:count]
+    found_g, found_z, boxes = [], [], []
+    for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
+        pixels, sizes = images.batch(part)
+        view = make_view(pixels.to(device), sizes, part, views, rng)
+        g, z = features(encoder, view.pixels)
+        found_g.append(g)
+        found_z.append(z)
+        boxes.append(view.box)
+    return Crops(
+        g=_normalised(found_g, what),
+        z=None if found_z[0] is None else _normalised(found_z, what),
+        image=index.numpy(),
+        box=torch.cat(boxes).cpu().numpy(),
+    )
+
+
+def features(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None), of any encoder: what it gives first is g or its map."""
+    out = encoder(pixels)
+    g, z = (out, None) if isinstance(out, Tensor) else out[:2]
+    return (global_average_pool(g) if g.ndim == 4 else g), z
+
+
+def _normalised(batches: list[Tensor], what: str) -> np.ndarray:
+    rows = F.normalize(torch.cat(batches).float(), dim=1)
+    if not torch.isfinite(rows).all():
+        raise FloatingPointError(f"{what}: embeddings are not finite; the run has diverged, lower its lr")
+    return rows.cpu().numpy()

@@ -1,0 +1,53 @@
+"""How fast this machine trains: a few real steps on random pixels, timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from tqdm import tqdm
+
+from mlssl.config import Pretrain
+from mlssl.data.views import make_view
+from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+
+WARM_UP = 2
+"""Steps before the clock starts: the first ones allocate memory and choose kernels."""
+
+
+def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int = 5) -> dict[str, float]:
+    """Seconds per step of each configuration, under its name; shows a progress bar."""
+    bar = tqdm(configs.items(), desc="measuring", unit="configuration")
+    return {name: seconds_per_step(config, device, steps=steps) for name, config in bar}
+
+
+def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) -> float:
+    """Median seconds of a training step: two views, losses, backward pass, update.
+
+    Pixels are random, square and as large as the store keeps them. Reading the store and logging are left out,
+    and the dictionary is nearly empty.
+    """
+    method, _ = build_method(config, device)
+    optimizer = build_optimizer(config, method)
+    if precision(config, device) == "bf16":
+        run_encoders_in_bf16(method, device)
+    side, batch = config.data.short_side, config.batch_size
+    rng = torch.Generator().manual_seed(config.seed)
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=rng)
+    sizes, index = torch.full((batch, 2), side), torch.arange(batch)
+    taken = []
+    for step in range(WARM_UP + steps):
+        started = time.perf_counter()
+        pixels = images.to(device)
+        view1 = make_view(pixels, sizes, index, config.views, rng)
+        view2 = make_view(pixels, sizes, index, config.views, rng)
+        loss = method.step(view1, view2, step / (WARM_UP + steps))["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[WARM_UP:])

@@ -1,0 +1,178 @@
+"""How long a study takes, before it runs: its jobs, their work, and the rates known. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlssl import rates
+from mlssl.config import Pretrain, plain
+from mlssl.rates import Source
+from mlssl.study import Study
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one run."""
+
+    run: str
+    stage: str
+    key: str
+    """Of its rate."""
+    seconds: float | None
+    """Estimated; None where no rate or amount of work is known."""
+    source: str | None
+    """Where the rate is from."""
+    done: bool
+    """Its result is there already."""
+
+
+def images(study: Study) -> tuple[int | None, int | None]:
+    """Training and validation images of a study; None where the data are not there to be counted."""
+    if study.scenes:
+        return study.scenes["images"], study.scenes["val_images"]
+    folders = (Path(study.data.root) / split for split in (study.data.train, study.data.val))
+    train, val = (sum(1 for _ in folder.iterdir()) if folder.is_dir() else None for folder in folders)
+    return train, val
+
+
+def steps(config: Pretrain, train_images: int | None) -> int | None:
+    """Optimiser steps of a run; None where they depend on images that cannot be counted yet."""
+    if config.target is None:
+        return 0
+    return None if config.steps is None and train_images is None else config.total_steps(train_images)
+
+
+def pretrainings(study: Study) -> dict[str, Pretrain]:
+    """One configuration for each rate of pretraining that the study needs, under the rate's key."""
+    found = {}
+    for run in study.runs.values():
+        if run.config.target:
+            found.setdefault(rates.key("pretrain", run.config.backbone, plain(run.config)), run.config)
+    return found
+
+
+def rate(sources: Sequence[Source], key: str) -> Source | None:
+    """The best source that has a rate of this key."""
+    return next((source for source in sources if key in source.seconds), None)
+
+
+def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
+    """All jobs of a study, each at the first rate found; a job's start is added where it is known."""
+    train, val = images(study)
+    starting = rate(sources, rates.START)
+    start = starting.seconds[rates.START] if starting else 0.0
+    found = []
+    for run in study.runs.values():
+        length = steps(run.config, train)
+        for stage in ("pretrain", *(t for t, runs in study.transfer_runs.items() if run.id in runs)):
+            config = plain(run.config if stage == "pretrain" else study.transfers[stage])
+            amount = None
+            if stage != "pretrain" or length is not None:
+                amount = rates.units(stage, config, steps=length or 0, train_images=train, val_images=val)
+            key = rates.key(stage, run.config.backbone, config)
+            source = rate(sources, key) if amount is not None else None
+            seconds = amount * source.seconds[key] + start if source else None
+            done = (study.out / "runs" / run.id / f"{stage}.json").exists()
+            found.append(Job(run.id, stage, key, seconds, source and source.name, done))
+    return found
+
+
+def total(found: Iterable[Job]) -> float:
+    """Seconds of computing, over the jobs whose time is known."""
+    return sum(job.seconds or 0.0 for job in found)
+
+
+def wall_clock(found: Sequence[Job], cores: int) -> float:
+    """Seconds until all is done with one job per core: the longest chain, or the sum shared by the cores.
+
+    A chain is a pretraining and the longest of its transfers, which wait for it.
+    """
+    chains = Counter()
+    for run in {job.run for job in found}:
+        own = [job for job in found if job.run == run]
+        after = [job.seconds or 0.0 for job in own if job.stage != "pretrain"]
+        chains[run] = total(job for job in own if job.stage == "pretrain") + max(after, default=0.0)
+    return max([total(found) / cores, *chains.values()])
+
+
+def report(study: Study, cores: int, *, results: Path = RESULTS, reference: Path = rates.REFERENCE) -> str:
+    """The estimate as text: a line per run, totals per axis and in all, and where the rates are from.
+
+    Jobs on a GPU run one at a time, as `--resources gpu=1` has it, whatever the number of `cores`.
+    """
+    device = rates.this_device()
+    sources = rates.sources(results, device=device, reference=reference)
+    found = jobs(study, sources)
+    at_once, where = (cores, f"{cores} cores") if device == "cpu" else (1, f"one {device}")
+    lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *table(study, found)]
+    for axis in study.axes():
+        runs = {cell.run for cell in study.cells if cell.axis == axis}
+        own = [job for job in found if job.run in runs]
+        lines.append(f"axis {axis}: {len(runs)} runs, {span(own)}")
+    if len(study.axes()) > 1:
+        lines[-1] += "  (a run that several axes share counts in each)"
+    for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
+        lines.append(f"{name}: {len(part)} jobs, {span(part)}{waiting(part, at_once, where)}")
+    for source, count in Counter(job.source for job in found if job.source).items():
+        lines.append(f"{count} jobs by {source}")
+    if starting := rate(sources, rates.START):
+        lines.append(f"{rates.START}: {starting.seconds[rates.START]:.1f} s, by {starting.name}")
+    unknown = Counter(job.key for job in found if job.seconds is None)
+    lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
+    if any(key.startswith("pretrain") for key in unknown):
+        lines.append(
+            f"`python -m mlssl estimate --study {study.path} --measure` times what is unknown of pretraining"
+        )
+    lines.append("not counted: drawing or storing the images, tables and figures")
+    return "\n".join(lines)
+
+
+def table(study: Study, found: Sequence[Job]) -> list[str]:
+    """Lines of a table: run, steps, time of each stage; `(done)` where its result is there."""
+    stages = ["pretrain", *study.transfers]
+    by_place = {(job.run, job.stage): job for job in found}
+    rows = [["run", "steps", *stages]]
+    train, _ = images(study)
+    for run in study.runs.values():
+        length = steps(run.config, train)
+        cells = [cell(by_place.get((run.id, stage))) for stage in stages]
+        rows.append([run.id, "unknown" if length is None else f"{length:,}", *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def cell(job: Job | None) -> str:
+    """A job's time; `–` where the study does not want the job."""
+    if job is None:
+        return "–"
+    return duration(job.seconds) + (" (done)" if job.done else "")
+
+
+def span(found: Sequence[Job]) -> str:
+    """Time of computing; `at least` where some of it is unknown, `unknown` where all of it is."""
+    known = sum(job.seconds is not None for job in found)
+    if found and not known:
+        return "unknown time of computing"
+    return f"{'at least ' if known < len(found) else ''}{duration(total(found))} of computing"
+
+
+def waiting(found: Sequence[Job], at_once: int, where: str) -> str:
+    """The wall-clock time; empty where no job's time is known."""
+    known = sum(job.seconds is not None for job in found)
+    about = "about" if known == len(found) else "at least"
+    return f"; {about} {duration(wall_clock(found, at_once))} on {where}" if known else ""
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,0 +1,178 @@
+"""What a unit of work costs: seconds per step, per image or per run, learned from results. Imports no torch.
+
+A rate has a key, the stage with the settings that change its cost, and is kept for one device and number of
+threads. Scalars of a method (k, dictionary size, …) are not in the key: beside the backbone they cost little.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlssl.config import ConfigError, Linear
+from mlssl.provenance import digest_of, write_json
+from mlssl.study import TRANSFERS
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "rates.json"
+THREADS = 1
+"""CPU threads of every job of the workflow."""
+START = "start of a job"
+"""Key of what a job takes beside its work: Python, imports, Snakemake. Seconds per job."""
+BACKWARD = 3
+"""A trained image costs as much as three evaluated ones: the backward pass is about two forward passes."""
+DENSE = {
+    "detection": ["size", "fpn_channels", "box_head_channels", "mask_head_layers", "proposals", "rois_per_image"],
+    "segmentation": ["size", "output_stride", "head_channels"],
+}
+"""Settings that change what an image costs in a dense transfer."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rates that were found in one place: key -> seconds per unit."""
+
+    name: str
+    seconds: dict[str, float]
+
+
+def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
+    """What a rate belongs to; `config` holds the stage's settings as plain values.
+
+    A stage this module does not know is keyed by all its settings.
+    """
+    if stage == "pretrain" and config["target"] is None:
+        return f"no pretraining, {backbone}"
+    if stage == "pretrain":
+        crop, batch = config["views"]["crop"], config["batch_size"]
+        return f"pretrain {config['target']}, {backbone}, crop {crop}, batch {batch}, {config['precision']}"
+    if stage == "linear":
+        return f"linear, {backbone}, size {config['size']}"
+    if stage in DENSE:
+        return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in DENSE[stage])
+    return f"{stage}, {backbone}, settings {digest_of(config)}"
+
+
+def units(
+    stage: str, config: Mapping[str, Any], *, steps: int, train_images: int | None, val_images: int | None
+) -> float | None:
+    """Amount of work: optimiser steps, images, or 1 where only the whole run is known; None if not known.
+
+    In a dense transfer, a trained image counts as BACKWARD evaluated ones.
+    """
+    if stage == "pretrain":
+        return steps or 1
+    if stage == "linear":
+        return None if train_images is None or val_images is None else train_images + val_images
+    if stage in DENSE:
+        counts = [n for n in (config["eval_images"], val_images) if n is not None]
+        return BACKWARD * config["iterations"] * config["batch_size"] + min(counts) if counts else None
+    return 1
+
+
+def of_result(stage: str, content: Mapping[str, Any]) -> tuple[str, float]:
+    """The rate that one result file tells: its key, and seconds per unit."""
+    header, config = content["header"], content["header"]["config"]
+    steps = sum(row["value"] for row in content["rows"] if row["metric"] == "steps")
+    train, val = None, header["notes"].get("eval_images")
+    if stage == "linear":
+        share = max(config["fractions"])
+        train = round(header["notes"]["protocols"][Linear.protocol(share)]["train_images"] / share)
+    amount = units(stage, config, steps=steps, train_images=train, val_images=val)
+    return key(stage, header["backbone"], config), header["wall_s"] / amount
+
+
+def learn(results: Path, *, device: str, threads: int = THREADS) -> dict[str, float]:
+    """Median seconds per unit over all results under `results/*/runs/` of this device and number of threads.
+
+    Raises ConfigError, naming the file, for a result that cannot be read.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for path in sorted(Path(results).glob("*/runs/*/*.json")):
+        stage, out = path.stem, path.parents[2]
+        if stage not in ("pretrain", *TRANSFERS):
+            continue
+        try:
+            content = json.loads(path.read_text())
+            header = content["header"]
+            if (header["device"], header["threads"]) != (device, threads):
+                continue
+            name, seconds = of_result(stage, content)
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ConfigError(f"{path}: no result file ({error}); delete it and run this stage again") from None
+        found[name].append(seconds)
+        benchmark = out / "benchmarks" / stage / f"{path.parent.name}.tsv"
+        if benchmark.exists():
+            # A job that went on from a checkpoint took less than all its parts together.
+            found[START].append(max(0.0, job_seconds(benchmark) - header["wall_s"]))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def job_seconds(benchmark: Path) -> float:
+    """Wall time of a job in seconds, from Snakemake's benchmark file."""
+    with open(benchmark, newline="") as file:
+        return float(next(csv.DictReader(file, delimiter="\t"))["s"])
+
+
+def save(path: Path, seconds: Mapping[str, float], *, device: str, threads: int = THREADS) -> None:
+    """Write rates atomically; those of the same device and threads that stand there already are kept."""
+    told = read(path) if Path(path).exists() else {}
+    same = (told.get("device"), told.get("threads")) == (device, threads)
+    kept = told["seconds"] if same else {}
+    rounded = {name: round(value, 6) for name, value in seconds.items()}
+    facts = {"machine": machine(), "device": device, "threads": threads}
+    write_json(path, {**facts, "seconds": dict(sorted((kept | rounded).items()))})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Rates as `save` wrote them; ConfigError when the file is something else."""
+    try:
+        told = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON ({error}); delete it and measure again") from None
+    missing = {"machine", "device", "threads", "seconds"} - set(told)
+    if missing:
+        raise ConfigError(f"{path}: key '{min(missing)}' is missing; delete it and measure again")
+    return told
+
+
+def sources(results: Path, *, device: str, reference: Path = REFERENCE) -> tuple[Source, ...]:
+    """Where rates are looked for, the best first: measured here, learned from results, the reference."""
+    found = []
+    measured = Path(results) / "rates.json"
+    if measured.exists():
+        told = read(measured)
+        if (told["device"], told["threads"]) == (device, THREADS):
+            found.append(Source(f"steps measured on this machine ({measured})", told["seconds"]))
+    found.append(Source(f"results under {results}/ on {device}", learn(results, device=device)))
+    if reference.exists():
+        told = read(reference)
+        found.append(Source(f"rates of {told['machine']}, not of this machine", told["seconds"]))
+    return tuple(found)
+
+
+def this_device() -> str:
+    """The device that a job would choose, by the name its results carry; asks no torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
+        return "cpu"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(command, capture_output=True, text=True, check=False)
+    return names.stdout.splitlines()[0].strip() if names.returncode == 0 and names.stdout else "cpu"
+
+
+def machine() -> str:
+    """A name for this machine's processor, with its number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    model = named[0] if named else platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"

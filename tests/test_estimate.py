@@ -1,0 +1,311 @@
+"""Rates learned from result files with times known by hand, and estimates made of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_coco import write_coco
+
+from mlssl import device, estimate, provenance, rates, study
+from mlssl.config import ConfigError, Linear, Pretrain, plain
+from mlssl.data.store import build_store
+from mlssl.engine.pretrain import pretrain
+from mlssl.engine.speed import measure
+from mlssl.transfer.linear import evaluate
+
+ROOT = Path(__file__).parents[1]
+NOWHERE = Path("nowhere.json")
+STUDY = {
+    "name": "small",
+    "about": "Drawn scenes.",
+    "data": {"scenes": {"images": 80, "val_images": 20, "size": [64, 64], "seed": 0}},
+    "seeds": [0, 1],
+    "pretrain": {"backbone": "test_resnet", "epochs": 5, "batch_size": 8, "views": {"crop": 32}},
+    "methods": {
+        "mls": {"target": "mlssl.method.mls.MLS", "params": {"k": 5}},
+        "moco_v2": {"target": "baselines.moco_v2.MoCoV2"},
+        "random": {},
+    },
+    "compare": ["random", "moco_v2", "mls"],
+    "ablations": {"k": {"method": "mls", "param": "k", "values": [1, 5]}},
+    "transfers": {
+        "linear": {"size": 32, "fractions": [0.5, 0.1]},
+        "detection": {"runs": "compare", "seeds": [0], "iterations": 10, "batch_size": 2, "eval_images": 15},
+    },
+}
+STEPS = 5 * (80 // 8)
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """A study without results, on a machine without a GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rates, "this_device", lambda: "cpu")
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    return study.load("study.yaml")
+
+
+def put(told, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads=1, **config):
+    """A result file as the stage writes it, and its job's benchmark."""
+    settings = plain(run.config if stage == "pretrain" else told.transfers[stage]) | config
+    notes = {
+        "pretrain": {},
+        "linear": {"eval_images": 20, "protocols": {"linear_50pct": {"train_images": 40}}},
+        "detection": {"eval_images": 15},
+    }[stage]
+    header = {"backbone": "test_resnet", "config": settings, "notes": notes, "wall_s": wall_s}
+    header |= {"device": device, "threads": threads}
+    steps = settings.get("steps") or (STEPS if settings.get("target") else 0)
+    rows = [{"metric": "steps", "value": steps}] if stage == "pretrain" else [{"metric": "mAP", "value": 1.0}]
+    folder = out or told.out
+    path = folder / "runs" / run.id / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"header": header, "rows": rows}))
+    if job_s is not None:
+        benchmark = folder / "benchmarks" / stage / f"{run.id}.tsv"
+        benchmark.parent.mkdir(parents=True, exist_ok=True)
+        benchmark.write_text(f"s\th:m:s\tmax_rss\n{job_s}\t0:00:01\t1\n")
+    return path
+
+
+def runs(told, method, **params):
+    return [
+        run
+        for run in told.runs.values()
+        if run.config.method == method and all(run.config.params[k] == v for k, v in params.items())
+    ]
+
+
+def learned(**more):
+    return {k.split(",")[0]: round(v, 9) for k, v in rates.learn(Path("results"), device="cpu", **more).items()}
+
+
+def test_rates_are_the_times_divided_by_the_work(told):
+    one, two = runs(told, "mls", k=5)
+    put(told, one, "pretrain", 100.0)
+    put(told, two, "pretrain", 200.0)
+    put(told, runs(told, "mls", k=1)[0], "pretrain", 800.0)
+    put(told, runs(told, "random")[0], "pretrain", 0.5)
+    put(told, one, "linear", 30.0)
+    put(told, one, "detection", 150.0)
+    assert learned() == {
+        "pretrain mlssl.method.mls.MLS": 200.0 / STEPS,  # the median, k not being part of the key
+        "no pretraining": 0.5,
+        "linear": 30.0 / (80 + 20),
+        "detection": 150.0 / (3 * 10 * 2 + 15),
+    }
+
+
+def test_a_job_takes_longer_than_its_work(told):
+    one, two = runs(told, "mls", k=5)
+    put(told, one, "pretrain", 100.0, job_s=104.0)
+    put(told, two, "pretrain", 100.0, job_s=40.0)  # went on from a checkpoint
+    put(told, runs(told, "mls", k=1)[0], "pretrain", 100.0, job_s=102.0)
+    assert learned()[rates.START] == 2.0
+
+
+def test_results_of_another_device_or_thread_count_do_not_count(told):
+    one, two = runs(told, "mls", k=5)
+    put(told, one, "pretrain", 100.0, device="NVIDIA H100")
+    put(told, two, "pretrain", 100.0, threads=4)
+    assert learned() == {}
+    assert learned(threads=4) == {"pretrain mlssl.method.mls.MLS": 2.0}
+
+
+@pytest.mark.parametrize(
+    "change", [{"target": "my.Method"}, {"batch_size": 16}, {"views": {"crop": 48}}, {"precision": "fp32"}]
+)
+def test_what_changes_the_cost_of_a_step_is_in_the_key(told, change):
+    config = plain(runs(told, "mls", k=5)[0].config)
+    before = rates.key("pretrain", "test_resnet", config)
+    assert rates.key("pretrain", "test_resnet", config | change) != before
+    assert rates.key("pretrain", "resnet50", config) != before
+    assert rates.key("pretrain", "test_resnet", config | {"seed": 7, "lr": 7.0, "epochs": 7.0}) == before
+
+
+def test_a_broken_result_is_named(told):
+    path = put(told, runs(told, "mls", k=5)[0], "pretrain", 100.0)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=path.name):
+        learned()
+
+
+def everything(told, seconds=100.0, out=None):
+    """Results of another study with the same settings, one second a job to start."""
+    for method in ("mls", "moco_v2", "random"):
+        run = runs(told, method)[0]
+        put(told, run, "pretrain", seconds if run.config.target else 1.0, job_s=seconds + 1, out=out)
+    put(told, run, "linear", 30.0, job_s=31.0, out=out)
+    put(told, run, "detection", 150.0, job_s=151.0, out=out)
+
+
+def test_totals_by_hand(told):
+    everything(told, out=Path("results/other"))
+    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+    assert len(found) == 8 + 8 + 3
+    assert all(job.seconds is not None for job in found)
+    by_stage = {(job.run, job.stage): job.seconds for job in found}
+    mls = runs(told, "mls", k=5)[0].id
+    # 50 steps of 2 s; 100 images of 0.3 s; 10 iterations of 2 images, thrice, and 15 images, of 2 s: and 1 s each.
+    assert by_stage[mls, "pretrain"] == pytest.approx(101)
+    assert by_stage[mls, "linear"] == pytest.approx(31)
+    assert by_stage[mls, "detection"] == pytest.approx(151)
+    computing = 6 * 101 + 2 * 2 + 8 * 31 + 3 * 151
+    assert estimate.total(found) == pytest.approx(computing)
+    assert estimate.wall_clock(found, 1) == pytest.approx(computing)
+    assert estimate.wall_clock(found, 4) == pytest.approx(computing / 4)
+    assert estimate.wall_clock(found, 100) == pytest.approx(101 + 151)  # a pretraining, then its detection
+
+    text = estimate.report(told, 4, reference=NOWHERE)
+    assert "study.yaml: 8 runs, 19 jobs" in text
+    assert "axis k: 4 runs" in text
+    minutes = computing / 60
+    assert f"all: 19 jobs, {minutes:.0f} min of computing; about {minutes / 4:.0f} min on 4 cores" in text
+    assert "19 jobs by results under results/ on cpu" in text
+    assert "start of a job: 1.0 s, by results under results/ on cpu" in text
+    assert "unknown" not in text
+    line = next(line for line in text.splitlines() if line.startswith(mls))
+    assert line.split() == [mls, "50", "2", "min", "31", "s", "3", "min"]
+
+
+def test_what_is_done_is_not_still_to_do(told):
+    everything(told)
+    text = estimate.report(told, 1, reference=NOWHERE)
+    assert "still to do: 14 jobs" in text
+    assert text.count("(done)") == 5
+
+
+def test_unknown_stays_unknown(told):
+    run = runs(told, "mls", k=5)[0]
+    put(told, run, "pretrain", 100.0)
+    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+    assert {job.key.split(",")[0] for job in found if job.seconds is None} == {
+        *("pretrain baselines.moco_v2.MoCoV2", "no pretraining", "linear", "detection")
+    }
+    text = estimate.report(told, 2, reference=NOWHERE)
+    assert "at least 7 min of computing" in text
+    assert "unknown, 2 jobs: pretrain baselines.moco_v2.MoCoV2, test_resnet, crop 32, batch 8, auto" in text
+    assert "--measure" in text
+
+
+def test_without_any_rate_nothing_is_invented(told):
+    text = estimate.report(told, 2, reference=NOWHERE)
+    assert "all: 19 jobs, unknown time of computing\n" in text
+    assert " min" not in text
+
+
+def test_a_folder_that_is_not_there_cannot_be_counted(told):
+    values = STUDY | {"data": {"root": "photos"}}
+    Path("photos.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    photos = study.load("photos.yaml")
+    assert estimate.images(photos) == (None, None)
+    everything(told)
+    text = estimate.report(photos, 2, reference=NOWHERE)
+    line = next(line for line in text.splitlines() if line.startswith("mls-"))
+    assert line.split()[1:4] == ["unknown"] * 3
+    for split, count in (("train2017", 80), ("val2017", 20)):
+        folder = Path("photos") / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            (folder / f"{i}.jpg").touch()
+    assert estimate.images(photos) == (80, 20)
+
+
+def test_reference_rates_say_that_they_are_not_of_this_machine(told):
+    everything(told)
+    found = rates.learn(Path("results"), device="cpu")
+    rates.save(Path("reference.json"), found, device="cpu")
+    bare = study.load(Path("study.yaml"))
+    text = estimate.report(bare, 2, results=Path("empty"), reference=Path("reference.json"))
+    assert f"19 jobs by rates of {rates.machine()}, not of this machine" in text
+    assert "not of this machine" not in estimate.report(bare, 2, reference=Path("reference.json"))
+
+
+def test_measured_rates_are_preferred_and_kept_per_device(told):
+    everything(told, out=Path("results/other"))
+    config = plain(runs(told, "mls", k=5)[0].config)
+    key = rates.key("pretrain", "test_resnet", config)
+    rates.save(Path("results/rates.json"), {key: 7.0}, device="cpu")
+    rates.save(Path("results/rates.json"), {"pretrain x": 1.0}, device="cpu")
+    assert rates.read(Path("results/rates.json"))["seconds"] == {key: 7.0, "pretrain x": 1.0}
+    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+    assert {job.seconds for job in found if job.key == key} == {7.0 * STEPS + 1}
+    found = rates.sources(Path("results"), device="NVIDIA H100", reference=NOWHERE)
+    assert [source.seconds for source in found] == [{}]
+    rates.save(Path("results/rates.json"), {key: 0.1}, device="NVIDIA H100")
+    assert rates.read(Path("results/rates.json"))["seconds"] == {key: 0.1}
+
+
+def test_the_reference_rates_cover_the_default_study(told, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    demo = study.load(ROOT / "config" / "demo.yaml")
+    found = estimate.jobs(demo, rates.sources(Path("nowhere"), device="cpu"))
+    assert all(job.seconds for job in found)
+    assert 10 < estimate.wall_clock(found, 2) / 60 < 40  # it took 23 minutes
+
+
+def test_measuring_takes_real_steps(told):
+    wanted = estimate.pretrainings(told)
+    assert len(wanted) == 2  # k does not count, nor does the untrained backbone
+    found = measure(wanted, torch.device("cpu"), steps=2)
+    assert set(found) == set(wanted)
+    assert all(0 < seconds < 60 for seconds in found.values())
+
+
+def test_no_torch_is_imported():
+    code = (
+        "import sys, mlssl.estimate; print(sorted({'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_an_estimate_comes_true(told):
+    """Seed 0 tells how long seed 1 takes, on the same data, through the real stages."""
+    values = STUDY | {"data": {"root": str(write_coco(Path("photos")))}, "ablations": {}}
+    values["pretrain"] = STUDY["pretrain"] | {"epochs": None, "steps": 30}
+    values["transfers"] = {"linear": {"size": 64, "fractions": [1.0], "iterations": 20}}
+    Path("real.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    real = study.load("real.yaml")
+    build_store(Path("photos/train2017"), real.store, short_side=256, workers=1)
+    cpu = torch.device("cpu")
+    took = {0: 0.0, 1: 0.0}
+    for run in sorted(real.runs.values(), key=lambda run: run.config.seed):
+        if run.config.seed == 1 and not took[1]:
+            expected = [
+                job
+                for job in estimate.jobs(real, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+                if real.runs[job.run].config.seed == 1
+            ]
+        took[run.config.seed] += train_and_probe(real, run, cpu)
+    assert {job.done for job in expected} == {False}
+    assert estimate.total(expected) == pytest.approx(took[1], rel=0.5)
+
+
+def train_and_probe(real, run, cpu):
+    """Both stages as the verbs run them; their wall time in seconds."""
+    watch = provenance.Stopwatch()
+    out = real.out / "runs" / run.id
+    pretrain(run.config, real.store, out, run=run.id, device=cpu, progress=False)
+    linear = provenance.Stopwatch()
+    told: Linear = real.transfers["linear"]
+    rows, notes = evaluate(out / "backbone.pt", told, seed=run.config.seed, device=cpu, progress=False)
+    config: Pretrain = run.config
+    head = {"run": run.id, "method": config.method, "seed": config.seed, "digest": run.digest}
+    result = provenance.result(
+        **head,
+        backbone=config.backbone,
+        config=plain(told),
+        **device.facts(cpu),
+        watch=linear,
+        rows=rows,
+        notes=notes,
+    )
+    provenance.write_result(out / "linear.json", result)
+    return watch.seconds()

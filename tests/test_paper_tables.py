@@ -1,0 +1,219 @@
+"""The paper's tables filled in by a study whose values are known, and the document that compares defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from mlssl import config, study
+from mlssl.analysis import outputs
+from mlssl.analysis.aggregate import read_metrics
+from mlssl.analysis.collect import collect
+from mlssl.analysis.paper_tables import PROTOCOLS, paper_tables
+from mlssl.analysis.tables import paper_columns, read_paper, write_tables
+from mlssl.config import plain
+from mlssl.provenance import digest_of
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "results" / "published"
+STUDY = {
+    "name": "small",
+    "about": "Drawn scenes.",
+    "data": {"scenes": {"images": 100, "val_images": 20, "size": [64, 64], "seed": 0}},
+    "seeds": [0, 1],
+    "pretrain": {"backbone": "resnet10t", "epochs": None, "steps": 1500, "batch_size": 8, "views": {"crop": 32}},
+    "methods": {
+        "mls": {"target": "mlssl.method.mls.MLS"},
+        "moco_v2": {"target": "baselines.moco_v2.MoCoV2"},
+        "densecl": {"target": "baselines.densecl.DenseCL"},
+        "random": {},
+    },
+    "compare": ["random", "moco_v2", "densecl", "mls"],
+    "transfers": {"detection": {"iterations": 10}},
+}
+AP = {("mls", 0): 10.0, ("mls", 1): 14.0, ("densecl", 0): 9.0}
+"""Mean 12; sample variance (4 + 4) / 1 = 8. DenseCL lacks a seed, MoCo-v2 both."""
+
+
+def write(told, run, stage, rows):
+    settings = run.config if stage == "pretrain" else told.transfers[stage]
+    header = {"run": run.id, "digest": run.digest, "seed": run.config.seed, "commit": "12e4", "device": "cpu"}
+    header |= {"config_digest": digest_of(plain(settings)), "threads": 1, "wall_s": 1.0, "peak_memory_mb": 1.0}
+    path = told.out / "runs" / run.id / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"header": header, "rows": [{"protocol": stage, "n": 20} | row for row in rows]}))
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    told = study.load("study.yaml")
+    for run in told.runs.values():
+        write(told, run, "pretrain", [{"metric": "steps", "value": 1500}])
+        value = AP.get((run.config.method, run.config.seed))
+        if value is not None:
+            write(told, run, "detection", [{"metric": m, "value": value} for m in ("AP_bbox", "AP_segm")])
+    collect(told)
+    write_tables(told, PUBLISHED)
+    return told
+
+
+def tidy(told, name):
+    return pd.read_csv(told.out / "tables" / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
+def printed(told, name):
+    """Rows of the Markdown table: first cells joined -> column -> cell."""
+    lines = [x for x in (told.out / "tables" / f"{name}.md").read_text().splitlines() if x.startswith("|")]
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_every_published_number_has_its_row(told):
+    paper = pd.read_csv(PUBLISHED / "mls_iccv2023.csv", dtype=str, keep_default_na=False)
+    for name in outputs.PAPER_TABLES:
+        rows = tidy(told, name)
+        wanted = paper[paper["table"] == name.removeprefix("paper_")]
+        assert len(wanted) == len(rows) > 0
+        assert rows["published"].tolist() == wanted["value"].tolist()
+        assert rows["method"].tolist() == wanted["method"].tolist()
+        assert not (rows == "").any(axis=None)
+
+
+def test_measured_values_stand_beside_the_published_ones(told):
+    rows = tidy(told, "paper_table1").set_index(["method", "pretrain_epochs", "metric"])
+    for epochs, published in (("400", "40.1"), ("800", "40.5")):
+        row = rows.loc[("mls", epochs, "AP_bbox")]
+        assert (row["published"], row["measured_n"], row["status"]) == (published, "2", "ok")
+        assert float(row["measured_mean"]) == 12
+        assert float(row["measured_std"]) == pytest.approx(8**0.5, abs=1e-6)
+    assert rows.loc[("mls", "800", "AP75_bbox"), "status"] == "undefined (2 of 2 seeds)"
+    assert rows.loc[("densecl", "800", "AP_bbox"), "status"] == "missing (1 of 2 seeds)"
+    assert float(rows.loc[("densecl", "800", "AP_bbox"), "measured_mean"]) == 9
+    assert rows.loc[("moco_v2", "800", "AP_bbox"), "measured_mean"] == "NA"
+    assert rows.loc[("moco_v2", "800", "AP_bbox"), "status"] == "missing (2 of 2 seeds)"
+    assert rows.loc[("byol", "800", "AP_bbox"), "status"] == "no run"
+
+
+def test_the_study_has_rows_of_its_own_below(told):
+    rows = printed(told, "paper_table1")
+    published, own = rows[:12], rows[12:]
+    assert not [row for row in published if "this study" in row["method"]]
+    assert all("this study" in row["method"] for row in own)
+    by_method = {row["method"].removesuffix(", this study"): row for row in own}
+    assert list(by_method) == list(dict.fromkeys(row["method"] for row in published))
+    mls = by_method["mls"]
+    assert (mls["pretrain_data"], mls["pretrain_epochs"], mls["AP_bbox"]) == (
+        "small",
+        "1,500 steps",
+        "12.00 ± 2.83",
+    )
+    assert by_method["densecl"]["AP_segm"] == "9.00 (n = 1); missing (1 of 2 seeds)"
+    assert {by_method["byol"][m] for m in mls if m.startswith("AP")} == {"no run"}
+    assert next(row for row in published if row["method"] == "self_emd")["AP_segm"] == "–"
+
+
+def test_no_cell_is_blank_or_zero_without_a_run(told):
+    for name in outputs.PAPER_TABLES[1:]:
+        rows = printed(told, name)
+        assert all(cell for row in rows for cell in row.values())
+        metrics = [m for m in rows[0] if m in set(tidy(told, name)["metric"])]
+        own = [row for row in rows if "this study" in row["method"]]
+        assert {row[m] for row in own for m in metrics} == {"no run"}
+        assert set(tidy(told, name)["status"]) == {"no run"}
+        assert set(tidy(told, name)["measured_mean"]) == {"NA"}
+
+
+def test_captions_tell_the_other_budget(told):
+    for name in outputs.PAPER_TABLES:
+        first = (told.out / "tables" / f"{name}.md").read_text().splitlines()[0]
+        assert "another budget" in first
+        assert "Drawn scenes" in first
+        assert "1,500 steps over 100 images" in first
+    assert "detection 10 iterations" in (told.out / "tables" / "paper_table1.md").read_text()
+    assert "none of this kind" in (told.out / "tables" / "paper_table5.md").read_text()
+
+
+def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
+    paper = read_paper(PUBLISHED)
+    tables = paper[paper["table"].isin([name.removeprefix("paper_") for name in outputs.PAPER_TABLES])]
+    assert set(PROTOCOLS) == set(zip(tables["benchmark"], tables["architecture"], strict=True))
+    assert {p for p in PROTOCOLS.values() if p} <= set(study.TRANSFERS)
+
+
+def test_another_protocol_fills_another_table(told, monkeypatch):
+    """A benchmark the suite gets later is one entry in PROTOCOLS; the untrained backbone then says so."""
+    monkeypatch.setitem(PROTOCOLS, ("coco_instances", "mask_rcnn_r50_c4"), "detection")
+    rows = paper_tables(told, read_metrics(told), read_paper(PUBLISHED))["paper_table2"].printed.set_index("method")
+    assert rows.loc["mls, this study", "AP_bbox"] == "12.00 ± 2.83"
+    assert rows.loc["random, this study", ["pretrain_data", "pretrain_epochs"]].tolist() == ["none", "0"]
+
+
+def test_the_dictionaries_of_table_7():
+    columns = paper_columns("dictionaries", ["q_g_only", "q_z_only", "q_g_and_q_z"], PUBLISHED)
+    assert list(columns.values()) == [["39.5", "39.8", "40.1"], ["35.7", "36.0", "36.2"]]
+
+
+DOCUMENT = ROOT / "docs" / "faithfulness.md"
+CELL = re.compile(r"(?<!\\)\|")
+
+
+def settings():
+    """(target or None, setting, our default, demo study) of every row of the document's tables."""
+    target = None
+    for line in DOCUMENT.read_text().splitlines():
+        if line.startswith("## "):
+            found = re.search(r": `(.+)`", line)
+            target = found and found[1]
+        elif line.startswith("| ") and "`" in line.split("|")[2]:
+            cells = [cell.strip() for cell in CELL.split(line.strip("|"))]
+            assert len(cells) == 6, line
+            assert all(cells), line
+            yield target, cells[1].strip("`"), yaml.safe_load(cells[3]), yaml.safe_load(cells[4])
+
+
+def in_code(target, setting, demo):
+    """Default and demo study's value of a setting, from the code."""
+    if target:
+        run = next(r.config for r in demo.runs.values() if r.config.target == target)
+        return study.constructor_defaults(target)[setting], run.params[setting]
+    cls, name = setting.split(".")
+    run = next(r.config for r in demo.runs.values() if r.config.target)
+    used = {
+        "Pretrain": run,
+        "Views": run.views,
+        "Data": run.data,
+        **{t.title(): c for t, c in demo.transfers.items()},
+    }
+    default = next(f.default for f in dataclasses.fields(getattr(config, cls)) if f.name == name)
+    return default, getattr(used[cls], name)
+
+
+@pytest.mark.parametrize(("target", "setting", "default", "demo_value"), list(settings()))
+def test_the_document_tells_our_values(target, setting, default, demo_value):
+    ours, demo = map(plain_value, in_code(target, setting, study.load(ROOT / "config" / "demo.yaml")))
+    assert default == ours, f"{DOCUMENT.name}: our default of {setting} is {ours!r}, it says {default!r}"
+    assert demo_value == demo, f"{DOCUMENT.name}: {setting} is {demo!r} in config/demo.yaml, it says {demo_value!r}"
+
+
+def plain_value(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
+    rows = [(target, setting) for target, setting, _, _ in settings()]
+    assert len(rows) == len(set(rows))
+    targets = {target for target, _ in rows if target}
+    assert targets == {
+        run.config.target for run in study.load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
+    }
+    for target in targets:
+        assert {s for t, s in rows if t == target} == set(study.constructor_defaults(target))
+    assert {f"Views.{f.name}" for f in dataclasses.fields(config.Views)} <= {s for _, s in rows}
