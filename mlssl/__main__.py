@@ -168,7 +168,8 @@ def search_benchmark(args: argparse.Namespace) -> None:
     meta = describe(run.config, run.name) | {"config": plain(told)}
     result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows_of(table), notes=notes)
     provenance.write_result(args.out, result)
-    provenance.write_text(args.out.with_suffix(".tsv"), table.to_csv(sep="\t", index=False, na_rep="NA"))
+    text = table.round(4).to_csv(sep="\t", index=False, na_rep="NA")
+    provenance.write_text(args.out.with_suffix(".tsv"), text)
     write_search_figure(table, result["header"], args.out)
 
 
@@ -266,7 +267,9 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--queries", type=int, default=Pictures.queries, help="random queries to draw")
             sub.add_argument("--neighbours", type=int, default=Pictures.neighbours, help="nearest entries of each")
         sub.add_argument("--candidates", type=int, default=Pictures.candidates, help="queries to choose from")
-        sub.add_argument("--dictionary-size", type=int, default=Pictures.dictionary_size, help="entries, one a crop")
+        sub.add_argument(
+            "--dictionary-size", type=int, default=Pictures.dictionary_size, help="entries, one a crop"
+        )
         sub.add_argument("--seed", type=int, default=Pictures.seed, help="of images and crops")
         compute(sub)
 

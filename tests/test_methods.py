@@ -276,7 +276,14 @@ def test_papers_defaults():
     shared = {"tau": 0.2, "projector_batch_norm": False, "hidden": 0}
     mls = {"k": 20, "dictionary_size": 4096, "dim": 256, "momentum": 0.995, "lam": 0.5, "loss": "bce"}
     baseline = {"dictionary_size": 65536, "dim": 128, "momentum": 0.999}
-    mls |= {"nce_until": 1.0, "ml_from": 0.0, "labels_from": "g", "logits_from": "z", "rule": "top_k", "search": "exact"}
+    mls |= {
+        "nce_until": 1.0,
+        "ml_from": 0.0,
+        "labels_from": "g",
+        "logits_from": "z",
+        "rule": "top_k",
+        "search": "exact",
+    }
     own = {"threshold": 0.9, "most": 100, "sample": 4096}  # not the paper's: of rules and searches it has not
     assert constructor_defaults("mlssl.method.mls.MLS") == shared | mls | own
     assert constructor_defaults("baselines.moco_v2.MoCoV2") == shared | baseline

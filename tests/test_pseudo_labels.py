@@ -18,7 +18,9 @@ def pair():
 
 
 def cosines(queries, entries):
-    return [[float(sum(a * b for a, b in zip(q, e, strict=True))) for e in entries.tolist()] for q in queries.tolist()]
+    return [
+        [float(sum(a * b for a, b in zip(q, e, strict=True))) for e in entries.tolist()] for q in queries.tolist()
+    ]
 
 
 def chosen(y):

@@ -35,8 +35,8 @@ def pretrain(
     """Train a method on a store's images and leave in `out` what later stages need.
 
     `backbone.pt` is the query encoder's backbone, `checkpoint.pt` the whole state at the end, `log.jsonl` the
-    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the state of a run that has not ended; a run that
-    finds one goes on from it. `failed.json` there says why a run could not go on.
+    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the state
+    of a run that has not ended; a run that finds one goes on from it. `failed.json` there says why it could not.
 
     Raises ConfigError for settings that cannot work, FileExistsError for a run that has ended already,
     NonFiniteLoss for divergence.

@@ -96,8 +96,8 @@ class MLS(nn.Module):
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        choices = {"loss": loss, "labels_from": labels_from, "logits_from": logits_from, "rule": rule, "search": search}
-        for name, value in choices.items():
+        dictionaries = {"labels_from": labels_from, "logits_from": logits_from}
+        for name, value in {"loss": loss, **dictionaries, "rule": rule, "search": search}.items():
             if value not in CHOICES[name]:
                 raise ValueError(f"mls: {name} '{value}' is not known; give one of {', '.join(CHOICES[name])}")
         if not 1 <= k <= dictionary_size:
@@ -109,13 +109,8 @@ class MLS(nn.Module):
         self.encoders = MomentumPair(Encoder(backbone, f))
         self.dictionary = Dictionary(
             dictionary_size,
-            {
-                "g": (d_g, torch.float32),
-                "z": (dim, torch.float32),
-                "image": (1, torch.int64),
-                "box": (4, torch.int64),
-                "flip": (1, torch.bool),
-            },
+            {"g": (d_g, torch.float32), "z": (dim, torch.float32)}
+            | {"image": (1, torch.int64), "box": (4, torch.int64), "flip": (1, torch.bool)},
         )
         self.k, self.tau, self.momentum, self.lam, self.loss = k, tau, momentum, lam, loss
         self.nce_until, self.ml_from = nce_until, ml_from
