@@ -271,7 +271,7 @@ def test_the_verb_leaves_result_table_and_figure(checkpoint, monkeypatch, capsys
     table = pd.read_csv(out.with_suffix(".tsv"), sep="\t")
     ivf = table[(table["search"] == "ivf 1") & (table["size"] == 256)].iloc[0]
     assert 0 < ivf.recall <= 100
-    assert ivf.step_ms == pytest.approx(ivf.ms + ivf.update_ms + 1000 * ivf.build_s * 4 / 256)
+    assert ivf.step_ms == pytest.approx(ivf.ms + ivf.update_ms + 1000 * ivf.build_s * 4 / 256, abs=2e-3)
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert out.with_suffix(".pdf").exists()
     assert main() == 1
