@@ -83,6 +83,22 @@ def transfer(args: argparse.Namespace) -> None:
         print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
 
 
+def pseudo_labels(args: argparse.Namespace) -> None:
+    from mlssl import config
+    from mlssl.analysis.label_quality import evaluate, read_run
+
+    provenance.refuse_existing(args.out)
+    watch = provenance.Stopwatch()
+    told = config.read(config.PseudoLabels, args.config)
+    run = read_run(args.run)
+    rows, notes = evaluate(args.run / "pseudo_labels.npz", args.store, told)
+    where = {"device": "cpu", "threads": 1}
+    result = provenance.result(**run, **where, config=plain(told), watch=watch, rows=rows, notes=notes)
+    provenance.write_result(args.out, result)
+    for row in rows:
+        print(f"{row['metric']:>14} {'undefined' if row['value'] is None else row['value']}  (n = {row['n']})")
+
+
 def collect(args: argparse.Namespace) -> None:
     from mlssl import study
     from mlssl.analysis.collect import collect
@@ -236,6 +252,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, help="result file (JSON); must not exist")
         sub.add_argument("--seed", type=int, help="the pretraining's seed if not given")
         compute(sub)
+
+    sub = verb("pseudo-labels", pseudo_labels, "Judge the labels a run trained with by annotations it never saw.")
+    sub.add_argument("--run", type=Path, required=True, help="folder of a finished pretraining")
+    sub.add_argument("--store", type=Path, required=True, help="the image store it trained on")
+    sub.add_argument("--config", type=Path, required=True, help="the configuration (see resolve)")
+    sub.add_argument("--out", type=Path, required=True, help="result file (JSON); must not exist")
 
     for name, function, text in (
         ("collect", collect, "Gather a study's result files into metrics.tsv and runs.tsv."),

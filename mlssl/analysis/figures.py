@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.curves import training_curves
+from mlssl.analysis.label_figures import label_quality
 from mlssl.analysis.outputs import FIGURE_FORMATS, MINUTES, Score, budget, figure_names, linear_scores, stem
 from mlssl.analysis.style import (
     ASIDE,
@@ -51,6 +52,8 @@ def write_figures(study: Study) -> None:
                 figure = labels(study, metrics)
             elif name == "training_curves":
                 figure = training_curves(study)
+            elif name == "label_quality":
+                figure = label_quality(study)
             elif axis_of[name] == COMPARE:
                 figure = main(study, metrics)
             else:

@@ -63,8 +63,8 @@ def write_neighbours(
     with plt.rc_context(STYLE):
         figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen)
         notes = (
-            f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its {neighbours} nearest "
-            "entries of the dictionary Q_g, with the cosine of the two backbone features g. "
+            f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its "
+            f"{neighbours} nearest entries of the dictionary Q_g, with the cosine of the two backbone features g. "
             "Entries that are crops of the query's own image do not count; of another image there may be several. "
             f"Last row: the worst of {len(queries.g)} queries, the one with the lowest mean over its {neighbours} "
             "nearest. Encoders in eval mode"
@@ -73,7 +73,9 @@ def write_neighbours(
         save(figure, Path(out).with_suffix(""))
 
 
-def scores(queries: np.ndarray, entries: np.ndarray, query_image: np.ndarray, entry_image: np.ndarray) -> np.ndarray:
+def scores(
+    queries: np.ndarray, entries: np.ndarray, query_image: np.ndarray, entry_image: np.ndarray
+) -> np.ndarray:
     """Cosines B x D of normalised rows (B x d, D x d); NaN where an entry is a crop of the query's own image."""
     return np.where(query_image[:, None] == entry_image, np.nan, queries @ entries.T)
 

@@ -48,6 +48,11 @@ DENSE = (
     Score("detection", "AP_segm", "AP_segm", "%"),
     Score("segmentation", "mIoU", "mIoU", "%"),
 )
+LABELS = (
+    Score("pseudo_labels", "shared", "labels that share a category", "%"),
+    Score("pseudo_labels", "positives", "labels per query", "number"),
+)
+"""Of pseudo-labels, over the last quarter of the records of a run."""
 
 
 def linear_scores(study: Study) -> list[Score]:
@@ -61,8 +66,8 @@ def linear_scores(study: Study) -> list[Score]:
 
 def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
-    dense = [score for score in DENSE if score.protocol in study.transfers]
-    return [*linear_scores(study), *dense, MINUTES]
+    others = [score for score in (*DENSE, *LABELS) if score.protocol in study.transfers]
+    return [*linear_scores(study), *others, MINUTES]
 
 
 def expected_protocols(study: Study, run: str) -> list[str]:
@@ -91,7 +96,19 @@ def figure_names(study: Study) -> list[str]:
         names.append("labels")
     if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):
         names.append("training_curves")
+    if label_axes(study):
+        names.append("label_quality")
     return names
+
+
+def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
+    """Axis -> level -> runs whose pseudo-labels are judged, for axes with at least two such levels."""
+    judged = study.transfer_runs.get("pseudo_labels", ())
+    found: dict[str, dict[str, list[str]]] = {}
+    for cell in study.cells:
+        if cell.run in judged:
+            found.setdefault(cell.axis, {}).setdefault(cell.level, []).append(cell.run)
+    return {axis: levels for axis, levels in found.items() if len(levels) > 1}
 
 
 def table_files(study: Study) -> list[Path]:
@@ -142,6 +159,8 @@ def transfer_budget(study: Study, used: Collection[str] | None = None) -> str:
             continue
         if name == "linear":
             parts.append(f"linear probe on frozen features at {t.size} px")
+        elif name == "pseudo_labels":
+            parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         else:
             parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
     return "; ".join(parts)

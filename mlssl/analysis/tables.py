@@ -129,7 +129,7 @@ def cells(
     columns = {axis: levels}
     for score, by_level in summaries.items():
         digits = 1 if score == MINUTES else 2
-        title = score.label if score == MINUTES else score.title
+        title = score.title if score.unit == "%" else score.label
         columns[title] = [by_level[lv].text(digits=digits, usual_n=len(study.seeds)) for lv in levels]
     return pd.DataFrame(columns | paper, dtype=object)
 

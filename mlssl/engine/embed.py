@@ -61,7 +61,7 @@ class Run:
         if trained:
             try:
                 method.load_state_dict(self.weights)
-            except RuntimeError as error:
+            except (RuntimeError, KeyError) as error:  # KeyError: extra state of an older version
                 why = " ".join(str(error).split())[:200]
                 what = self.config.target or self.config.backbone
                 raise ConfigError(f"{self.path}: does not fit {what} ({why}); pretrain the run again") from None
@@ -165,7 +165,7 @@ def embed_crops(
 
 
 def features(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None), of any encoder: what it gives first is g or its map."""
+    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None), of any encoder, whose first output is g or its map."""
     out = encoder(pixels)
     g, z = (out, None) if isinstance(out, Tensor) else out[:2]
     return (global_average_pool(g) if g.ndim == 4 else g), z

@@ -1,6 +1,7 @@
 # From result files to what one reads. The tables' list of files follows from the study alone.
 
 
+OWN_CAPTION = ("training_curves", "label_quality")
 DRAWING = ["mlssl/analysis/figures.py", "mlssl/analysis/style.py"]
 
 
@@ -38,7 +39,7 @@ rule tables:
         report(
             [table for table in TABLES if table.suffix == ".md" and table.stem in outputs.PAPER_TABLES],
             caption="../report/paper_table.rst",
-            category="The paper's tables",
+            category="Published tables",
         ),
         [table for table in TABLES if table.suffix != ".md"],
     params:
@@ -56,16 +57,22 @@ rule figures:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
-        code=sources(*DRAWING, "mlssl/analysis/curves.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
+        code=sources(*DRAWING, "mlssl/analysis/curves.py", "mlssl/analysis/label_figures.py", "mlssl/analysis/aggregate.py",
+            "mlssl/analysis/outputs.py"),
     output:
         report(
-            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem != "training_curves"],
+            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem not in OWN_CAPTION],
             caption="../report/figure.rst",
             category="Figures",
         ),
         report(
             [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem == "training_curves"],
             caption="../report/training_curves.rst",
+            category="Figures",
+        ),
+        report(
+            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem == "label_quality"],
+            caption="../report/label_quality.rst",
             category="Figures",
         ),
         [figure for figure in FIGURES if figure.suffix != ".png"],

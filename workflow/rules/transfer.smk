@@ -79,7 +79,7 @@ rule pseudo_labels:
         config=OUT / "transfers" / "pseudo_labels.yaml",
         store=STUDY.store,
         data=ancient(DATA),
-        code=sources(*SHARED, "mlssl/analysis/label_quality.py", "mlssl/data/coco.py"),
+        code=sources(*SHARED, "mlssl/analysis/label_quality.py", "mlssl/analysis/crop_categories.py", "mlssl/data/coco.py"),
     output:
         OUT / "runs" / "{run}" / "pseudo_labels.json",
     params:

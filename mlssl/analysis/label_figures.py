@@ -1,0 +1,80 @@
+"""How good the pseudo-labels were, and when: a panel per axis, a line per level."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mlssl.analysis.outputs import budget, label_axes
+from mlssl.analysis.style import OKABE_ITO, WIDTH, finish
+from mlssl.study import Study
+
+Series = dict[str, list[float | None]]
+"""What a result of `pseudo_labels` notes: metric -> its value at every record."""
+MARKERS = "osD^vP*X"
+
+
+def label_quality(study: Study) -> Figure:
+    """Share of pseudo-labels that have a category in common with their query, over the epochs of training.
+
+    Lines are means over seeds, thin ones single seeds; dashed is what labels drawn from the dictionary at
+    random would share.
+    """
+    axes = label_axes(study)
+    columns = min(2, len(axes))
+    rows = -(-len(axes) // columns)
+    size = (WIDTH, 0.9 + 2.4 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    missing = []
+    for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
+        for i, (level, runs) in enumerate(levels.items()):
+            found = [s for run in runs if (s := read_series(study, run))]
+            if len(found) < len(runs):
+                missing.append(f"{axis} = {level}: {len(runs) - len(found)} of {len(runs)} seeds")
+            if found:
+                draw(ax, found, level, OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)])
+        ax.set_title(axis)
+        if ax.lines:
+            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+    for ax in list(grid.flat)[len(axes) :]:
+        ax.set_axis_off()
+    for column in range(columns):
+        below = [ax for ax in grid[:, column] if ax.axison][-1]
+        below.set_xlabel("epoch")
+        below.tick_params(labelbottom=True)
+    figure.supylabel("labels that share a category with their query, %", fontsize=9)
+    notes = (
+        f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random. "
+        "A record is one step's batch. The axis does not start at zero"
+    )
+    finish(figure, "Are the pseudo-labels any good, and when", notes, "; ".join(missing))
+    return figure
+
+
+def read_series(study: Study, run: str) -> Series | None:
+    """The series of a run's result; None where it is not there."""
+    path = study.out / "runs" / run / "pseudo_labels.json"
+    return json.loads(path.read_text())["header"]["notes"]["series"] if path.exists() else None
+
+
+def draw(ax: Axes, found: Sequence[Series], level: str, colour: str, marker: str) -> None:
+    """One level: its seeds, their mean, and their chance."""
+    epoch, shared = common(found, "shared")
+    for values in shared:
+        ax.plot(epoch, values, color=colour, linewidth=0.5, alpha=0.5)
+    ends = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
+    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=level, **ends)
+    _, chance = common(found, "chance")
+    ax.plot(epoch, chance.mean(axis=0), color=colour, linewidth=0.8, linestyle="--")
+
+
+def common(found: Sequence[Series], metric: str) -> tuple[list[float], np.ndarray]:
+    """The epochs that all seeds have, and a metric at them, seeds x epochs; NaN where it is undefined."""
+    told = [dict(zip(s["epoch"], s[metric], strict=True)) for s in found]
+    epochs = sorted(set.intersection(*map(set, told)))
+    return epochs, np.array([[t[e] for e in epochs] for t in told], dtype=float)

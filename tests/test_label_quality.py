@@ -1,0 +1,141 @@
+"""Pseudo-labels judged by annotations: every number against a slow loop, and the files around it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlssl.analysis import label_quality
+from mlssl.analysis.crop_categories import read_objects, shown
+from mlssl.analysis.label_quality import evaluate, judge
+from mlssl.config import Data, DataError, PseudoLabels
+from mlssl.data.coco import read_split
+from mlssl.data.store import build_store
+from tests.tiny_coco import write_coco
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A tiny COCO folder of 64 px images, and its store of half that size."""
+    root = tmp_path_factory.mktemp("coco")
+    write_coco(root, size=64)
+    build_store(root / "train2017", root / "store", short_side=32, workers=1)
+    return root
+
+
+def crops(rng, shape):
+    """Random images and boxes within 32 x 32 pixels."""
+    corner, side = rng.integers(0, 16, (*shape, 2)), rng.integers(4, 17, (*shape, 2))
+    return rng.integers(0, 12, shape).astype(np.int32), np.concatenate([corner, side], axis=-1).astype(np.int32)
+
+
+def slow_shown(split, image, box, visible):
+    """Category indices that one crop shows, from the annotations themselves, in pixels of the original."""
+    if image < 0:
+        return set()
+    # The store sorts by file name, the split by id: they run in opposite directions.
+    record = next(r for r in split.images if r["file_name"] == f"{image:04d}.png")
+    place = {c["id"]: i for i, c in enumerate(split.categories)}
+    x0, y0, w0, h0 = (2 * int(v) for v in box)
+    found = set()
+    for a in split.annotations[record["id"]]:
+        x, y, w, h = a["bbox"]
+        inside_x = max(0, min(x + w, x0 + w0) - max(x, x0))
+        inside_y = max(0, min(y + h, y0 + h0) - max(y, y0))
+        if not a["iscrowd"] and inside_x * inside_y >= visible * w * h:
+            found.add(place[a["category_id"]])
+    return found
+
+
+@pytest.mark.parametrize("visible", [0.01, 0.5, 1.0])
+def test_a_crop_shows_what_lies_in_it(data, visible):
+    split = read_split(data, "train2017")
+    rng = np.random.default_rng(0)
+    image, box = crops(rng, (40, 5))
+    image[0, 0] = -1
+    found = shown(read_objects(split, data / "store"), image, box, visible)
+    for at in np.ndindex(image.shape):
+        expected = slow_shown(split, image[at], box[at], visible)
+        assert set(np.flatnonzero(found[at])) == expected, at
+    assert found.any()
+    assert not found.all()
+
+
+def test_judge_agrees_with_counting_pairs():
+    rng = np.random.default_rng(1)
+    query, entries = rng.random((7, 4)) < 0.4, rng.random((7, 5, 4)) < 0.4
+    query[0] = False  # tells nothing
+    positive, own, sample = rng.random((7, 5)) < 0.6, rng.random((7, 5)) < 0.2, rng.random((6, 4)) < 0.4
+    pairs = [(b, k) for b in range(7) for k in range(5) if query[b].any() and positive[b, k]]
+    common = {(b, k): {*np.flatnonzero(query[b])} & {*np.flatnonzero(entries[b, k])} for b, k in pairs}
+    right = [bool(common[pair]) for pair in pairs]
+    others = [bool(common[b, k]) for b, k in pairs if not own[b, k]]
+    random_pairs = [bool((query[b] & row).any()) for b in range(7) if query[b].any() for row in sample]
+    seen = int(query.any(axis=1).sum())
+    expected = {
+        "shared": 100 * np.mean(right),
+        "shared_others": 100 * np.mean(others),
+        "chance": 100 * np.mean(random_pairs),
+        "precision": 100 * np.mean([len(common[p]) / max(1, entries[p].sum()) for p in pairs]),
+        "recall": 100 * np.mean([len(common[b, k]) / query[b].sum() for b, k in pairs]),
+        "found": 100 * sum(right) / (np.mean(random_pairs) * 60 * seen),
+        "own_image": 100 * np.mean([own[pair] for pair in pairs]),
+        "positives": len(pairs) / seen,
+    }
+    told = judge(query, entries, positive, own, sample, filled=60)
+    assert {name: value for name, (value, _) in told.items()} == pytest.approx(expected)
+    assert told["shared"][1] == len(pairs)
+    assert told["positives"][1] == seen
+
+
+def test_what_nothing_defines_is_none():
+    nothing = np.zeros((2, 3), dtype=bool)
+    told = judge(nothing, np.zeros((2, 4, 3), bool), np.ones((2, 4), bool), np.zeros((2, 4), bool), nothing, 10)
+    assert {value for value, _ in told.values()} == {None}
+
+
+def write_records(path, **changes):
+    rng = np.random.default_rng(2)
+    names = {"query": (4, 6), "": (4, 6, 3), "dictionary": (4, 8)}
+    columns = {}
+    for name, shape in names.items():
+        prefix = f"{name}_" if name else ""
+        columns[f"{prefix}image"], columns[f"{prefix}box"] = crops(rng, shape)
+    columns |= {"step": np.array([1, 2, 3, 4]), "filled": np.full(4, 8), "positive": np.ones((4, 6, 3), bool)}
+    np.savez(path, **columns | changes)
+    return path
+
+
+def test_a_row_is_the_last_quarter_and_the_series_is_all(data, tmp_path):
+    told = PseudoLabels(Data(str(data)), visible=0.1)
+    rows, notes = evaluate(write_records(tmp_path / "r.npz"), data / "store", told)
+    series = notes["series"]
+    assert series["step"] == [1, 2, 3, 4]
+    assert series["epoch"] == [0.5, 1, 1.5, 2]  # 12 images, batches of 6
+    by_metric = {row["metric"]: row for row in rows}
+    assert by_metric["shared"]["value"] == series["shared"][-1]
+    assert by_metric["positives"]["value"] == 3
+    assert len({*series["shared"]}) > 1
+    json.dumps(rows, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"image": np.full((4, 6, 3), 12)}, "image 12"), ({"step": np.zeros(0, int)}, "label_records")],
+)
+def test_records_that_do_not_fit_are_refused(data, tmp_path, changes, word):
+    with pytest.raises(DataError, match=word):
+        evaluate(write_records(tmp_path / "r.npz", **changes), data / "store", PseudoLabels(Data(str(data))))
+
+
+def test_files_that_are_not_there_or_broken_are_named(data, tmp_path):
+    told = PseudoLabels(Data(str(data)))
+    with pytest.raises(DataError, match=r"no\.npz: no such file"):
+        evaluate(tmp_path / "no.npz", data / "store", told)
+    (tmp_path / "bad.npz").write_bytes(b"PK no zip")
+    with pytest.raises(DataError, match=r"bad\.npz"):
+        evaluate(tmp_path / "bad.npz", data / "store", told)
+    with pytest.raises(DataError, match="no image store"):
+        evaluate(write_records(tmp_path / "r.npz"), tmp_path, told)
+    with pytest.raises(DataError, match=r"pretrain\.json"):
+        label_quality.read_run(tmp_path)
