@@ -13,6 +13,8 @@ from pathlib import Path
 from mlssl import provenance
 from mlssl.config import ConfigError, DataError, Pictures, plain
 
+PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+
 
 def scenes(args: argparse.Namespace) -> None:
     from mlssl.data.scenes import write_scenes
@@ -267,7 +269,7 @@ def parser() -> argparse.ArgumentParser:
         sub = verb(name, function, text)
         sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
         if name == "tables":
-            sub.add_argument("--published", type=Path, default=Path("results/published"), help="paper's numbers")
+            sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
 
     sub = verb("estimate", estimate, "How long a study takes, from the rates of earlier results.")
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")

@@ -1,17 +1,27 @@
 """Pseudo-labels judged by annotations: every number against a slow loop, and the files around it."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
-from mlssl.analysis import label_quality
+from mlssl import study
+from mlssl.analysis import label_figures, label_quality
 from mlssl.analysis.crop_categories import read_objects, shown
+from mlssl.analysis.label_figures import label_quality as label_quality_figure
 from mlssl.analysis.label_quality import evaluate, judge
+from mlssl.analysis.outputs import label_axes
 from mlssl.config import Data, DataError, PseudoLabels
 from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
 from tests.tiny_coco import write_coco
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +122,7 @@ def test_a_row_is_the_last_quarter_and_the_series_is_all(data, tmp_path):
     series = notes["series"]
     assert series["step"] == [1, 2, 3, 4]
     assert series["epoch"] == [0.5, 1, 1.5, 2]  # 12 images, batches of 6
+    assert series["pairs"][-1] == next(row["n"] for row in rows if row["metric"] == "shared")
     by_metric = {row["metric"]: row for row in rows}
     assert by_metric["shared"]["value"] == series["shared"][-1]
     assert by_metric["positives"]["value"] == 3
@@ -139,3 +150,75 @@ def test_files_that_are_not_there_or_broken_are_named(data, tmp_path):
         evaluate(write_records(tmp_path / "r.npz"), tmp_path, told)
     with pytest.raises(DataError, match=r"pretrain\.json"):
         label_quality.read_run(tmp_path)
+
+
+def test_the_verb_writes_a_whole_result_once_and_without_torch(data, tmp_path):
+    write_records(tmp_path / "pseudo_labels.npz")
+    run = {"run": "mls-x-s0", "method": "mls", "seed": 0, "digest": "0" * 12, "backbone": "test_resnet"}
+    (tmp_path / "pretrain.json").write_text(json.dumps({"header": {**run, "device": "cuda"}, "rows": []}))
+    (tmp_path / "told.yaml").write_text(f"data: {{root: {data}}}\nvisible: 0.3\n")
+    out = tmp_path / "pseudo_labels.json"
+    command = [sys.executable, "-X", "importtime", "-m", "mlssl", "pseudo-labels", "--run", tmp_path]
+    command += ["--store", data / "store", "--config", tmp_path / "told.yaml", "--out", out]
+    first, second = (
+        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert not re.search(r"\| +torch$", first.stderr, re.MULTILINE)
+    header = json.loads(out.read_text())["header"]
+    assert header.items() >= run.items()
+    assert {"config_digest", "commit", "device", "threads", "versions", "wall_s"} <= header.keys()
+    assert header["config"]["visible"] == 0.3
+    assert second.returncode == 1
+    assert "there is a result already" in second.stderr
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """A study of two k, with the pseudo-labels of both judged."""
+    monkeypatch.chdir(tmp_path)
+    values = {
+        "name": "tiny",
+        "about": "To test a figure.",
+        "data": {"root": "nowhere"},
+        "seeds": [0],
+        "pretrain": {"epochs": 2, "batch_size": 8},
+        "methods": {"mls": {"target": "mlssl.method.mls.MLS"}, "random": {}},
+        "compare": ["mls", "random"],
+        "ablations": {"k": {"method": "mls", "param": "k", "values": [1, 5]}},
+        "transfers": {"pseudo_labels": {}},
+    }
+    Path("study.yaml").write_text(yaml.safe_dump(values))
+    told = study.load("study.yaml")
+    for run, shared in zip(label_axes(told)["k"].values(), (40.0, 60.0), strict=True):
+        series = {"epoch": [1, 2, 3], "pairs": [9, 10, 50], "shared": [99.0, shared, 50.0]}
+        series["chance"] = [30.0, shared / 2, 30.0]
+        path = told.out / "runs" / run[0] / "pseudo_labels.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"header": {"notes": {"series": series}}, "rows": []}))
+    return told
+
+
+def lines(figure, style):
+    return [line for line in figure.axes[0].lines if line.get_linestyle() == style]
+
+
+def test_the_figure_draws_a_line_per_level_and_its_chance(told):
+    assert list(label_axes(told)) == ["k"]
+    figure = label_quality_figure(told)
+    means = [line.get_ydata() for line in lines(figure, "-") if line.get_linewidth() > 1]
+    # Nine labels are too few to tell a share.
+    np.testing.assert_array_equal(means, [[np.nan, 40, 50], [np.nan, 60, 50]])
+    np.testing.assert_array_equal([c.get_ydata() for c in lines(figure, "--")], [[30, 20, 30], [30, 30, 30]])
+    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["1", "5"]
+    assert "Not there" not in figure.get_suptitle()
+
+
+def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(told, monkeypatch):
+    monkeypatch.setattr(label_figures, "ALIKE", 10.0)
+    (grey,) = lines(label_quality_figure(told), "--")
+    assert grey.get_color() == "0.5"
+    np.testing.assert_array_equal(grey.get_ydata(), [30, 25, 30])
+    run = label_axes(told)["k"]["5"][0]
+    (told.out / "runs" / run / "pseudo_labels.json").unlink()
+    assert "k = 5: 1 of 1 seeds" in label_quality_figure(told).get_suptitle()

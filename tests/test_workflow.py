@@ -59,18 +59,21 @@ def test_everything_is_compiled(finished):
     assert set(needed) <= set(metrics.columns)
     assert metrics.value.notna().all()
     assert set(metrics.method) == {"mls", "moco_v2", "densecl", "random"}
-    assert {"linear", "linear_25pct", "detection", "segmentation"} <= set(metrics.protocol)
+    assert {"linear", "linear_25pct", "detection", "segmentation", "pseudo_labels"} <= set(metrics.protocol)
     assert (metrics[metrics.protocol == "linear"].metric == "mAP").all()
     runs = pd.read_csv(out / "runs.tsv", sep="\t")
-    assert set(runs.axis) == {"method", "k", "loss"}
-    assert runs.run.nunique() == 5
-    for name in ("main", "k", "loss"):
+    assert set(runs.axis) == {"method", "k", "loss", "rule"}
+    assert runs.run.nunique() == 7
+    for name in ("main", "k", "loss", "rule", "paper_table1", "paper_table5"):
         for kind in ("tsv", "md", "tex"):
             assert (out / "tables" / f"{name}.{kind}").stat().st_size
-    for name in ("main", "k", "loss", "labels", "training_curves", "contact_sheet"):
+    pictures = [f"{kind}_{method}" for kind in ("neighbours", "histograms") for method in set(metrics.method)]
+    for name in ("main", "k", "loss", "labels", "training_curves", "label_quality", "contact_sheet", *pictures):
         for kind in ("png", "pdf"):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size
     assert "40.1" in (out / "tables" / "loss.md").read_text()  # the paper's AP beside ours
+    assert "no run" in (out / "tables" / "paper_table5.md").read_text()
+    assert set(pd.read_csv(out / "search" / "search.tsv", sep="\t").size) == {64, 128}
 
 
 @pytest.mark.slow
@@ -94,14 +97,14 @@ def test_a_second_call_does_nothing_and_a_change_only_what_it_concerns(finished)
     planned = jobs(cwd, changed)
     assert planned.pop("all") == 1
     analysis = {"collect": 1, "tables": 1, "figures": 1}
-    assert planned == {"resolve_run": 1, "pretrain": 1, "linear": 1, **analysis}
+    assert planned == {"resolve_run": 1, "pretrain": 1, "linear": 1, "pseudo_labels": 1, **analysis}
 
     values["ablations"]["k"]["values"] = [2, 4]
     values["transfers"]["linear"]["iterations"] = 20
     changed.write_text(yaml.safe_dump(values))
     planned = jobs(cwd, changed)
     assert planned.pop("all") == 1
-    assert planned == {"resolve_transfer": 1, "linear": 5, **analysis}
+    assert planned == {"resolve_transfer": 1, "linear": 7, **analysis}
 
 
 @pytest.mark.slow
@@ -110,6 +113,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
     values["pretrain"] |= {"steps": 60, "log_every": 1, "checkpoint_seconds": 0.0}
     values["transfers"] = {"linear": values["transfers"]["linear"]}
     values["compare"], values["ablations"] = ["mls"], {}
+    del values["pictures"], values["search_benchmark"]
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(values))
     (tmp_path / "bin").mkdir()
@@ -153,6 +157,7 @@ def test_real_coco_photos_take_only_other_paths_and_sizes(tmp_path):
     values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
     values |= {"name": "photos", "data": {"root": str(COCO_MINI), "short_side": 64}}
     values |= {"compare": ["random", "mls"], "ablations": {}}
+    del values["search_benchmark"]
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(values))
     snakemake(tmp_path, study)

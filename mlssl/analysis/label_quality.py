@@ -30,7 +30,8 @@ def evaluate(records: Path, store: Path, config: PseudoLabels) -> tuple[list[dic
     """Rows and notes of a result: the quality of the pseudo-labels that a pretraining kept.
 
     `records` is the run's `pseudo_labels.npz` (the format is in ARCHITECTURE.md), `store` the image store it
-    trained on. A row is the mean over the last quarter of the records; `notes["series"]` has every record.
+    trained on. A row is the mean over the last quarter of the records; `notes["series"]` has every record, and
+    the number of positives (`pairs`) that each was counted on.
     Raises DataError where the three do not belong together.
     """
     objects = read_objects(read_split(config.data.root, config.data.train), store)
@@ -40,6 +41,7 @@ def evaluate(records: Path, store: Path, config: PseudoLabels) -> tuple[list[dic
         told.append(judge(**relations(objects, {name: column[r] for name, column in kept.items()}, config.visible)))
     steps_per_epoch = len(objects) // kept["query_image"].shape[1]
     series = {"step": kept["step"].tolist(), "epoch": (kept["step"] / steps_per_epoch).round(4).tolist()}
+    series |= {"pairs": [record["shared"][1] for record in told]}
     series |= {name: [rounded(record[name][0]) for record in told] for name in told[0]}
     last = told[len(told) * 3 // 4 :]
     rows = [{"protocol": PROTOCOL, **mean(name, [record[name] for record in last])} for name in told[0]]

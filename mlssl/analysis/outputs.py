@@ -50,6 +50,7 @@ DENSE = (
 )
 LABELS = (
     Score("pseudo_labels", "shared", "labels that share a category", "%"),
+    Score("pseudo_labels", "chance", "of random entries", "%"),
     Score("pseudo_labels", "positives", "labels per query", "number"),
 )
 """Of pseudo-labels, over the last quarter of the records of a run."""
