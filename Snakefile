@@ -20,6 +20,9 @@ include: "workflow/rules/analysis.smk"
 rule all:
     default_target: True
     input:
+        # By name, because tables that `onerror` compiled without them would look finished.
+        PRETRAINED,
+        TRANSFERRED,
         OUT / "metrics.tsv",
         OUT / "runs.tsv",
         TABLES,

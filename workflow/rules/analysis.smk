@@ -8,8 +8,8 @@ DRAWING = ["mlssl/analysis/figures.py", "mlssl/analysis/style.py"]
 rule collect:
     """Gather all result files into two tidy tables."""
     input:
-        pretrain=[OUT / "runs" / run / "pretrain.json" for run in STUDY.runs],
-        transfers=[OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs],
+        pretrain=PRETRAINED,
+        transfers=TRANSFERRED,
         code=sources("mlssl/analysis/collect.py"),
     output:
         metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
@@ -175,7 +175,7 @@ if STUDY.search_benchmark:
             OUT / "search" / "search.pdf",
         params:
             sizes=",".join(map(str, STUDY.search_benchmark["sizes"])),
-            more=" ".join(f"--{k} {v}" for k, v in STUDY.search_benchmark.items() if k not in ("method", "sizes")),
+            more=" ".join(f"--{k} {STUDY.search_benchmark[k]}" for k in ("k", "batch", "crops") if k in STUDY.search_benchmark),
             **CAPTION,
         log:
             OUT / "logs" / "search_benchmark.log",

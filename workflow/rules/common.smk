@@ -18,6 +18,8 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 OUT = STUDY.out
 DATA = Path(STUDY.data.root)
+PRETRAINED = [OUT / "runs" / run / "pretrain.json" for run in STUDY.runs]
+TRANSFERRED = [OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs]
 TABLES = outputs.table_files(STUDY)
 FIGURES = outputs.figure_files(STUDY)
 CAPTION = {"about": STUDY.about, "budget": outputs.budget(STUDY), "seeds": ", ".join(map(str, STUDY.seeds))}
