@@ -63,7 +63,7 @@ def test_everything_is_compiled(finished):
     assert (metrics[metrics.protocol == "linear"].metric == "mAP").all()
     runs = pd.read_csv(out / "runs.tsv", sep="\t")
     assert set(runs.axis) == {"method", "k", "loss", "rule"}
-    assert runs.run.nunique() == 7
+    assert runs.run.nunique() == 6
     for name in ("main", "k", "loss", "rule", "paper_table1", "paper_table5"):
         for kind in ("tsv", "md", "tex"):
             assert (out / "tables" / f"{name}.{kind}").stat().st_size
@@ -104,7 +104,7 @@ def test_a_second_call_does_nothing_and_a_change_only_what_it_concerns(finished)
     changed.write_text(yaml.safe_dump(values))
     planned = jobs(cwd, changed)
     assert planned.pop("all") == 1
-    assert planned == {"resolve_transfer": 1, "linear": 7, **analysis}
+    assert planned == {"resolve_transfer": 1, "linear": 6, **analysis}
 
 
 @pytest.mark.slow
