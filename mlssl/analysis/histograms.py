@@ -60,7 +60,8 @@ def draw(before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels
         for space in spaces:
             values = first_scores(asked, entries, space)
             histogram(panels[f"{space} {moment}"], values, COLOURS[space])
-            panels[f"{space} {moment}"].set_title(f"{moment} training", loc="left")
+            told = f"{moment} training: mean {values.mean():.3f}, std {values.std():.3f}"
+            panels[f"{space} {moment}"].set_title(told, loc="left", fontsize="medium")
             panels[f"{space} {moment}"].set_xlabel(f"cosine: {SPACES[space]}")
     for space in spaces:
         panels[f"{space} before"].set_ylabel("density")
@@ -86,5 +87,4 @@ def histogram(ax: Axes, values: np.ndarray, colour: str) -> None:
     ax.hist(values, bins=BINS, density=True, color=colour, alpha=0.55)
     at = np.linspace(min(values.min(), mean - 3 * std), max(values.max(), mean + 3 * std), 200)
     fit = np.exp(-0.5 * ((at - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
-    ax.plot(at, fit, color="black", linewidth=1, label=f"mean {mean:.3f}, std {std:.3f}")
-    ax.legend(loc="lower right", bbox_to_anchor=(1.02, 0.98), handlelength=1.2)
+    ax.plot(at, fit, color="black", linewidth=1)
