@@ -30,9 +30,11 @@ def scenes(args: argparse.Namespace) -> None:
 
 
 def store(args: argparse.Namespace) -> None:
-    from mlssl.data.store import build_store
+    from mlssl.data.store import ImageStore, build_store
 
     build_store(args.images, args.out, short_side=args.short_side, workers=args.workers)
+    if args.check:
+        ImageStore(args.out).verify()
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -160,12 +162,14 @@ def picture(args: argparse.Namespace) -> None:
         from mlssl.analysis.neighbours import write_neighbours
 
         queries, neighbours = told.queries, told.neighbours
-        write_neighbours(*after, images.image, args.out, rows=queries, neighbours=neighbours, about=about)
+        write_neighbours(
+            *after, lambda i: images.image(i).numpy(), args.out, rows=queries, neighbours=neighbours, about=about
+        )
     else:
         from mlssl.analysis.histograms import write_histograms
 
         before = embed(run, images, told, on, trained=False)
-        write_histograms(before, after, images.image, args.out, about=about)
+        write_histograms(before, after, lambda i: images.image(i).numpy(), args.out, about=about)
 
 
 def search_benchmark(args: argparse.Namespace) -> None:
@@ -195,6 +199,11 @@ def size(text: str) -> tuple[int, int]:
     """`128` or `640x480` as (width, height)."""
     width, _, height = text.partition("x")
     return int(width), int(height or width)
+
+
+def short_side(text: str) -> int | str:
+    """`256` as a number; `full` as it is."""
+    return text if text == "full" else int(text)
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -228,8 +237,12 @@ def parser() -> argparse.ArgumentParser:
     sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")
     sub.add_argument("--images", type=Path, required=True, help="folder of .jpg or .png files")
     sub.add_argument("--out", type=Path, required=True, help="the store, a folder")
-    sub.add_argument("--short-side", type=int, default=256, help="pixels of the short side, at most")
+    sub.add_argument(
+        "--short-side", type=short_side, default=256, help="pixels of the short side, at most; full keeps all"
+    )
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
     sub = verb("resolve", resolve, "Write the full configuration of one run or transfer of a study.")
     sub.add_argument("name", help="a run's name, or linear, detection, segmentation")

@@ -32,8 +32,15 @@ class Data:
     root: str
     train: str = "train2017"
     val: str = "val2017"
-    short_side: int = 256
-    """Pixels of the short side in the image store that pretraining reads; smaller images keep their size."""
+    short_side: int | str = 256
+    """Pixels of the short side in the image store that pretraining reads; smaller images keep their size.
+
+    `full` keeps all at their size.
+    """
+
+    def __post_init__(self) -> None:
+        if isinstance(self.short_side, str) and self.short_side != "full":
+            raise ConfigError(f"short_side: '{self.short_side}' is not known; give pixels, or full")
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None
-        return _typed(next(a for a in args if a is not type(None)), value, where)
+        kinds = [a for a in args if a is not type(None)]
+        return _typed(next((a for a in kinds if type(value) is a), kinds[0]), value, where)
     if origin is tuple and isinstance(value, list | tuple):
         if args[-1] is not Ellipsis and len(value) != len(args):
             raise ConfigError(f"{where}: {value!r} has {len(value)} values; give {len(args)}")

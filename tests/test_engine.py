@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,9 @@ from PIL import Image
 
 from mlssl import config, provenance
 from mlssl.config import DataError
+from mlssl.data import placement
+from mlssl.data import store as store_module
+from mlssl.data.steps import batch_indices
 from mlssl.data.store import ImageStore, build_store
 from mlssl.engine import build, checkpoint
 from mlssl.engine import pretrain as engine
@@ -201,10 +205,10 @@ def test_the_log_names_the_very_step(tmp_path):
 
 def test_every_epoch_sees_every_image_once():
     for epoch in range(3):
-        seen = torch.cat([engine.batch_indices(epoch * 5 + s, 20, 4, seed=1) for s in range(5)])
+        seen = torch.cat([batch_indices(epoch * 5 + s, 20, 4, seed=1) for s in range(5)])
         assert sorted(seen.tolist()) == list(range(20))
-    assert not torch.equal(engine.batch_indices(0, 20, 4, 1), engine.batch_indices(5, 20, 4, 1))
-    assert not torch.equal(engine.batch_indices(0, 20, 4, 1), engine.batch_indices(0, 20, 4, 2))
+    assert not torch.equal(batch_indices(0, 20, 4, 1), batch_indices(5, 20, 4, 1))
+    assert not torch.equal(batch_indices(0, 20, 4, 1), batch_indices(0, 20, 4, 2))
 
 
 def test_cosine_rises_then_falls_to_nothing():
@@ -245,29 +249,100 @@ def test_the_store_holds_every_image_as_decoded(tmp_path):
     build_store(tmp_path / "images", tmp_path / "store", short_side=40, workers=2)
     store = ImageStore(tmp_path / "store")
     assert store.sizes.tolist() == [[30, 20], [16, 48], [80, 40], [25, 25]]
-    batch, sizes = store.batch(torch.tensor([3, 1, 0]))
-    assert batch.shape == (3, 3, 30, 48)
-    assert sizes.tolist() == [[25, 25], [16, 48], [30, 20]]
-    assert (batch[0, :, :25, :25] == 7).all()
-    assert np.array_equal(batch[1, :, :16, :48].permute(1, 2, 0).numpy(), originals[1])
-    assert not batch[2, :, :, 20:].any()
+    gray, wide, tall = store.batch(torch.tensor([3, 1, 0]))
+    assert gray.shape == (25, 25, 3)
+    assert (gray == 7).all()
+    assert np.array_equal(wide, originals[1])
+    assert np.array_equal(tall, originals[0])
+    build_store(tmp_path / "images", tmp_path / "full", short_side="full", workers=1)
+    assert np.array_equal(ImageStore(tmp_path / "full").image(2), originals[2])
 
 
 def test_a_store_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "b.jpg").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"b\.jpg"):
+    with pytest.raises(DataError, match=r"b\.jpg") as error:
         build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=1)
-    assert [p.name for p in tmp_path.iterdir()] == ["images"]
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "store").exists()
     (tmp_path / "images" / "b.jpg").unlink()
     build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=1)
     with pytest.raises(DataError, match="short_side 16"):
         build_store(tmp_path / "images", tmp_path / "store", short_side=20, workers=1)
+    with open(tmp_path / "store" / "pixels.bin", "r+b") as file:
+        file.write(b"x")
+    with pytest.raises(DataError, match="checksum"):
+        ImageStore(tmp_path / "store").verify()
     with open(tmp_path / "store" / "pixels.bin", "ab") as file:
         file.write(b"x")
     with pytest.raises(DataError, match="rebuild"):
         ImageStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("journal_cut", [0, 5])
+def test_a_killed_store_build_goes_on_where_it_was(tmp_path, monkeypatch, journal_cut):
+    rng = np.random.default_rng(1)
+    (tmp_path / "images").mkdir()
+    for i in range(9):
+        pixels = rng.integers(0, 256, (12 + i, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    monkeypatch.setattr(store_module, "CHUNK", 2)
+    decoded, load = [], store_module.load_resized
+
+    def load_or_die(path, short_side, until=None):
+        if until is not None and path.name == until:
+            raise Killed
+        decoded.append(path.name)
+        return load(path, short_side)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(store_module, "load_resized", partial(load_or_die, until="5.png"))
+        build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=0)
+    journal = tmp_path / ".store.part" / "journal.jsonl"
+    journal.write_text(journal.read_text()[: -journal_cut or None])
+    with open(journal.parent / "pixels.bin", "ab") as file:  # of a chunk whose line was not written any more
+        file.write(b"half an image")
+
+    decoded.clear()
+    monkeypatch.setattr(store_module, "load_resized", load_or_die)
+    build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=0)
+    assert decoded == [f"{i}.png" for i in range(2 if journal_cut else 4, 9)]
+    store = ImageStore(tmp_path / "store")
+    store.verify()
+    for i, path in enumerate(sorted((tmp_path / "images").iterdir())):
+        assert np.array_equal(store.image(i), load(path, 16))
+    assert sorted(p.name for p in (tmp_path / "store").iterdir()) == ["index.json", "pixels.bin"]
+
+
+def test_what_is_left_of_a_build_of_other_images_is_not_used(tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for i, grey in enumerate((10, 20, 30)):
+        Image.new("RGB", (20, 20), (grey,) * 3).save(tmp_path / "images" / f"{i}.png")
+    monkeypatch.setattr(store_module, "CHUNK", 1)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(store_module, "write_json", lambda *_: 1 / 0)
+        build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=0)
+    Image.new("RGB", (24, 20), (99,) * 3).save(tmp_path / "images" / "0.png")
+    build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=0)
+    assert (ImageStore(tmp_path / "store").image(0) == 99).all()
+
+
+def test_the_place_of_the_pixels_is_planned():
+    gb = 10**9
+    assert placement.plan(30 * gb, None, 500 * gb) == "mapped"
+    assert placement.plan(30 * gb, 139 * gb, 500 * gb) == "device"
+    assert placement.plan(30 * gb, 20 * gb, 500 * gb) == "pinned"
+    assert placement.plan(30 * gb, 20 * gb, 50 * gb) == "mapped"
+
+
+def test_a_schedulers_memory_limit_counts(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert placement.host_memory_free(tmp_path) == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert placement.host_memory_free(tmp_path) > 10**6
+    assert placement.host_memory_free(tmp_path / "none") > 10**6
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
+import torchvision.transforms.v2.functional as TF2
 
 from mlssl.config import Views
+from mlssl.data import colour, warp
 from mlssl.data import views as V
 
 N = 12
@@ -23,55 +25,102 @@ def p():
 
 @pytest.mark.parametrize("size", [16, 64, 224])
 def test_resized_crop_is_torchvisions_with_antialias(images, p, size):
-    ours = V.resized_crop(images, p.box, size)
+    ours = warp.resized_crop(images, p.box, size)
     for i, (x, y, w, h) in enumerate(p.box.tolist()):
         theirs = TF.resized_crop(images[i].float() / 255, y, x, h, w, [size, size], antialias=True)
         torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_one_crop_on_a_cpu_is_torchvisions_of_bytes(images, p):
+    for image, box in zip(images, p.box.tolist(), strict=True):
+        ours = warp.crop_resized(image.permute(1, 2, 0), box, 32)
+        x, y, w, h = box
+        theirs = TF2.resized_crop(image, y, x, h, w, [32, 32], antialias=True)
+        assert torch.equal(ours[0], theirs)
+
+
+NAMES = ("brightness", "contrast", "saturation", "hue")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_colours_are_torchvisions(images, p, name):
-    x, factor = images.float() / 255, getattr(p, name)
+    x, factor = images.float() / 255, p.factors[:, NAMES.index(name)]
     x[0] = 0.5  # no hue, no saturation
-    ours = getattr(V, f"adjust_{name}")(x, factor)
+    x[1, 1] = x[1, 0]  # two channels equal
+    adjust = getattr(colour, f"adjust_{name}")
+    ours, before = adjust(x, V.per_sample(factor)), x.clone()
     for i in range(N):
         theirs = getattr(TF, f"adjust_{name}")(x[i], float(factor[i]))
         torch.testing.assert_close(ours[i], theirs, atol=5e-6, rtol=0)
+        torch.testing.assert_close(adjust(x[i : i + 1], float(factor[i]))[0], theirs, atol=5e-6, rtol=0)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.2, 0.0, 0.3, 0.5])
+def test_any_turn_of_the_hue_is_torchvisions(images, shift):
+    x = images[:1].float() / 255
+    torch.testing.assert_close(colour.adjust_hue(x, shift), TF.adjust_hue(x, shift), atol=5e-6, rtol=0)
+
+
+def recoloured(x, p, i):
+    """Torchvision's colour jitter and grayscale of one sample, with the parameters drawn for it."""
+    for operation in p.order[i].tolist() if p.jitter[i] else ():
+        x = getattr(TF, f"adjust_{NAMES[operation]}")(x, float(p.factors[i, operation]))
+    return TF.rgb_to_grayscale(x, 3) if p.gray[i] else x
 
 
 def test_jitter_applies_the_four_in_each_samples_own_order(images, p):
-    x = V.resized_crop(images, p.box, 32)
-    ours = V.color_jitter(x.clone(), p)
-    names = ("brightness", "contrast", "saturation", "hue")
+    x = warp.resized_crop(images, p.box, 32)
+    ours = V.recolour(x, p.jitter, p.order, p.factors, p.gray)
     assert len({tuple(o) for o in p.order.tolist()}) > 3
     for i in range(N):
-        theirs = x[i]
-        for operation in p.order[i].tolist() if p.jitter[i] else ():
-            name = names[operation]
-            theirs = getattr(TF, f"adjust_{name}")(theirs, float(getattr(p, name)[i]))
-        torch.testing.assert_close(ours[i], theirs, atol=2e-5, rtol=0)
+        torch.testing.assert_close(ours[i], recoloured(x[i], p, i), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [8, 32])
 def test_blur_is_torchvisions(p, size):
     x = torch.rand(N, 3, size, size, generator=torch.Generator().manual_seed(3))
-    taps = 2 * min(V.BLUR_TAPS // 2, size - 1) + 1
-    ours = V.gaussian_blur(x, p.sigma)
+    taps = 2 * min(warp.BLUR_TAPS // 2, size - 1) + 1
+    ours = warp.gaussian_blur(x, p.sigma)
     for i in range(N):
         torch.testing.assert_close(ours[i], TF.gaussian_blur(x[i], taps, float(p.sigma[i])), atol=1e-5, rtol=0)
 
 
 def test_a_view_is_the_ops_in_moco_v2s_order(images, p):
-    ours = V.apply(images, p, 32)
+    single = V.in_chunks(list(images.permute(0, 2, 3, 1)), p, 32)
+    together = V.batched(images, p, 32)
     for i in range(N):
-        x = V.color_jitter(V.resized_crop(images, p.box, 32), p)[i]
-        x = TF.rgb_to_grayscale(x, 3) if p.gray[i] else x
-        x = TF.gaussian_blur(x, 23, float(p.sigma[i])) if p.blur[i] else x
-        x = TF.hflip(x) if p.flip[i] else x
-        torch.testing.assert_close(ours[i], TF.normalize(x, V.MEAN, V.STD), atol=1e-4, rtol=0)
+        x, y, w, h = p.box[i].tolist()
+        as_bytes = TF2.resized_crop(images[i], y, x, h, w, [32, 32], antialias=True).float() / 255
+        as_floats = TF.resized_crop(images[i].float() / 255, y, x, h, w, [32, 32], antialias=True)
+        for ours, cropped in ((single, as_bytes), (together, as_floats)):
+            x = recoloured(cropped, p, i)
+            x = TF.gaussian_blur(x, 23, float(p.sigma[i])) if p.blur[i] else x
+            x = TF.hflip(x) if p.flip[i] else x
+            torch.testing.assert_close(ours[i], TF.normalize(x, V.MEAN, V.STD), atol=1e-4, rtol=0)
     assert p.gray.any()
     assert p.blur.any()
     assert p.flip.any()
+
+
+@pytest.mark.slow
+def test_compiled_colours_are_the_same(images, p):
+    x = warp.resized_crop(images, p.box, 32)
+    told = (p.jitter, p.order, p.factors, p.gray)
+    torch.testing.assert_close(V.compiled(V.recolour)(x, *told), V.recolour(x, *told), atol=1e-5, rtol=0)
+
+
+def test_where_nothing_compiles_views_are_made_all_the_same(caplog):
+    def broken(*args):
+        raise torch._dynamo.exc.TorchDynamoException("no compiler here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, dynamic: broken)
+        double = V.compiled(lambda x: 2 * x)
+    assert double(torch.ones(1)).item() == double(torch.ones(1)).item() == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "<lambda> runs uncompiled, slower: no compiler here"
+    ]
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 70), (20, 100), (90, 30)])
@@ -95,35 +144,46 @@ def test_crop_boxes_have_the_distribution_of_random_resized_crop(height, width):
 
 
 def test_padding_is_never_seen():
-    """A small image in a padded batch gives the same view as on its own."""
-    small = torch.randint(0, 256, (1, 3, 20, 30), dtype=torch.uint8)
-    padded = torch.nn.functional.pad(small, (0, 40, 0, 25), value=255)
-    p = V.draw(torch.tensor([[20, 30]]), Views(), torch.Generator().manual_seed(5))
-    torch.testing.assert_close(V.apply(padded, p, 24), V.apply(small, p, 24))
+    """Images of several sizes, padded into one batch, give the same views as each on its own."""
+    rng = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=rng) for h, w in ((20, 30), (45, 70))]
+    sizes = torch.tensor([image.shape[:2] for image in images])
+    p = V.draw(sizes, Views(), torch.Generator().manual_seed(5))
+    pixels = V.padded(images, torch.device("cpu"))
+    assert pixels.shape == (2, 3, 45, 70)
+    torch.testing.assert_close(V.batched(pixels, p, 24)[:1], alone(images[0], p, 0))
+    torch.testing.assert_close(V.batched(pixels, p, 24)[1:], alone(images[1], p, 1))
+
+
+def alone(image, p, i):
+    return V.batched(image.permute(2, 0, 1)[None], V.Parameters(*(c[i : i + 1] for c in vars(p).values())), 24)
 
 
 def test_probabilities_and_ranges():
     p = V.draw(torch.full((4000, 2), 64), Views(), torch.Generator().manual_seed(0))
     for flag, expected in ((p.jitter, 0.8), (p.gray, 0.2), (p.blur, 0.5), (p.flip, 0.5)):
         assert flag.float().mean().item() == pytest.approx(expected, abs=0.03)
+    brightness, contrast, saturation, hue = p.factors.unbind(dim=1)
     for value, low, high in (
-        (p.brightness, 0.6, 1.4),
-        (p.contrast, 0.6, 1.4),
-        (p.saturation, 0.6, 1.4),
-        (p.hue, -0.1, 0.1),
+        (brightness, 0.6, 1.4),
+        (contrast, 0.6, 1.4),
+        (saturation, 0.6, 1.4),
+        (hue, -0.1, 0.1),
         (p.sigma, 0.1, 2.0),
     ):
         assert low <= value.min() < low + 0.05 * (high - low)
         assert high - 0.05 * (high - low) < value.max() <= high
 
 
-def test_a_view_says_where_it_came_from(images):
-    sizes, index = torch.tensor([[50, 70]]).expand(N, 2), torch.arange(N) + 5
-    first, again, other = (
-        V.make_view(images, sizes, index, Views(crop=32), torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+def test_views_say_where_they_came_from(images):
+    raw, index = list(images.permute(0, 2, 3, 1)), torch.arange(N) + 5
+    (one, two), (again, _), (other, _) = (
+        V.make_views(raw, index, Views(crop=32), torch.Generator().manual_seed(s), torch.device("cpu"))
+        for s in (1, 1, 2)
     )
-    for a, b in zip(first, again, strict=True):
+    for a, b in zip(one, again, strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(first.box, other.box)
-    assert first.pixels.shape == (N, 3, 32, 32)
-    assert first.image.tolist() == index.tolist()
+    assert not torch.equal(one.box, other.box)
+    assert not torch.equal(one.box, two.box)
+    assert one.pixels.shape == (N, 3, 32, 32)
+    assert one.image.tolist() == two.image.tolist() == index.tolist()

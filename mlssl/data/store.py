@@ -1,7 +1,7 @@
 """The image store: a split decoded and resized once, raw uint8 pixels in one memory-mapped file.
 
 Pretraining then reads no JPEG. A store is a folder with `pixels.bin` (the images one after the other, each
-H x W x 3) and `index.json` (sizes, file names, and the settings it was made with).
+H x W x 3) and `index.json` (sizes, file names, checksum, and the settings it was made with).
 """
 
 from __future__ import annotations
@@ -9,64 +9,131 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mlssl.config import DataError
 from mlssl.data.coco import image_paths, read_image
-from mlssl.provenance import write_json
+from mlssl.provenance import digest_of, write_json, write_text
 
-VERSION = 1
+VERSION = 2
+CHUNK = 64
+"""Images between two lines of the journal: so many are decoded again at most when a build goes on."""
 
 
-def load_resized(path: Path, short_side: int) -> np.ndarray:
-    """Decode an image and shrink it so that its short side is `short_side` pixels; smaller ones stay."""
+def load_resized(path: Path, short_side: int | str) -> np.ndarray:
+    """Decode an image and shrink it so that its short side is `short_side` pixels; smaller ones stay.
+
+    `full` keeps all as they are.
+    """
     pixels = read_image(path)
     height, width = pixels.shape[:2]
-    if min(height, width) <= short_side:
+    if short_side == "full" or min(height, width) <= short_side:
         return pixels
     scale = short_side / min(height, width)
     size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def build_store(folder: Path, out: Path, *, short_side: int, workers: int | None = None) -> None:
-    """Decode all images of `folder` into a store at `out`; DataError if one cannot be read.
+def build_store(folder: Path, out: Path, *, short_side: int | str, workers: int | None = None) -> None:
+    """Decode all images of `folder` into a store at `out`, by `workers` processes (all cores if None).
 
-    The store appears under its name only when it is whole. One that is there already is left as it is;
-    DataError if it was made with another `short_side`.
+    The store appears under its name only when it is whole; a build that was killed goes on where it was. One that
+    is there already is left as it is. Raises DataError if an image cannot be read, or if what is there was made
+    with another `short_side`.
     """
     out = Path(out)
-    if (out / "index.json").exists():
-        made_with = json.loads((out / "index.json").read_text())["short_side"]
-        if made_with != short_side:
-            raise DataError(f"{out}: was built with short_side {made_with}, not {short_side}; remove the folder")
-        return
-    paths = image_paths(folder)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
-        sizes = []
-        with open(part / "pixels.bin", "wb") as pixels, ProcessPoolExecutor(workers) as pool:
-            decoded = pool.map(partial(load_resized, short_side=short_side), paths, chunksize=16)
-            for image in tqdm(decoded, total=len(paths), desc="image store", unit="image", mininterval=1):
-                pixels.write(image.tobytes())
-                sizes.append(image.shape[:2])
-        names = [path.name for path in paths]
-        index = {"version": VERSION, "short_side": short_side, "sizes": sizes, "names": names}
-        write_json(part / "index.json", index)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        if (out / "index.json").exists():
+            made_with = json.loads((out / "index.json").read_text())["short_side"]
+            if made_with != short_side:
+                raise DataError(
+                    f"{out}: was built with short_side {made_with}, not {short_side}; remove the folder"
+                )
+            return
         if out.exists():
             raise DataError(f"{out}: exists but holds no whole store; remove the folder")
+        part = out.with_name(f".{out.name}.part")
+        fill(part, image_paths(folder), short_side, os.cpu_count() if workers is None else workers)
         os.replace(part, out)
-    finally:
+
+
+def fill(part: Path, paths: list[Path], short_side: int | str, workers: int) -> None:
+    """Write the store into the folder `part`, going on with what a killed build has left there."""
+    stats = ((path.name, path.stat()) for path in paths)
+    made_of = digest_of([short_side, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)])
+    done = resume(part, made_of)
+    sizes = [size for line in done for size in line["sizes"]]
+    length, crc = (done[-1]["length"], done[-1]["crc32"]) if done else (0, 0)
+    left = DataLoader(
+        Decoded(paths[len(sizes) :], short_side), batch_size=CHUNK, collate_fn=list, num_workers=workers
+    )
+    bar = tqdm(total=len(paths), initial=len(sizes), desc="image store", unit="image", mininterval=1)
+    with open(part / "pixels.bin", "ab") as pixels, open(part / "journal.jsonl", "a") as journal, bar:
+        pixels.truncate(length)
+        for chunk in left:
+            for image in chunk:
+                if isinstance(image, str):
+                    raise DataError(image)
+                pixels.write(image)
+                crc = zlib.crc32(image, crc)
+            pixels.flush()
+            os.fsync(pixels.fileno())
+            new = [list(image.shape[:2]) for image in chunk]
+            journal.write(json.dumps({"sizes": new, "length": pixels.tell(), "crc32": crc}) + "\n")
+            journal.flush()
+            sizes += new
+            bar.update(len(chunk))
+    names = [path.name for path in paths]
+    index = {"version": VERSION, "short_side": short_side, "crc32": crc, "sizes": sizes, "names": names}
+    write_json(part / "index.json", index)
+    (part / "journal.jsonl").unlink()
+
+
+def resume(part: Path, made_of: str) -> list[dict[str, Any]]:
+    """The journal's lines on chunks that stand, for a store of these images and settings; a new `part` if none.
+
+    A line follows its pixels to the disk: the last may be cut off, but none tells of pixels that are not there.
+    """
+    journal, header = part / "journal.jsonl", json.dumps({"made_of": made_of})
+    told = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    if not told or told[0] != header:
         shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        told = [header]
+    write_text(journal, "".join(line + "\n" for line in told))
+    return [json.loads(line) for line in told[1:]]
+
+
+class Decoded(Dataset):
+    """Images, uint8 H x W x 3; in place of one that cannot be read, the sentence that says so.
+
+    Not the exception: DataLoader would hide its sentence in a traceback. Not tensors: workers would send each
+    through a shared-memory file of its own.
+    """
+
+    def __init__(self, paths: list[Path], short_side: int | str) -> None:
+        self.paths, self.short_side = paths, short_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray | str:
+        try:
+            return np.ascontiguousarray(load_resized(self.paths[i], self.short_side))
+        except DataError as error:
+            return str(error)
 
 
 class ImageStore:
@@ -80,30 +147,39 @@ class ImageStore:
             raise DataError(f"{path}: no image store there; build it with `mlssl store`") from None
         if index["version"] != VERSION:
             raise DataError(f"{path}: store version {index['version']}, this code reads {VERSION}; rebuild it")
+        self.path = path
         self.names: list[str] = index["names"]
+        self.crc32: int = index["crc32"]
         self.sizes = torch.tensor(index["sizes"], dtype=torch.int64)
-        lengths = self.sizes.prod(dim=1) * 3
-        self._ends = lengths.cumsum(0).tolist()
+        self._ends = (self.sizes.prod(dim=1) * 3).cumsum(0).tolist()
         self._starts = [0, *self._ends[:-1]]
         actual = (path / "pixels.bin").stat().st_size
         if actual != self._ends[-1]:
             raise DataError(f"{path}/pixels.bin: {actual} bytes, the index says {self._ends[-1]}; rebuild it")
-        self._pixels = np.memmap(path / "pixels.bin", dtype=np.uint8, mode="r")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self.pixels = torch.from_numpy(np.memmap(path / "pixels.bin", dtype=np.uint8, mode="r"))
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def image(self, i: int) -> np.ndarray:
-        """The i-th image, uint8 H x W x 3."""
+    def image(self, i: int) -> Tensor:
+        """The i-th image, uint8 H x W x 3; a part of the file or of the memory it lies in, not to be written to."""
         height, width = self.sizes[i].tolist()
-        return self._pixels[self._starts[i] : self._ends[i]].reshape(height, width, 3)
+        return self.pixels[self._starts[i] : self._ends[i]].view(height, width, 3)
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 B x 3 x H x W, padded with zeros to the right and below, and the sizes B x 2 (height, width)."""
-        sizes = self.sizes[index]
-        height, width = sizes.amax(dim=0).tolist()
-        canvas = np.zeros((len(index), height, width, 3), dtype=np.uint8)
-        for row, i in enumerate(index.tolist()):
-            image = self.image(i)
-            canvas[row, : image.shape[0], : image.shape[1]] = image
-        return torch.from_numpy(canvas).permute(0, 3, 1, 2), sizes
+    def batch(self, index: Tensor) -> list[Tensor]:
+        """The images of an index (int64 B), each of its own size."""
+        return [self.image(i) for i in index.tolist()]
+
+    def verify(self) -> None:
+        """Read all pixels; DataError if they are not what was written."""
+        crc = 0
+        for chunk in tqdm(
+            self.pixels.split(2**24), desc="checking the store", unit_scale=16, unit="MiB", mininterval=1
+        ):
+            crc = zlib.crc32(chunk.numpy(), crc)
+        if crc != self.crc32:
+            raise DataError(
+                f"{self.path}/pixels.bin: checksum {crc:08x}, the index says {self.crc32:08x}; rebuild it"
+            )

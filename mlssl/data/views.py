@@ -1,27 +1,35 @@
-"""MoCo-v2's augmentation of whole batches, each sample with its own parameters.
+"""MoCo-v2's augmentation from raw pixels, each sample with its own parameters.
 
-Parameters are drawn first (`draw`, on the CPU, from one seed), then applied (`apply`, on the images' device).
-Crop, flip and blur are linear maps along rows and columns, so each is two small matrix products per sample;
-colours follow torchvision's definitions. The order is MoCo-v2's: crop, jitter, grayscale, blur, flip.
+Parameters are drawn first, on the CPU, from one seed, whatever the device. Then a CPU makes one view after the
+other, so that a sample stays in its cache (`one_by_one`); a GPU makes all at once (`batched`). The order is
+MoCo-v2's: crop, jitter, grayscale, blur, flip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import functools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mlssl.config import Views
+from mlssl.data import colour, warp
 from mlssl.parts.view import View
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet's, per RGB channel on a 0..1 scale, as every recipe here uses."""
 
-BLUR_TAPS = 23
-"""Taps of the Gaussian kernel, as in SimCLR at 224 px; fewer where the crop is smaller."""
+CHUNK = 2**18
+"""Pixels of the crops a CPU works on at a time, so that they stay in its cache."""
+TOGETHER = 8
+"""Crops of which fewer fit are taken one by one: they would hardly ever share an operation."""
+
+JITTER = (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation, colour.adjust_hue)
+"""The colour jitter's operations; `Parameters.order` and `factors` count them in this order."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +41,16 @@ class Parameters:
     flip: Tensor
     jitter: Tensor
     order: Tensor
-    """int64 B x 4: a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue."""
-    brightness: Tensor
-    contrast: Tensor
-    saturation: Tensor
-    hue: Tensor
+    """int64 B x 4: a permutation of JITTER's operations."""
+    factors: Tensor
+    """B x 4: what each of JITTER's operations is told."""
     gray: Tensor
     blur: Tensor
     sigma: Tensor
 
     def to(self, device: torch.device) -> Parameters:
-        return Parameters(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        """The same on a device, without waiting for it."""
+        return Parameters(**{name: upload(column, device) for name, column in vars(self).items()})
 
 
 def draw(sizes: Tensor, views: Views, generator: torch.Generator) -> Parameters:
@@ -59,19 +66,16 @@ def draw(sizes: Tensor, views: Views, generator: torch.Generator) -> Parameters:
     def factor(strength: float) -> Tensor:
         return uniform(max(0.0, 1 - strength), 1 + strength)
 
-    return Parameters(
-        box=crop_boxes(sizes, views.scale, views.ratio, generator),
-        flip=happens(views.flip_p),
-        jitter=happens(views.jitter_p),
-        order=torch.rand(b, 4, generator=generator).argsort(dim=1),
-        brightness=factor(views.brightness),
-        contrast=factor(views.contrast),
-        saturation=factor(views.saturation),
-        hue=uniform(-views.hue, views.hue),
-        gray=happens(views.grayscale_p),
-        blur=happens(views.blur_p),
-        sigma=uniform(*views.blur_sigma),
+    box, flip, jitter = (
+        crop_boxes(sizes, views.scale, views.ratio, generator),
+        happens(views.flip_p),
+        happens(views.jitter_p),
     )
+    order = torch.rand(b, 4, generator=generator).argsort(dim=1)
+    factors = [factor(views.brightness), factor(views.contrast), factor(views.saturation)]
+    factors = torch.stack([*factors, uniform(-views.hue, views.hue)], dim=1)
+    gray, blur = happens(views.grayscale_p), happens(views.blur_p)
+    return Parameters(box, flip, jitter, order, factors, gray, blur, sigma=uniform(*views.blur_sigma))
 
 
 def crop_boxes(
@@ -100,133 +104,138 @@ def crop_boxes(
     return torch.where(fits.any(dim=1, keepdim=True), box, central).long()
 
 
-def apply(images: Tensor, p: Parameters, crop: int) -> Tensor:
-    """uint8 B x 3 x H x W (smaller images padded to the right and below) -> normalised float B x 3 x S x S."""
-    x = resized_crop(images, p.box, crop)
-    x = color_jitter(x, p)
-    x = change(x, p.gray, lambda x, _: luminance(x).expand_as(x))
-    x = change(x, p.blur, lambda x, i: gaussian_blur(x, p.sigma[i]))
-    x = change(x, p.flip, lambda x, _: x.flip(3))
-    return x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
+def make_views(
+    images: Sequence[Tensor],
+    index: Tensor,
+    views: Views,
+    rng: torch.Generator,
+    device: torch.device,
+    *,
+    count: int = 2,
+) -> list[View]:
+    """`count` random views of every image, on `device`.
 
-
-def make_view(images: Tensor, sizes: Tensor, index: Tensor, views: Views, generator: torch.Generator) -> View:
-    """One random view of each image: `images` uint8 B x 3 x H x W, `sizes` B x 2, `index` B (CPU tensors)."""
-    p = draw(sizes, views, generator).to(images.device)
-    return View(apply(images, p, views.crop), index.to(images.device), p.box, p.flip)
-
-
-def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
-    """Crop each image to its box and resize to size x size: bilinear, anti-aliased; float in 0..1."""
-    rows = resize_matrix(box[:, 1], box[:, 3], images.shape[2], size)
-    columns = resize_matrix(box[:, 0], box[:, 2], images.shape[3], size)
-    return along_both(images.to(rows.dtype), rows / 255, columns).clamp(0, 1)
-
-
-def along_both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows · x · columns^T for each sample: B x S x H, B x C x H x W, B x T x W -> B x C x S x T."""
-    b, c, h, w = x.shape
-    x = (x.reshape(b, c * h, w) @ columns.mT).reshape(b, c, h, -1)
-    return (x.mT.reshape(b, -1, h) @ rows.mT).reshape(b, c, -1, rows.shape[1]).mT
-
-
-def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
-    """B x size x extent: row i holds the weights with which output pixel i gathers the inputs of the crop.
-
-    The triangle filter of PIL and torchvision's `antialias=True`: as wide as an output pixel where the crop
-    shrinks, one input pixel where it grows; weights outside the crop are zero and the rest sum to one.
+    `images` are uint8 H x W x 3, each of its own size; `index` (int64 B) says which of the dataset they are.
     """
-    scale = (length / size)[:, None, None]
-    support = scale.clamp(min=1)
-    centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
-    pixel = torch.arange(extent, device=start.device) + 0.5
-    weight = (1 - (pixel - centre).abs() / support).clamp(min=0)
-    inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(dim=2, keepdim=True)
+    sizes = torch.tensor([image.shape[:2] for image in images])
+    drawn = [draw(sizes, views, rng) for _ in range(count)]
+    if device.type == "cpu":
+        return [View(in_chunks(images, p, views.crop), index, p.box, p.flip) for p in drawn]
+    pixels, index = padded(images, device), upload(index, device)
+    drawn = [p.to(device) for p in drawn]
+    return [View(batched(pixels, p, views.crop), index, p.box, p.flip) for p in drawn]
 
 
-def color_jitter(x: Tensor, p: Parameters) -> Tensor:
-    """Brightness, contrast, saturation and hue, in each sample's own order; x float B x 3 x S x S in 0..1.
+def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
+    """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for a CPU.
 
-    May write into x, as `change` does.
+    Small crops go through an operation together, which saves calls; large ones one by one, which saves copies.
     """
-    steps = (
-        lambda x, i: adjust_brightness(x, p.brightness[i]),
-        lambda x, i: adjust_contrast(x, p.contrast[i]),
-        lambda x, i: adjust_saturation(x, p.saturation[i]),
-        lambda x, i: adjust_hue(x, p.hue[i]),
-    )
-    for turn in range(4):
-        for operation, step in enumerate(steps):
-            x = change(x, p.jitter & (p.order[:, turn] == operation), step)
-    return x
+    out = torch.empty(len(images), 3, crop, crop)
+    boxes, size = p.box.tolist(), CHUNK // crop**2
+    size = size if size >= TOGETHER else 1
+    with torch.inference_mode():
+        for first in range(0, len(images), size):
+            chunk = slice(first, first + size)
+            some = zip(images[chunk], boxes[chunk], strict=True)
+            x = torch.cat([warp.crop_resized(image, box, crop) for image, box in some]).float().div_(255)
+            finish(out[chunk], x, Parameters(**{name: column[chunk] for name, column in vars(p).items()}))
+    return out
 
 
-def change(x: Tensor, chosen: Tensor, how: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
-    """`x` with `how(x[i], i)` in place of the samples i that are chosen (bool B); may write into x.
+def finish(out: Tensor, x: Tensor, p: Parameters) -> None:
+    """All after the crop: jitter, grayscale, blur, flip and normalisation of n x 3 x S x S, written into `out`."""
+    for operation, chosen in jitters(p):
+        x = change(x, chosen, lambda x, i, o=operation: JITTER[o](x, per_sample(p.factors[i, o])))
+    x = change(x, where(p.gray), lambda x, _: colour.luminance(x).expand_as(x))
+    x = change(x, where(p.blur), lambda x, i: warp.gaussian_blur(x, p.sigma[i]))
+    x = change(x, where(p.flip), lambda x, _: x.flip(3))
+    torch.sub(x, x.new_tensor(MEAN)[:, None, None], out=out).div_(x.new_tensor(STD)[:, None, None])
 
-    A GPU changes all and selects, since knowing how many are chosen would halt it; a CPU changes only those.
-    """
-    if x.is_cuda:
-        return torch.where(_per_sample(chosen), how(x, slice(None)), x)
-    i = chosen.nonzero()[:, 0]
+
+def jitters(p: Parameters) -> Iterator[tuple[int, list[int]]]:
+    """The colour jitter as turns: an operation, and the samples that have it next."""
+    jittered, order = where(p.jitter), p.order.tolist()
+    for turn in range(len(JITTER)):
+        for operation in range(len(JITTER)):
+            yield operation, [i for i in jittered if order[i][turn] == operation]
+
+
+def where(chosen: Tensor) -> list[int]:
+    return [i for i, yes in enumerate(chosen.tolist()) if yes]
+
+
+def change(x: Tensor, chosen: list[int], how: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
+    """`x` with `how(x[i], i)` in place of the samples i that are chosen; may write into x."""
+    if len(chosen) == len(x):
+        return how(x, slice(None))
+    if not chosen:
+        return x
+    i = torch.tensor(chosen)
     return x.index_copy_(0, i, how(x[i], i))
 
 
-def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * _per_sample(factor)).clamp(0, 1)
+def batched(pixels: Tensor, p: Parameters, crop: int) -> Tensor:
+    """uint8 B x 3 x H x W (smaller images padded to the right and below) -> normalised float B x 3 x S x S.
+
+    All operations are done to all samples and selected, since asking how many need one would halt a GPU.
+    """
+    x = warp.resized_crop(pixels, p.box, crop)
+    x = (compiled(recolour) if x.is_cuda else recolour)(x, p.jitter, p.order, p.factors, p.gray)
+    x = torch.where(per_sample(p.blur), warp.gaussian_blur(x, p.sigma), x)
+    x = torch.where(per_sample(p.flip), x.flip(3), x)
+    return x.sub_(x.new_tensor(MEAN)[:, None, None]).div_(x.new_tensor(STD)[:, None, None])
 
 
-def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean gray of the image."""
-    mean = luminance(x).mean(dim=(1, 2, 3), keepdim=True)
-    return mean.lerp(x, _per_sample(factor)).clamp(0, 1)
+def recolour(x: Tensor, jitter: Tensor, order: Tensor, factors: Tensor, gray: Tensor) -> Tensor:
+    """Colour jitter, in each sample's own order, and grayscale."""
+    for turn in range(len(JITTER)):
+        changed = x
+        for operation, adjust in enumerate(JITTER):
+            chosen = jitter & (order[:, turn] == operation)
+            changed = torch.where(per_sample(chosen), adjust(x, per_sample(factors[:, operation])), changed)
+        x = changed
+    return torch.where(per_sample(gray), colour.luminance(x), x)
 
 
-def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the image's grayscale."""
-    return luminance(x).lerp(x, _per_sample(factor)).clamp(0, 1)
+def padded(images: Sequence[Tensor], device: torch.device) -> Tensor:
+    """uint8 images H x W x 3 -> B x 3 x H x W on `device`, smaller ones padded to the right and below."""
+    if all(image.shape == images[0].shape for image in images) and images[0].device == device:
+        return torch.stack(list(images)).permute(0, 3, 1, 2)
+    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
+    staged = images[0].device.type == "cpu" and device.type == "cuda"
+    shape, here = (len(images), height, width, 3), images[0].device
+    canvas = torch.zeros(shape, dtype=torch.uint8, device=here, pin_memory=staged)
+    for place, image in zip(canvas, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return canvas.to(device, non_blocking=True).permute(0, 3, 1, 2)
 
 
-def adjust_hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` (in turns, -0.5 .. 0.5), through HSV."""
-    value, minimum = x.amax(dim=1), x.amin(dim=1)
-    chroma = value - minimum
-    r, g, b = x.unbind(dim=1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    hue = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
-    hue = torch.where(chroma > 0, hue, 0) + 6 * shift[:, None, None]
-    # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6, n = 5, 3, 1.
-    k = (hue[:, None] + hue.new_tensor([5.0, 3.0, 1.0])[:, None, None]) % 6
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """`x` on a device, without waiting for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-def luminance(x: Tensor) -> Tensor:
-    """B x 3 x S x S -> B x 1 x S x S, ITU-R 601-2 luma as torchvision takes it."""
-    return (0.2989 * x[:, :1]).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
-
-
-def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each sample with its own sigma (pixels of the crop); borders are mirrored."""
-    matrix = blur_matrix(sigma, x.shape[-1])
-    return along_both(x, matrix, matrix)
-
-
-def blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """B x size x size: the Gaussian kernel of each sample as a linear map, reflecting at the borders."""
-    radius = min(BLUR_TAPS // 2, size - 1)
-    offset = torch.arange(-radius, radius + 1, device=sigma.device)
-    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    # Far taps of a narrow kernel would be denormal numbers, which slow a CPU's matrix products tenfold.
-    kernel = torch.where(kernel > 1e-12, kernel, 0)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    source = torch.arange(size, device=sigma.device)[:, None] + offset
-    source = source.abs()
-    source = torch.where(source >= size, 2 * (size - 1) - source, source)
-    matrix = sigma.new_zeros(len(sigma), size, size)
-    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))
-
-
-def _per_sample(values: Tensor) -> Tensor:
+def per_sample(values: Tensor) -> Tensor:
+    """B -> B x 1 x 1 x 1."""
     return values[:, None, None, None]
+
+
+@functools.cache
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function fused by torch.compile; where that fails, as it is, and the log says so."""
+    fused = torch.compile(function, dynamic=False)
+    failed = False
+
+    def call(*args: Tensor) -> Tensor:
+        nonlocal failed
+        if not failed:
+            try:
+                return fused(*args)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                failed = True
+                why = str(error).splitlines()[0]
+                logging.getLogger(__name__).warning("%s runs uncompiled, slower: %s", function.__name__, why)
+        return function(*args)
+
+    return call

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mlssl.config import ConfigError, Pictures, Pretrain, Views, build
 from mlssl.data.coco import image_paths
 from mlssl.data.store import ImageStore, load_resized
-from mlssl.data.views import make_view
+from mlssl.data.views import make_views
 from mlssl.engine.build import build_method, method_scalars
 from mlssl.parts.backbone import global_average_pool
 from mlssl.seeds import seed_of
@@ -85,17 +85,13 @@ class Folder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def image(self, i: int) -> np.ndarray:
+    def image(self, i: int) -> Tensor:
         """The i-th image by name, uint8 H x W x 3, shrunk as in a store."""
-        return load_resized(self.paths[i], self.short_side)
+        return torch.tensor(load_resized(self.paths[i], self.short_side))
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 B x 3 x H x W, padded with zeros to the right and below, and the sizes B x 2 (height, width)."""
-        images = [torch.tensor(self.image(i)).permute(2, 0, 1) for i in index.tolist()]
-        sizes = torch.tensor([image.shape[1:] for image in images])
-        height, width = sizes.amax(dim=0).tolist()
-        padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
-        return torch.stack(padded), sizes
+    def batch(self, index: Tensor) -> list[Tensor]:
+        """The images of an index (int64 B), each of its own size."""
+        return [self.image(i) for i in index.tolist()]
 
 
 def read_run(path: Path) -> Run:
@@ -150,8 +146,7 @@ def embed_crops(
     index = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(passes)])[:count]
     found_g, found_z, boxes = [], [], []
     for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
-        pixels, sizes = images.batch(part)
-        view = make_view(pixels.to(device), sizes, part, views, rng)
+        (view,) = make_views(images.batch(part), part, views, rng, device, count=1)
         g, z = features(encoder, view.pixels)
         found_g.append(g)
         found_z.append(z)

@@ -1,4 +1,4 @@
-"""The training log: one JSON line per interval, with losses read back from the device only then."""
+"""The training log: one JSON line per interval. Losses are read back from the device only then, unwaited for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +16,21 @@ class NonFiniteLoss(FloatingPointError):
     """Training cannot go on; the message names the step and the parts of the loss."""
 
 
+class Readback(NamedTuple):
+    """Losses of an interval on their way from the device."""
+
+    step: int
+    names: list[str]
+    values: Tensor
+    """steps x parts, on the CPU once `arrived`."""
+    arrived: torch.cuda.Event | None
+    more: dict[str, float]
+
+
 class Log:
     """Collects the parts of each step on the device; `flush` averages and writes them.
 
+    On a GPU a line is written at the flush after its own, so that nobody waits for the losses; `settle` waits.
     A resumed run drops the lines after its checkpoint, so that every step is told once.
     """
 
@@ -29,7 +42,10 @@ class Log:
             lines = self.path.read_text().splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= resume_step]
         self.path.write_text("".join(line + "\n" for line in kept))
+        self.last: dict[str, float] = {}
+        """The newest line that was written."""
         self._pending: list[dict[str, Tensor]] = []
+        self._under_way: list[Readback] = []
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
         """Remember the scalars of one step without waiting for them."""
@@ -40,19 +56,33 @@ class Log:
         """Steps since the last flush."""
         return len(self._pending)
 
-    def flush(self, step: int, **more: float) -> dict[str, float]:
-        """Write the mean of every part since the last flush; `step` is the number of steps done.
+    def flush(self, step: int, **more: float) -> None:
+        """Take the mean of every part since the last flush; `step` is the number of steps done.
 
-        Raises NonFiniteLoss if any of them was not finite, naming the first such step (counted from 1).
+        Raises NonFiniteLoss if any that has arrived was not finite, naming the first such step (counted from 1).
         """
         names = list(self._pending[0])
-        values = torch.stack([torch.stack([p[n].float() for n in names]) for p in self._pending]).cpu()
-        for row, at in zip(values.tolist(), range(step - len(values) + 1, step + 1), strict=True):
-            if not all(map(math.isfinite, row)):
-                parts = ", ".join(f"{n} = {v:g}" for n, v in zip(names, row, strict=True))
-                raise NonFiniteLoss(f"step {at}: the loss is not finite ({parts})")
+        values, arrived = torch.stack([torch.stack([p[n].float() for n in names]) for p in self._pending]), None
         self._pending = []
-        line = {"step": step, **dict(zip(names, values.mean(dim=0).tolist(), strict=True)), **more}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        return line
+        if values.is_cuda:
+            self.settle()
+            values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._under_way.append(Readback(step, names, values, arrived, more))
+        if arrived is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write every line that is under way. Raises NonFiniteLoss as `flush` does."""
+        while self._under_way:
+            step, names, values, arrived, more = self._under_way.pop(0)
+            if arrived is not None:
+                arrived.synchronize()
+            for row, at in zip(values.tolist(), range(step - len(values) + 1, step + 1), strict=True):
+                if not all(map(math.isfinite, row)):
+                    parts = ", ".join(f"{n} = {v:g}" for n, v in zip(names, row, strict=True))
+                    raise NonFiniteLoss(f"step {at}: the loss is not finite ({parts})")
+            self.last = {"step": step, **dict(zip(names, values.mean(dim=0).tolist(), strict=True)), **more}
+            with open(self.path, "a") as file:
+                file.write(json.dumps(self.last) + "\n")

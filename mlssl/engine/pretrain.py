@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from mlssl import provenance
 from mlssl.config import ConfigError, Pretrain, plain
+from mlssl.data.placement import place
+from mlssl.data.steps import Steps
 from mlssl.data.store import ImageStore
-from mlssl.data.views import make_view
 from mlssl.device import facts
 from mlssl.engine import checkpoint
 from mlssl.engine.build import (
@@ -26,7 +27,7 @@ from mlssl.engine.build import (
 from mlssl.engine.log import Log, NonFiniteLoss
 from mlssl.engine.records import LabelRecords, record_steps
 from mlssl.engine.schedule import cosine
-from mlssl.seeds import seed_of
+from mlssl.engine.step import step
 
 
 def pretrain(
@@ -75,46 +76,42 @@ def pretrain(
     used_precision = precision(config, device)
     if total and used_precision == "bf16":
         run_encoders_in_bf16(method, device)
-    log = Log(log_file, resume_step=first)
+    lies = place(store, device)
+    if progress:
+        print(f"{run}: {lies}", file=sys.stderr)
+    views, log = Steps(store, config, device), Log(log_file, resume_step=first)
     bar = tqdm(
         total=total, initial=first, desc=run, unit="step", disable=not progress, mininterval=2, smoothing=0.05
     )
     # A method with pseudo-labels says which it gave (ARCHITECTURE.md, contracts).
     recorded = record_steps(total, config.label_records) if hasattr(method, "label_record") else set()
     saved = logged = time.monotonic()
-    for step in range(first, total):
-        lr = cosine(step, total, base=config.lr, warmup=config.warmup)
+    for at in range(first, total):
+        lr = cosine(at, total, base=config.lr, warmup=config.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
 
-        index = batch_indices(step, len(store), config.batch_size, config.seed)
-        images, sizes = store.batch(index)
-        images = images.to(device, non_blocking=True)
-        rng = torch.Generator().manual_seed(seed_of(config.seed, "views", step))
-        view1 = make_view(images, sizes, index, config.views, rng)
-        view2 = make_view(images, sizes, index, config.views, rng)
-
-        parts = method.step(view1, view2, step / total)
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        optimizer.step()
-        log.add(parts)
+        log.add(step(method, optimizer, views[at], at / total))
         bar.update()
 
-        done = step + 1
+        done = at + 1
         if done in recorded:
             labels.add(done, method.label_record())
         if done % config.log_every == 0 or done == total:
             now = time.monotonic()
             rate = log.pending * config.batch_size / (now - logged)
             logged = now
+            to_save = now - saved >= config.checkpoint_seconds
             try:
-                line = log.flush(done, lr=lr, images_per_s=round(rate, 1))
+                log.flush(done, lr=lr, images_per_s=round(rate, 1))
+                if to_save or done == total:
+                    log.settle()
             except NonFiniteLoss as error:
                 provenance.write_json(out / "state" / "failed.json", {**meta, "reason": str(error)})
                 raise
-            bar.set_postfix(loss=f"{line['loss']:.3f}", images_s=line["images_per_s"])
-            if now - saved >= config.checkpoint_seconds:
+            if log.last:
+                bar.set_postfix(loss=f"{log.last['loss']:.3f}", images_s=log.last["images_per_s"])
+            if to_save:
                 save(state_file, done)
                 saved = now
     bar.close()
@@ -135,7 +132,7 @@ def pretrain(
             {"protocol": "pretrain", "metric": name, "value": round(value, 2), "n": len(store)}
             for name, value in cost.items()
         ],
-        notes={"precision": used_precision, "scalars": method_scalars(config)},
+        notes={"precision": used_precision, "scalars": method_scalars(config), "store": lies},
     )
     provenance.write_result(out / "pretrain.json", result)
     # Only now: a run that is killed before its result stands goes on from its state and log.
@@ -155,10 +152,3 @@ def describe(config: Pretrain, run: str) -> dict[str, Any]:
         "backbone": config.backbone,
         "config": values,
     }
-
-
-def batch_indices(step: int, images: int, batch_size: int, seed: int) -> Tensor:
-    """The images of one step, int64 B: a fresh permutation per epoch, the same for every method."""
-    epoch, place = divmod(step, images // batch_size)
-    generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-    return torch.randperm(images, generator=generator)[place * batch_size : (place + 1) * batch_size]

@@ -10,9 +10,12 @@ import torch
 from tqdm import tqdm
 
 from mlssl.config import Pretrain
-from mlssl.data.views import make_view
+from mlssl.data.views import make_views
 from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.engine.step import step
 
+FULL = 640
+"""Pixels of a side to take for images kept at full size: about COCO's."""
 WARM_UP = 2
 """Steps before the clock starts: the first ones allocate memory and choose kernels."""
 
@@ -34,19 +37,15 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     if precision(config, device) == "bf16":
         run_encoders_in_bf16(method, device)
     side, batch = config.data.short_side, config.batch_size
+    side = FULL if side == "full" else side
     rng = torch.Generator().manual_seed(config.seed)
-    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=rng)
-    sizes, index = torch.full((batch, 2), side), torch.arange(batch)
+    images = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng).unbind()
+    index = torch.arange(batch)
     taken = []
-    for step in range(WARM_UP + steps):
+    for at in range(WARM_UP + steps):
         started = time.perf_counter()
-        pixels = images.to(device)
-        view1 = make_view(pixels, sizes, index, config.views, rng)
-        view2 = make_view(pixels, sizes, index, config.views, rng)
-        loss = method.step(view1, view2, step / (WARM_UP + steps))["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        views = make_views(images, index, config.views, rng, device)
+        step(method, optimizer, views, at / (WARM_UP + steps))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)

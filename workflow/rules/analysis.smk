@@ -101,7 +101,7 @@ rule contact_sheet:
         "{PYTHON} -m mlssl contact-sheet --data {input.data} --split {params.split} --out {output[0]} > {log} 2>&1"
 
 
-EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", "mlssl/data/views.py"]
+EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", *VIEWS]
 
 
 def pictured_checkpoint(wildcards):
@@ -114,7 +114,7 @@ rule neighbours:
     input:
         checkpoint=pictured_checkpoint,
         store=STUDY.store,
-        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/data/store.py", "mlssl/analysis/neighbours.py"),
+        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/analysis/neighbours.py"),
     output:
         report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
         OUT / "figures" / "neighbours_{method}.pdf",
@@ -140,7 +140,7 @@ rule histograms:
     input:
         checkpoint=pictured_checkpoint,
         store=STUDY.store,
-        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/data/store.py", "mlssl/analysis/histograms.py"),
+        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/analysis/histograms.py"),
     output:
         report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
         OUT / "figures" / "histograms_{method}.pdf",

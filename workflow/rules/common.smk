@@ -41,3 +41,4 @@ def sources(*patterns):
 
 SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/device.py"]
 """Sources of everything that computes a number."""
+VIEWS = [f"mlssl/data/{name}.py" for name in ("views", "colour", "warp", "store")]

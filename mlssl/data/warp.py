@@ -1,0 +1,72 @@
+"""Crop and blur: linear maps along rows and columns, so each is two small matrix products per sample."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLUR_TAPS = 23
+"""Taps of the Gaussian kernel, as in SimCLR at 224 px; fewer where the crop is smaller."""
+
+
+def crop_resized(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """One image, uint8 H x W x 3, cropped to box (x, y, width, height) -> uint8 1 x 3 x size x size.
+
+    Torch's uint8 kernel for the CPU: bilinear, anti-aliased and, like PIL, rounded to 1/255.
+    """
+    x, y, w, h = box
+    cropped = image[y : y + h, x : x + w].permute(2, 0, 1)[None]
+    return F.interpolate(cropped, size=(size, size), mode="bilinear", antialias=True)
+
+
+def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Crop each image to its box and resize to size x size: bilinear, anti-aliased.
+
+    uint8 B x 3 x H x W (smaller images padded to the right and below), boxes B x 4 -> float B x 3 x S x S in 0..1.
+    """
+    rows = resize_matrix(box[:, 1], box[:, 3], images.shape[2], size)
+    columns = resize_matrix(box[:, 0], box[:, 2], images.shape[3], size)
+    return along_both(images.to(rows.dtype), rows / 255, columns).clamp(0, 1)
+
+
+def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
+    """B x size x extent: row i holds the weights with which output pixel i gathers the inputs of the crop.
+
+    The triangle filter of PIL and torchvision's `antialias=True`: as wide as an output pixel where the crop
+    shrinks, one input pixel where it grows; weights outside the crop are zero and the rest sum to one.
+    """
+    scale = (length / size)[:, None, None]
+    support = scale.clamp(min=1)
+    centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
+    pixel = torch.arange(extent, device=start.device) + 0.5
+    weight = (1 - (pixel - centre).abs() / support).clamp(min=0)
+    inside = (pixel > start[:, None, None]) & (pixel < (start + length)[:, None, None])
+    weight = weight * inside
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each sample of B x C x S x S with its own sigma (B, pixels of the crop); borders are mirrored."""
+    size = x.shape[-1]
+    radius = min(BLUR_TAPS // 2, size - 1)
+    matrix = blur_matrix(sigma, size, radius)
+    return along_both(F.pad(x, (radius, radius, radius, radius), mode="reflect"), matrix, matrix)
+
+
+def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
+    """B x size x (size + 2 radius): each sample's Gaussian kernel as a linear map of a padded row."""
+    offset = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    # Far taps of a narrow kernel would be denormal numbers, which slow a CPU's matrix products tenfold.
+    kernel = torch.where(kernel > 1e-12, kernel, 0)
+    kernel = F.pad(kernel / kernel.sum(dim=1, keepdim=True), (size - 1, size - 1))
+    # Row i of the windows starts with size - 1 - i zeros; upside down, that is the band.
+    return kernel.unfold(1, size + 2 * radius, 1).flip(1)
+
+
+def along_both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """rows · x · columns^T for each sample: B x S x H, B x C x H x W, B x T x W -> B x C x S x T."""
+    b, c, h, w = x.shape
+    x = (x.reshape(b, c * h, w) @ columns.mT).reshape(b, c, h, -1)
+    return (x.mT.reshape(b, -1, h) @ rows.mT).reshape(b, c, -1, rows.shape[1]).mT
