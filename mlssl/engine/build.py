@@ -57,7 +57,8 @@ def method_scalars(config: Pretrain) -> dict[str, Any]:
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum on all that takes a gradient, weight decay on everything (MoCo-v2's recipe)."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    return torch.optim.SGD(trained, lr=config.lr, momentum=config.sgd_momentum, weight_decay=config.weight_decay)
+    how = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(trained, lr=config.lr, fused=True, **how)
 
 
 def precision(config: Pretrain, device: torch.device) -> str:
