@@ -1,0 +1,1 @@
+"""How fast the suite is, beside its limit and its peers, in one run on one machine."""

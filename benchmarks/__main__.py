@@ -1,0 +1,108 @@
+"""Measure the suite beside its limit and its peers, print the tables and save them.
+
+Without a GPU the CPU's part is measured and the targets of a GPU are shown as not measured. Peers that are not
+installed (`pip install 'mlssl[bench]'`) are left out with a word. All JPEGs are drawn by the suite, 640 x 480.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks import measure
+from benchmarks.cases import CPU_INPUT, CPU_TRAINING, DICTIONARIES, GPU, LARGE, PHOTO
+from benchmarks.inputs import PEERS
+from benchmarks.report import markdown
+from mlssl import device as devices
+from mlssl import provenance
+from mlssl.data.scenes import write_scenes
+
+GROUPS = ("input", "training", "steps", "memory", "store", "cost")
+VERSIONS = ("torch", "torchvision", "timm", *PEERS)
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.out.exists():
+        sys.exit(f"benchmarks: {args.out}: there is a result already; delete it first or give another --out")
+    device = devices.choose(args.device, args.threads)
+    skip = {peer for peer in PEERS if importlib.util.find_spec(peer) is None}
+    for peer in sorted(skip):
+        print(f"{peer} is not installed, so it is left out", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        rows, watch = pd.DataFrame(), provenance.Stopwatch()
+        folder = Path(scratch)
+        write_scenes(folder / "scenes", images=args.images, val_images=1, size=PHOTO, seed=0)
+        for group in args.groups:
+            found = run(group, folder, device, skip, args)
+            rows = pd.concat([rows, pd.DataFrame(found)], ignore_index=True)
+    header = {
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "commit": provenance.git_commit(),
+        **devices.facts(device),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in VERSIONS if name not in skip},
+        "left_out": sorted(skip),
+        "wall_s": round(watch.seconds()),
+    }
+    about = (
+        f"Measured by `{header['command']}` at commit {header['commit']} on {header['device']}, "
+        f"{header['cores']} cores, {header['threads']} threads, torch {header['versions']['torch']}. "
+        "An image is one photo in both its views."
+    )
+    text = markdown(rows, device.type, about)
+    provenance.write_json(args.out, {"header": header, "rows": [r.dropna().to_dict() for _, r in rows.iterrows()]})
+    provenance.write_text(args.out.with_suffix(".md"), text)
+    print(text)
+
+
+def run(
+    group: str, folder: Path, device: torch.device, skip: set[str], args: argparse.Namespace
+) -> list[measure.Row]:
+    """One group of measurements."""
+    photos, gpu = folder / "scenes" / "train2017", device.type == "cuda"
+    how = {"skip": skip, "repeats": args.repeats, "least": args.seconds}
+    cases = GPU if gpu else CPU_TRAINING
+    if group == "input":
+        return list(measure.inputs(GPU if gpu else CPU_INPUT, photos, device, **how))
+    if group == "training":
+        return list(measure.training(cases, photos, device, **how))
+    sizes = (*DICTIONARIES, LARGE)
+    if group == "steps":
+        return list(measure.steps(cases, sizes, device, repeats=args.repeats, count=20 if gpu else 3))
+    if group == "memory":
+        return list(measure.memory(cases[0], sizes, device))
+    if group == "store":
+        return list(measure.store(photos, folder))
+    return list(measure.cost(photos, folder, device))
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file to write; the tables go beside it as .md"
+    )
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
+    parser.add_argument("--images", type=int, default=512, help="JPEGs to draw")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each contender has its turn")
+    parser.add_argument("--seconds", type=float, default=5.0, help="least time of one measurement")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--scratch", type=Path, help="folder for the JPEGs and stores; they are removed at the end")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The measurements: every contender in turn, several times over, so that a slow minute of the machine hits all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks.cases import LARGE, METHODS, Case
+from benchmarks.inputs import INPUT, TRAINING, Pairs
+from mlssl.config import Data, Pretrain, Views
+from mlssl.data.store import build_store
+from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.engine.pretrain import pretrain
+from mlssl.engine.step import step
+from mlssl.engine.timing import seconds
+from mlssl.parts.dictionary import Dictionary
+from mlssl.parts.view import View
+
+WARM_UP = 3
+"""Batches before the clock starts."""
+Row = dict[str, Any]
+
+
+def inputs(
+    cases: Iterable[Case], photos: Path, device: torch.device, *, skip: set[str], repeats: int, least: float
+) -> Iterator[Row]:
+    """Images per second of the input pipeline alone; an image is one photo, in both its views."""
+    for case in cases:
+        contenders = {name: feed for name, feed in INPUT.items() if name not in skip}
+        for repeat, (name, feed) in turns(contenders, repeats, f"input {case.views}"):
+            rate = images_per_s(feed(case, photos, device), lambda _: None, case.batch, device, least)
+            yield row("input", case.views, name, repeat, images_per_s=rate)
+
+
+def training(
+    cases: Iterable[Case], photos: Path, device: torch.device, *, skip: set[str], repeats: int, least: float
+) -> Iterator[Row]:
+    """Images per second of MoCo-v2's training, fed by each contender; `limit` is the training alone."""
+    for case in cases:
+        method, optimizer = trainable(case, "moco_v2", 4096, device)
+        contenders = {name: feed for name, feed in TRAINING.items() if name not in skip}
+        for repeat, (name, feed) in turns(contenders, repeats, f"end to end {case.name}"):
+
+            def use(pair: tuple[Tensor, Tensor], method=method, optimizer=optimizer) -> None:
+                step(method, optimizer, as_views(pair), 0.0)
+
+            rate = images_per_s(feed(case, photos, device), use, case.batch, device, least)
+            yield row("end to end", case.name, name, repeat, images_per_s=rate, peak_memory_mb=gpu_peak(device))
+
+
+def steps(
+    cases: Iterable[Case], sizes: Iterable[int], device: torch.device, *, repeats: int, count: int
+) -> Iterator[Row]:
+    """Milliseconds of a training step of each method with a full dictionary, on the same random views."""
+    for case in cases:
+        pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
+        for size in sizes:
+            methods = ("mls",) if size == LARGE else METHODS
+            trained = {name: trainable(case, name, size, device) for name in methods}
+            for method, _ in trained.values():
+                fill(method)
+            label = f"{case.backbone}, {case.crop} px, D {size}"
+            for method, optimizer in trained.values():
+                step(method, optimizer, as_views(pair), 0.0)
+            for repeat, (name, (method, optimizer)) in turns(trained, repeats * count, f"step {label}"):
+                taken = seconds(lambda m=method, o=optimizer, v=as_views(pair): step(m, o, v, 0.0), device)
+                yield row("step", label, name, repeat, ms=1000 * taken)
+
+
+def memory(case: Case, sizes: Iterable[int], device: torch.device) -> Iterator[Row]:
+    """Peak memory of a few steps, each in a process of its own: the GPU's, or what the process held."""
+    for size in sizes:
+        for name in ("mls",) if size == LARGE else METHODS:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                peak = pool.apply(peak_of, (case, name, size, str(device), torch.get_num_threads()))
+            label = f"{case.backbone}, {case.crop} px, D {size}"
+            yield row("memory", label, name, 0, peak_memory_mb=peak)
+
+
+def peak_of(case: Case, name: str, size: int, device_name: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    method, optimizer = trainable(case, name, size, device)
+    fill(method)
+    pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
+    for _ in range(3):
+        step(method, optimizer, as_views(pair), 0.0)
+    return gpu_peak(device) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def store(photos: Path, folder: Path) -> Iterator[Row]:
+    """Images per second of building the store, by all cores."""
+    for short_side in (128, 256):
+        started = time.perf_counter()
+        build_store(photos, folder / f"build-{short_side}", short_side=short_side)
+        rate = len(list(photos.iterdir())) / (time.perf_counter() - started)
+        yield row("store", f"short side {short_side}", "ours", 0, images_per_s=rate)
+
+
+def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
+    """Seconds of whole pretrainings over images and epochs: what is fixed, and what grows with them."""
+    case = Case("resnet18", 64, 16, 128)
+    names = sorted(photos.iterdir())
+    for share in (0.25, 0.5, 1.0):
+        part = folder / f"photos-{share:g}"
+        part.mkdir(exist_ok=True)
+        for path in names[: int(share * len(names))]:
+            (part / path.name).symlink_to(path)
+        build_store(part, folder / f"cost-{share:g}", short_side=case.short_side)
+        for epochs in (1, 2):
+            config = Pretrain(
+                Data(str(part)),
+                method="mls",
+                target=METHODS["mls"],
+                backbone=case.backbone,
+                epochs=float(epochs),
+                batch_size=case.batch,
+                views=Views(crop=case.crop),
+                params={"dictionary_size": 1024},
+            )
+            out, images = folder / f"run-{share:g}-{epochs}", int(share * len(names))
+            taken = seconds(
+                lambda c=config, s=share, o=out: pretrain(c, folder / f"cost-{s:g}", o, run="cost", device=device),
+                device,
+            )
+            yield row(
+                "cost", f"{images} images, {epochs} epochs", "mls", 0, seconds=taken, image_epochs=images * epochs
+            )
+
+
+def images_per_s(
+    pairs: Pairs, use: Callable[[tuple[Tensor, Tensor]], None], batch: int, device: torch.device, least: float
+) -> float:
+    """The rate over at least `least` seconds and three batches, after some to warm up."""
+    for pair in islice(pairs, WARM_UP):
+        use(pair)
+    taken, batches = 0.0, 3
+    while taken < least:
+
+        def several(n: int = batches) -> None:
+            for pair in islice(pairs, n):
+                use(pair)
+
+        taken = seconds(several, device)
+        rate = batches * batch / taken
+        batches = max(batches + 1, int(1.2 * least * rate / batch))
+    pairs.close()
+    return rate
+
+
+def turns(contenders: dict[str, Any], repeats: int, label: str) -> Iterator[tuple[int, tuple[str, Any]]]:
+    """Everyone once, then everyone again."""
+    everyone = [(repeat, entry) for repeat in range(repeats) for entry in contenders.items()]
+    yield from tqdm(everyone, desc=label, unit="measurement")
+
+
+def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+    config = Pretrain(
+        Data(""),
+        method=name,
+        target=METHODS[name],
+        backbone=case.backbone,
+        batch_size=case.batch,
+        params={"dictionary_size": size, "dim": 128},
+    )
+    method, _ = build_method(config, device)
+    if precision(config, device) == "bf16":
+        run_encoders_in_bf16(method, device)
+    return method, build_optimizer(config, method)
+
+
+def fill(method: nn.Module) -> None:
+    """Fill the dictionary with random unit vectors, as it is after the first D keys."""
+    for dictionary in method.modules():
+        if isinstance(dictionary, Dictionary):
+            for name in dictionary.columns:
+                column = getattr(dictionary, name)
+                if column.is_floating_point():
+                    column.copy_(F.normalize(torch.randn_like(column), dim=1))
+            dictionary.set_extra_state({"written": dictionary.size})
+
+
+def as_views(pair: tuple[Tensor, Tensor]) -> list[View]:
+    batch, device = len(pair[0]), pair[0].device
+    index, box = (
+        torch.zeros(batch, dtype=torch.int64, device=device),
+        torch.zeros(batch, 4, dtype=torch.int64, device=device),
+    )
+    return [View(pixels, index, box, index.bool()) for pixels in pair]
+
+
+def gpu_peak(device: torch.device) -> float | None:
+    """MB since it was last asked for; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
+def row(group: str, case: str, contender: str, repeat: int, **values: float | None) -> Row:
+    found = {name: value for name, value in values.items() if value is not None}
+    return {"group": group, "case": case, "contender": contender, "repeat": repeat, **found}
