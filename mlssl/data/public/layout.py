@@ -1,0 +1,126 @@
+"""A split written in COCO's layout: images linked, annotations in one file. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mlssl.config import DataError
+from mlssl.provenance import write_text
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as its dataset tells of it."""
+
+    path: Path
+    """Where it lies."""
+    name: str
+    """Its file name in the split's folder, which has no folders below it."""
+    objects: list[dict[str, Any]] | None = field(default_factory=list)
+    """COCO's annotations without id and image id, category ids from 1. None: one object, as large as the image,
+    of category `category`."""
+    category: int = 0
+    id: int | None = None
+    """COCO's image id; None: its place in the split, from 1."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A split, read by the official annotation files."""
+
+    categories: list[tuple[str, str | int]]
+    """Name and official id of each; its place, from 1, is its id from now on."""
+    pictures: list[Picture]
+    left_out: list[str] = field(default_factory=list)
+    """A sentence on each listed image that cannot be used."""
+
+
+def candidates(roots: Sequence[Path], relative: str) -> Iterator[Path]:
+    """Where `relative` lies below one of `roots`, at most two folders deep; the least deep first.
+
+    A root that bears the name of the first folder of `relative` may be that folder.
+    """
+    first, _, rest = relative.partition("/")
+    yield from (root / rest for root in roots if root.name == first and (root / rest).exists())
+    for prefix in ("", "*/", "*/*/"):
+        for root in roots:
+            yield from sorted(root.glob(prefix + relative))
+
+
+def find(roots: Sequence[Path], relative: str) -> Path:
+    """The least deep of `candidates`; DataError if there is none."""
+    path = next(candidates(roots, relative), None)
+    if path is None:
+        where = ", ".join(str(root) for root in roots) or "no folder"
+        raise DataError(f"{relative}: not found in {where}; the official layout has it")
+    return path
+
+
+def link(source: Path, target: Path, own: Path) -> None:
+    """Give an image a second place: a hard link if it lies in the folder `own`, which will go; else a symlink."""
+    source = source.resolve()
+    if source.is_relative_to(own.resolve()):
+        os.link(source, target)
+    else:
+        os.symlink(source, target)
+
+
+def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any]:
+    """Write `out/<split>/` and `out/annotations/instances_<split>.json`; returns what was written, counted.
+
+    A listed image that is not there or has no readable head is left out, with a reason. `own`: see `link`.
+    """
+    folder, left_out = out / split, list(found.left_out)
+    folder.mkdir(parents=True)
+    images, annotations = [], []
+    for place, picture in enumerate(found.pictures, start=1):
+        try:
+            if picture.path.suffix.lower() not in SUFFIXES:
+                raise OSError(f"the name does not end in {', '.join(SUFFIXES)}")
+            with Image.open(picture.path) as image:
+                width, height = image.size
+            link(picture.path, folder / picture.name, own)
+        except OSError as error:
+            left_out.append(f"{picture.path}: {error}")
+            continue
+        image_id = place if picture.id is None else picture.id
+        images.append({"id": image_id, "file_name": picture.name, "height": height, "width": width})
+        objects = picture.objects
+        if objects is None:
+            objects = [annotation(picture.category, (0, 0, width, height))]
+        for values in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **values})
+    if not images:
+        why = f"; the first: {left_out[0]}" if left_out else ""
+        raise DataError(f"{split}: no image that is listed can be used{why}")
+    categories = [{"id": i, "name": name} for i, (name, _) in enumerate(found.categories, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_text(out / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
+    return {
+        "images": len(images),
+        "annotations": len(annotations),
+        "left_out": len(left_out),
+        "left_out_first": left_out[:20],
+    }
+
+
+def annotation(
+    category: int, box: Sequence[float], *, segmentation: Any = (), crowd: bool = False, area: float | None = None
+) -> dict[str, Any]:
+    """COCO's record of an object without ids; `box` is x, y, width, height in pixels, no mask: an empty list."""
+    return {
+        "category_id": category,
+        "bbox": list(box),
+        "area": box[2] * box[3] if area is None else area,
+        "iscrowd": int(crowd),
+        "segmentation": list(segmentation) if isinstance(segmentation, tuple) else segmentation,
+    }
