@@ -56,7 +56,8 @@ VOC2007 = (
 )  # fmt: skip
 VOC2012 = (
     Archive("VOCtrainval_11-May-2012.tar", f"{VOC}/voc2012/VOCtrainval_11-May-2012.tar",
-            ("VOC2012/ImageSets/Main/trainval.txt",), 1999639040, "6cd6e144f989b92b3379bac3b3de84fd", ("trainval",)),
+            ("VOC2012/ImageSets/Main/trainval.txt",), 1999639040, "6cd6e144f989b92b3379bac3b3de84fd",
+            ("trainval",)),
 )  # fmt: skip
 
 DATASETS = {

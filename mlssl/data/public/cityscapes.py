@@ -67,7 +67,7 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
 
 
 def write_semantic(roots: Sequence[Path], split: str, pictures: Path) -> None:
-    """Write `<pictures>/../semantic/<split>/<image>.png`, train ids 0 to 18 and 255, for the images in `pictures`."""
+    """Write the train ids, 0 to 18 and 255, of the images in `pictures` to `semantic/<split>` beside it."""
     truths, folder = find(roots, f"gtFine/{split}"), pictures.parent / "semantic" / split
     folder.mkdir(parents=True)
     table = np.full(256, IGNORE, dtype=np.uint8)

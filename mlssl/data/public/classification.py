@@ -21,13 +21,13 @@ TORCHVISION = {
 """Where torchvision wants to find, below one folder, what the archives hold."""
 
 
-def gathered(labelled: Iterable[tuple[Path, int]], names: Sequence[tuple[str, str | int]]) -> Found:
-    """Images and their category's place in `names`, from 0; a flat name holds the folder's where there are several."""
-    labelled = list(labelled)
-    several = len({path.parent for path, _ in labelled}) > 1
+def gathered(
+    labelled: Iterable[tuple[Path, int]], names: Sequence[tuple[str, str | int]], *, nested: bool = False
+) -> Found:
+    """Images with their category's place in `names`, from 0; `nested`: folders become part of the file names."""
     pictures, left_out = [], []
     for path, place in labelled:
-        name = f"{path.parent.name}--{path.name}" if several else path.name
+        name = f"{path.parent.name}--{path.name}" if nested else path.name
         if path.exists():
             pictures.append(Picture(path, name, None, category=place + 1))
         else:
@@ -53,7 +53,10 @@ def read_torchvision(roots: Sequence[Path], split: str, *, dataset: str, parts: 
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{dataset}: annotation file missing or damaged ({error}); fetch it again") from None
         labelled = [(Path(path).resolve(), label) for each in read for path, label in each]
-    return gathered(labelled, [(name, name) for name in read[0].classes])
+    names = read[0].classes
+    if any(each.classes != names for each in read):
+        raise DataError(f"{dataset}: {' and '.join(parts)} list different classes; fetch the annotations again")
+    return gathered(labelled, [(name, name) for name in names], nested=dataset == "DTD")
 
 
 def lines(path: Path, fields: int) -> list[list[str]]:
@@ -77,7 +80,9 @@ def read_cub(roots: Sequence[Path], split: str) -> Found:
         labelled = [(base / "images" / paths[i], place[labels[i]]) for i in paths if train[i] == wanted]
     except KeyError as error:
         raise DataError(f"{base}: {error} of images.txt has no label or no split; unpack it again") from None
-    return gathered(labelled, [(name.split(".", 1)[-1].replace("_", " "), name) for _, name in classes])
+    return gathered(
+        labelled, [(name.split(".", 1)[-1].replace("_", " "), name) for _, name in classes], nested=True
+    )
 
 
 def read_indoor67(roots: Sequence[Path], split: str) -> Found:
@@ -88,7 +93,7 @@ def read_indoor67(roots: Sequence[Path], split: str) -> Found:
         listed[part.lower()] = [row.strip() for row in rows if row.strip()]
     names = sorted({row.split("/")[0] for rows in listed.values() for row in rows})
     labelled = [(base / row, names.index(row.split("/")[0])) for row in listed[split]]
-    return gathered(labelled, [(name.replace("_", " "), name) for name in names])
+    return gathered(labelled, [(name.replace("_", " "), name) for name in names], nested=True)
 
 
 def read_pets(roots: Sequence[Path], split: str) -> Found:

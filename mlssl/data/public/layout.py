@@ -88,10 +88,13 @@ def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any
                 raise OSError(f"the name does not end in {', '.join(SUFFIXES)}")
             with Image.open(picture.path) as image:
                 width, height = image.size
-            link(picture.path, folder / picture.name, own)
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             left_out.append(f"{picture.path}: {error}")
             continue
+        if (folder / picture.name).is_symlink() or (folder / picture.name).exists():
+            left_out.append(f"{picture.path}: is listed twice, or another image has the name {picture.name}")
+            continue
+        link(picture.path, folder / picture.name, own)
         image_id = place if picture.id is None else picture.id
         images.append({"id": image_id, "file_name": picture.name, "height": height, "width": width})
         objects = picture.objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -52,12 +53,18 @@ def prepare(
         roots, archives = gather(name, wanted, unpacked, kept, source=source, may_fetch=download)
         shutil.rmtree(made, ignore_errors=True)
         made.mkdir(parents=True)
+        try:
+            written = convert(dataset, wanted, roots, made, unpacked)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(f"{made}: the disk is full; make room and call again") from None
         told = {
             "dataset": name,
             "home": dataset.home,
             "source": None if source is None else str(Path(source).resolve()),
             "archives": archives,
-            **convert(dataset, wanted, roots, made, unpacked),
+            **written,
         }
         for split, values in told["splits"].items():
             report(name, split, values)
@@ -154,8 +161,8 @@ def report(name: str, split: str, values: dict) -> None:
     """Say on stderr where a split is not what is published."""
     if values["images"] != values["published"]:
         print(
-            f"{name} {split}: {values['images']:,} images, {values['published']:,} are published; results on it are "
-            "not comparable with published ones",
+            f"{name} {split}: {values['images']:,} images, {values['published']:,} are published; "
+            "results on them do not compare with published ones",
             file=sys.stderr,
         )
     if values["left_out"]:

@@ -17,9 +17,9 @@ CLASSES = (
 
 
 def read(roots: Sequence[Path], split: str, *, years: Sequence[int]) -> Found:
-    """The images of `ImageSets/Main/<split>.txt` of these years, together.
+    """The images of `ImageSets/Main/<split>.txt` of these years, together; of test images only those of 2007.
 
-    A year that has no such list and is not the first is passed over: VOC 2012 gives out no annotated test images.
+    VOC 2012 gives out no annotations of its test images.
     """
     pictures, left_out = [], []
     for year in years:
