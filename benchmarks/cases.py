@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 METHODS = {
-    "moco_v2": "baselines.moco_v2.MoCoV2",
-    "densecl": "baselines.densecl.DenseCL",
-    "mls": "mlssl.method.mls.MLS",
+    "moco_v2": ("baselines.moco_v2.MoCoV2", {}),
+    "densecl": ("baselines.densecl.DenseCL", {}),
+    "mls": ("mlssl.method.mls.MLS", {}),
+    "mls, ivf": ("mlssl.method.mls.MLS", {"search": "ivf"}),
 }
+"""Classes and scalars; the last searches approximately, on a CPU, and needs faiss."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks.cases import LARGE, METHODS, Case
-from benchmarks.inputs import INPUT, TRAINING, Pairs
+from benchmarks.inputs import INPUT, TRAINING, Pairs, limit
+from mlssl import device as devices
 from mlssl.config import Data, Pretrain, Views
 from mlssl.data.store import build_store
 from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
@@ -59,43 +61,51 @@ def training(
 
 
 def steps(
-    cases: Iterable[Case], sizes: Iterable[int], device: torch.device, *, repeats: int, count: int
+    cases: Iterable[Case], sizes: Iterable[int], device: torch.device, *, skip: set[str], repeats: int, count: int
 ) -> Iterator[Row]:
     """Milliseconds of a training step of each method with a full dictionary, on the same random views."""
     for case in cases:
-        pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
+        views = as_views(next(limit(case, Path(), device)))
         for size in sizes:
-            methods = ("mls",) if size == LARGE else METHODS
-            trained = {name: trainable(case, name, size, device) for name in methods}
-            for method, _ in trained.values():
-                fill(method)
-            label = f"{case.backbone}, {case.crop} px, D {size}"
+            trained = {name: trainable(case, name, size, device) for name in methods(size, skip)}
             for method, optimizer in trained.values():
-                step(method, optimizer, as_views(pair), 0.0)
+                fill(method)
+                step(method, optimizer, views, 0.0)
+            label = f"{case.backbone}, {case.crop} px, D {size}"
             for repeat, (name, (method, optimizer)) in turns(trained, repeats * count, f"step {label}"):
-                taken = seconds(lambda m=method, o=optimizer, v=as_views(pair): step(m, o, v, 0.0), device)
+                taken = seconds(lambda m=method, o=optimizer, v=views: step(m, o, v, 0.0), device)
                 yield row("step", label, name, repeat, ms=1000 * taken)
 
 
-def memory(case: Case, sizes: Iterable[int], device: torch.device) -> Iterator[Row]:
+def methods(size: int, skip: set[str]) -> list[str]:
+    """The methods that are measured with a dictionary of `size` entries."""
+    return [name for name in METHODS if name not in skip and (size < LARGE or name.startswith("mls"))]
+
+
+def memory(case: Case, sizes: Iterable[int], device: torch.device, *, skip: set[str]) -> Iterator[Row]:
     """Peak memory of a few steps, each in a process of its own: the GPU's, or what the process held."""
     for size in sizes:
-        for name in ("mls",) if size == LARGE else METHODS:
+        for name in methods(size, skip):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 peak = pool.apply(peak_of, (case, name, size, str(device), torch.get_num_threads()))
-            label = f"{case.backbone}, {case.crop} px, D {size}"
-            yield row("memory", label, name, 0, peak_memory_mb=peak)
+            yield row("memory", f"{case.backbone}, {case.crop} px, D {size}", name, 0, peak_memory_mb=peak)
 
 
 def peak_of(case: Case, name: str, size: int, device_name: str, threads: int) -> float:
-    torch.set_num_threads(threads)
-    device = torch.device(device_name)
+    device = devices.choose(device_name, threads)
     method, optimizer = trainable(case, name, size, device)
     fill(method)
-    pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
-    for _ in range(3):
+    for pair in islice(limit(case, Path(), device), 3):
         step(method, optimizer, as_views(pair), 0.0)
-    return gpu_peak(device) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return gpu_peak(device) or process_peak()
+
+
+def process_peak() -> float:
+    """MB this process has held at most. (The system's ru_maxrss would begin with the parent's.)"""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts in bytes
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
 
 
 def store(photos: Path, folder: Path) -> Iterator[Row]:
@@ -121,7 +131,7 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
             config = Pretrain(
                 Data(str(part)),
                 method="mls",
-                target=METHODS["mls"],
+                target=METHODS["mls"][0],
                 backbone=case.backbone,
                 epochs=float(epochs),
                 batch_size=case.batch,
@@ -133,9 +143,7 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
                 lambda c=config, s=share, o=out: pretrain(c, folder / f"cost-{s:g}", o, run="cost", device=device),
                 device,
             )
-            yield row(
-                "cost", f"{images} images, {epochs} epochs", "mls", 0, seconds=taken, image_epochs=images * epochs
-            )
+            yield row("cost", case.name, f"{images} images, epochs: {epochs}", 0, seconds=taken)
 
 
 def images_per_s(
@@ -165,13 +173,14 @@ def turns(contenders: dict[str, Any], repeats: int, label: str) -> Iterator[tupl
 
 
 def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+    target, scalars = METHODS[name]
     config = Pretrain(
         Data(""),
         method=name,
-        target=METHODS[name],
+        target=target,
         backbone=case.backbone,
         batch_size=case.batch,
-        params={"dictionary_size": size, "dim": 128},
+        params={"dictionary_size": size, "dim": 128, **scalars},
     )
     method, _ = build_method(config, device)
     if precision(config, device) == "bf16":

@@ -86,14 +86,25 @@ def test_blur_is_torchvisions(p, size):
         torch.testing.assert_close(ours[i], TF.gaussian_blur(x[i], taps, float(p.sigma[i])), atol=1e-5, rtol=0)
 
 
-def test_a_view_is_the_ops_in_moco_v2s_order(images, p):
-    single = V.in_chunks(list(images.permute(0, 2, 3, 1)), p, 32)
-    together = V.batched(images, p, 32)
+@pytest.mark.parametrize("size", [8, 32, 70])
+def test_blur_of_one_is_torchvisions(p, size):
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(3))
+    taps = 2 * min(warp.BLUR_TAPS // 2, size - 1) + 1
+    for sigma in (0.1, *p.sigma.tolist(), 2.0):
+        ours, theirs = warp.blur_one(x, sigma), TF.gaussian_blur(x, taps, sigma)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
+    raw = list(images.permute(0, 2, 3, 1))
+    chunked, together = V.in_chunks(raw, p, 32), V.batched(images, p, 32)
+    monkeypatch.setattr(V, "compiled", lambda function: function)
+    single = V.one_by_one(raw, p, 32)
     for i in range(N):
         x, y, w, h = p.box[i].tolist()
         as_bytes = TF2.resized_crop(images[i], y, x, h, w, [32, 32], antialias=True).float() / 255
         as_floats = TF.resized_crop(images[i].float() / 255, y, x, h, w, [32, 32], antialias=True)
-        for ours, cropped in ((single, as_bytes), (together, as_floats)):
+        for ours, cropped in ((single, as_bytes), (chunked, as_bytes), (together, as_floats)):
             x = recoloured(cropped, p, i)
             x = TF.gaussian_blur(x, 23, float(p.sigma[i])) if p.blur[i] else x
             x = TF.hflip(x) if p.flip[i] else x
@@ -108,6 +119,8 @@ def test_compiled_colours_are_the_same(images, p):
     x = warp.resized_crop(images, p.box, 32)
     told = (p.jitter, p.order, p.factors, p.gray)
     torch.testing.assert_close(V.compiled(V.recolour)(x, *told), V.recolour(x, *told), atol=1e-5, rtol=0)
+    hue, shift = colour.adjust_hue, V.per_sample(p.factors[:1, 3])
+    torch.testing.assert_close(V.compiled(hue)(x[:1], shift), hue(x[:1], shift), atol=1e-5, rtol=0)
 
 
 def test_where_nothing_compiles_views_are_made_all_the_same(caplog):

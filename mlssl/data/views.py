@@ -1,8 +1,8 @@
 """MoCo-v2's augmentation from raw pixels, each sample with its own parameters.
 
-Parameters are drawn first, on the CPU, from one seed, whatever the device. Then a CPU makes one view after the
-other, so that a sample stays in its cache (`one_by_one`); a GPU makes all at once (`batched`). The order is
-MoCo-v2's: crop, jitter, grayscale, blur, flip.
+Parameters are drawn first, on the CPU, from one seed, whatever the device. Then a CPU makes large views one after
+the other (`one_by_one`) and small ones some at a time (`in_chunks`), so that they stay in its cache; a GPU makes
+all at once (`batched`). The order is MoCo-v2's: crop, jitter, grayscale, blur, flip.
 """
 
 from __future__ import annotations
@@ -120,20 +120,44 @@ def make_views(
     sizes = torch.tensor([image.shape[:2] for image in images])
     drawn = [draw(sizes, views, rng) for _ in range(count)]
     if device.type == "cpu":
-        return [View(in_chunks(images, p, views.crop), index, p.box, p.flip) for p in drawn]
+        on_cpu = in_chunks if TOGETHER * views.crop**2 <= CHUNK else one_by_one
+        return [View(on_cpu(images, p, views.crop), index, p.box, p.flip) for p in drawn]
     pixels, index = padded(images, device), upload(index, device)
     drawn = [p.to(device) for p in drawn]
     return [View(batched(pixels, p, views.crop), index, p.box, p.flip) for p in drawn]
 
 
-def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
-    """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for a CPU.
+def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
+    """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for large crops on a CPU.
 
-    Small crops go through an operation together, which saves calls; large ones one by one, which saves copies.
+    Each is finished while it lies in the cache, and nothing is done to it that was not drawn.
+    """
+    out = torch.empty(len(images), 3, crop, crop)
+    drawn = {name: column.tolist() for name, column in vars(p).items()}
+    adjust = (*JITTER[:-1], compiled(colour.adjust_hue))
+    with torch.inference_mode():
+        mean, std = out.new_tensor(MEAN)[:, None, None], out.new_tensor(STD)[:, None, None]
+        for i, image in enumerate(images):
+            x = warp.crop_resized(image, drawn["box"][i], crop).float().div_(255)
+            for operation in drawn["order"][i] if drawn["jitter"][i] else ():
+                x = adjust[operation](x, p.factors[i : i + 1, operation, None, None, None])
+            if drawn["gray"][i]:
+                x = colour.luminance(x).expand_as(x)
+            if drawn["blur"][i]:
+                x = warp.blur_one(x, drawn["sigma"][i])
+            if drawn["flip"][i]:
+                x = x.flip(3)
+            torch.sub(x, mean, out=out[i : i + 1]).div_(std)
+    return out
+
+
+def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
+    """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for small crops on a CPU.
+
+    Many go through an operation together, which saves calls.
     """
     out = torch.empty(len(images), 3, crop, crop)
     boxes, size = p.box.tolist(), CHUNK // crop**2
-    size = size if size >= TOGETHER else 1
     with torch.inference_mode():
         for first in range(0, len(images), size):
             chunk = slice(first, first + size)
