@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -134,11 +136,12 @@ def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
     """
     out = torch.empty(len(images), 3, crop, crop)
     drawn = {name: column.tolist() for name, column in vars(p).items()}
-    adjust = (*JITTER[:-1], compiled(colour.adjust_hue))
-    with torch.inference_mode():
+    adjust = [compiled(operation) for operation in JITTER]
+    with torch.inference_mode(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         mean, std = out.new_tensor(MEAN)[:, None, None], out.new_tensor(STD)[:, None, None]
-        for i, image in enumerate(images):
-            x = warp.crop_resized(image, drawn["box"][i], crop).float().div_(255)
+        # torch's kernel for bytes has one thread, so the next crops are made beside.
+        for i, x in enumerate(map(warp.crop_resized, images, drawn["box"], repeat(crop))):
+            x = x.float().div_(255)
             for operation in drawn["order"][i] if drawn["jitter"][i] else ():
                 x = adjust[operation](x, p.factors[i : i + 1, operation, None, None, None])
             if drawn["gray"][i]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -59,19 +58,17 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
 
 def blur_one(x: Tensor, sigma: float, block: int = 32) -> Tensor:
     """The same for one large sample, 1 x C x S x S, on a CPU: only the band of the blur matrix is multiplied."""
-    size = x.shape[-1]
+    channels, size = x.shape[1:3]
     # Taps further than six sigmas are less than a float's last digit.
-    radius = min(BLUR_TAPS // 2, size - 1, math.ceil(6 * sigma))
-    padded = F.pad(x, (radius, radius, radius, radius), mode="reflect")[0]
-    matrix = blur_matrix(torch.tensor([sigma]), min(block, size), radius)[0]
-
-    def blocks() -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, size, block):
-            length = min(block, size - start)
-            yield slice(start, start + length + 2 * radius), matrix[:length, : length + 2 * radius]
-
-    rows = torch.cat([padded[:, :, reach] @ band.mT for reach, band in blocks()], dim=2)
-    return torch.cat([band @ rows[:, reach] for reach, band in blocks()], dim=1)[None]
+    radius, surplus = min(BLUR_TAPS // 2, size - 1, math.ceil(6 * sigma)), -size % block
+    padded = F.pad(x, (radius, radius, radius, radius), mode="reflect")
+    padded = F.pad(padded, (0, surplus, 0, surplus)) if surplus else padded
+    band, side = blur_matrix(torch.tensor([sigma]), block, radius), padded.shape[-1]
+    windows = padded.view(-1, side).unfold(1, band.shape[2], block)  # (C side) x blocks x window
+    x = windows.transpose(0, 1) @ band.mT
+    windows = x.view(-1, side, block).unfold(1, band.shape[2], block).mT  # (blocks C) x blocks x window x block
+    x = (band @ windows).unflatten(0, (-1, channels))
+    return x.permute(1, 2, 3, 0, 4).reshape(1, channels, size + surplus, -1)[..., :size, :size]
 
 
 def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
