@@ -3,10 +3,12 @@
 import json
 import math
 import random
+import shutil
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -225,6 +227,30 @@ def test_random_state_is_put_back_for_every_kind():
     first = torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
     checkpoint.set_random_state(state)
     assert first == (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())
+
+
+def test_two_epochs_read_no_image_file(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        Image.new("RGB", (40, 36), (9 * i, 0, 0)).save(tmp_path / "images" / f"{i}.jpg")
+    build_store(tmp_path / "images", tmp_path / "store", short_side=64, workers=1)
+    shutil.rmtree(tmp_path / "images")
+    train(told(steps=None, epochs=2.0), tmp_path / "store", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "pretrain.json").read_text())["rows"][0]["value"] == 2
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_a_thousand_steps(store, tmp_path, monkeypatch):
+    held, one = [], engine.step
+
+    def step(*arguments):
+        held.append(psutil.Process().memory_info().rss / 2**20)
+        return one(*arguments)
+
+    monkeypatch.setattr(engine, "step", step)
+    train(told(steps=1000, log_every=10, checkpoint_seconds=1.0), store, tmp_path / "run")
+    assert len(held) == 1000
+    assert max(held[900:]) - max(held[100:200]) < 4, "MB"
 
 
 def test_a_dataset_smaller_than_the_batch_is_refused(store, tmp_path):

@@ -1,5 +1,7 @@
 """The batched augmentation against torchvision, op by op and in distribution."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision.transforms as T
@@ -112,6 +114,13 @@ def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
     assert p.gray.any()
     assert p.blur.any()
     assert p.flip.any()
+
+
+def test_a_chunk_may_be_gray_altogether(images, p):
+    raw, everything = list(images.permute(0, 2, 3, 1)), torch.ones(N, dtype=torch.bool)
+    assert 0 < p.blur.sum() < N
+    gray = V.in_chunks(raw, replace(p, gray=everything), 32)
+    torch.testing.assert_close(gray[p.gray], V.in_chunks(raw, p, 32)[p.gray])
 
 
 @pytest.mark.slow

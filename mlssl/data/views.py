@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -137,11 +135,10 @@ def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
     out = torch.empty(len(images), 3, crop, crop)
     drawn = {name: column.tolist() for name, column in vars(p).items()}
     adjust = [compiled(operation) for operation in JITTER]
-    with torch.inference_mode(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with torch.inference_mode():
         mean, std = out.new_tensor(MEAN)[:, None, None], out.new_tensor(STD)[:, None, None]
-        # torch's kernel for bytes has one thread, so the next crops are made beside.
-        for i, x in enumerate(map(warp.crop_resized, images, drawn["box"], repeat(crop))):
-            x = x.float().div_(255)
+        for i, image in enumerate(images):
+            x = warp.crop_resized(image, drawn["box"][i], crop).float().div_(255)
             for operation in drawn["order"][i] if drawn["jitter"][i] else ():
                 x = adjust[operation](x, p.factors[i : i + 1, operation, None, None, None])
             if drawn["gray"][i]:
@@ -174,7 +171,7 @@ def finish(out: Tensor, x: Tensor, p: Parameters) -> None:
     """All after the crop: jitter, grayscale, blur, flip and normalisation of n x 3 x S x S, written into `out`."""
     for operation, chosen in jitters(p):
         x = change(x, chosen, lambda x, i, o=operation: JITTER[o](x, per_sample(p.factors[i, o])))
-    x = change(x, where(p.gray), lambda x, _: colour.luminance(x).expand_as(x))
+    x = change(x, where(p.gray), lambda x, _: colour.luminance(x).repeat(1, 3, 1, 1))
     x = change(x, where(p.blur), lambda x, i: warp.gaussian_blur(x, p.sigma[i]))
     x = change(x, where(p.flip), lambda x, _: x.flip(3))
     torch.sub(x, x.new_tensor(MEAN)[:, None, None], out=out).div_(x.new_tensor(STD)[:, None, None])

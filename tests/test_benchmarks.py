@@ -1,0 +1,135 @@
+"""The benchmarks: what they report of given figures, and that the command runs to its tables."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import busy, inputs, measure
+from benchmarks.cases import LARGE, METHODS, TARGETS, Case, Target
+from benchmarks.report import markdown, ratio, targets
+from mlssl.data.scenes import write_scenes
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+TINY = Case("test_resnet", 32, 4, 32)
+INPUT = next(t for t in TARGETS if t.group == "input")
+
+
+def figures(ours, lightly):
+    return pd.DataFrame(
+        [
+            measure.row("input", INPUT.case, name, repeat, images_per_s=value)
+            for name, values in (("ours", ours), ("lightly", lightly))
+            for repeat, value in enumerate(values)
+        ]
+    )
+
+
+def test_a_ratio_is_taken_within_each_repetition():
+    rows = figures(ours=[300, 30, 390], lightly=[100, 10, 100])  # the second hit a slow minute of the machine
+    assert ratio(rows, "ours", "lightly", "images_per_s") == 3
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [([299], "MISSED"), ([300], "met")])
+def test_a_target_is_judged_where_it_was_measured(ours, verdict):
+    told = targets(figures(ours, [100]), "cpu")
+    measured = told[told["measured"] != "–"]
+    assert list(measured[""]) == [verdict]
+    assert set(told[told["measured"] == "–"][""]) == {"not measured"}
+    assert len(told) == len(TARGETS)
+    assert "met" not in set(targets(figures(ours, [100]), "cuda")[""])  # a CPU's target says nothing of a GPU
+
+
+def test_a_bound_from_above():
+    target = Target("cpu", "step", "any", "mls", "moco_v2", at_most=1.1)
+    assert target.met(1.1)
+    assert not target.met(1.11)
+    assert target.bound == "≤ 1.1"
+
+
+def test_tables_name_median_and_spread():
+    text = markdown(figures([300, 310, 290], [100, 101, 99]), "cpu", "about")
+    assert "290 to 310" in text
+    assert "3.00" in text
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("benchmark") / "scenes"
+    write_scenes(root, images=6, val_images=1, size=(64, 48), seed=0, workers=1)
+    return root / "train2017"
+
+
+@pytest.mark.parametrize("name", ["limit", "ours", "kornia", "lightly", "torchvision"])
+def test_everyone_gives_pairs_of_normalised_batches(photos, name):
+    if name in inputs.PEERS:
+        pytest.importorskip(name)
+    feed = (inputs.TRAINING | inputs.INPUT)[name](TINY, photos, CPU)
+    view1, view2 = next(feed)
+    feed.close()
+    assert view1.shape == view2.shape == (4, 3, 32, 32)
+    assert not torch.equal(view1, view2)
+    assert abs(view1.mean()) < 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_are_timed_with_a_full_dictionary(name):
+    skip = set(METHODS) - {name}
+    if "ivf" in name:
+        pytest.importorskip("faiss")
+    rows = list(measure.steps([TINY], [512], CPU, skip=skip, repeats=2, count=1))
+    assert [row["contender"] for row in rows] == [name, name]
+    assert all(row["ms"] > 0 for row in rows)
+    method, _ = measure.trainable(TINY, name, 512, CPU)
+    measure.fill(method)
+    full = [m for m in method.modules() if isinstance(m, measure.Dictionary)]
+    assert full
+    assert all(len(dictionary) == 512 for dictionary in full)
+
+
+def test_only_mls_is_asked_for_the_largest_dictionary():
+    assert measure.methods(LARGE, {"mls, ivf"}) == ["mls"]
+
+
+def test_the_peak_is_that_of_this_process():
+    before = measure.process_peak()
+    held = torch.ones(2**26)  # 256 MB
+    assert measure.process_peak() >= before + 200 or before > 4000
+    assert before > 50
+    del held
+
+
+def test_the_command_writes_tables_and_refuses_to_replace_them(tmp_path):
+    out = tmp_path / "speed.json"
+    command = [sys.executable, "-m", "benchmarks", "--out", out, "--groups", "store", "--images", "64"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(out.read_text())
+    assert {"commit", "device", "versions", "command", "cores"} <= set(told["header"])
+    assert {row["case"] for row in told["rows"]} == {"short side 128", "short side 256"}
+    assert "not measured" in out.with_suffix(".md").read_text()
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert "delete it first" in again.stderr
+
+
+def test_a_command_without_a_gpu_runs_and_says_what_is_missing(monkeypatch, capfd):
+    monkeypatch.setattr(busy.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["busy", sys.executable, "-c", "raise SystemExit(3)"])
+    assert busy.main() == 3
+    assert "not measured" in capfd.readouterr().err
+
+
+def test_the_gpus_share_is_the_mean_of_its_samples(monkeypatch, capfd):
+    monkeypatch.setattr(busy, "utilisation", lambda: [40.0, 60.0])
+    monkeypatch.setattr(busy, "PERIOD", 0.05)
+    monkeypatch.setattr(sys, "argv", ["busy", sys.executable, "-c", "import time; time.sleep(0.3)"])
+    assert busy.main() == 0
+    assert "GPU busy 50 %" in capfd.readouterr().err
