@@ -27,7 +27,7 @@ rule all:
         OUT / "runs.tsv",
         TABLES,
         FIGURES,
-        OUT / "figures" / "contact_sheet.png",
+        OUT / "figures" / "contact_sheet.png" if STUDY.source.labelled else [],
         outputs.picture_files(STUDY),
         OUT / "search" / "search.png" if STUDY.search_benchmark else [],
 

@@ -37,6 +37,12 @@ def store(args: argparse.Namespace) -> None:
         ImageStore(args.out).verify()
 
 
+def dataset(args: argparse.Namespace) -> None:
+    from mlssl.data.public.prepare import prepare
+
+    prepare(args.name, args.out, source=args.source, download=args.download, splits=args.splits)
+
+
 def resolve(args: argparse.Namespace) -> None:
     import yaml
 
@@ -233,6 +239,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128 or 640x480 (width x height)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub = verb("dataset", dataset, "Bring a public dataset into COCO's layout: from a folder, archives or the web.")
+    sub.add_argument("name", help="coco2017, voc2007, voc0712, cityscapes, …; a wrong one lists all")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make")
+    sub.add_argument("--source", type=Path, help="folder with the images, or with the archives as given out")
+    sub.add_argument("--download", action="store_true", help="fetch what is not under --source")
+    sub.add_argument("--splits", nargs="+", help="all that are published, if not given")
 
     sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")
     sub.add_argument("--images", type=Path, required=True, help="folder of .jpg or .png files")

@@ -75,6 +75,8 @@ class Pretrain:
     """The scalars of the method's constructor."""
     seed: int = 0
     backbone: str = "resnet50"
+    init: str | None = None
+    """File of weights that the backbone starts from, own or published; None draws them from the seed."""
     epochs: float | None = 400.0
     steps: int | None = None
     """Length in optimiser steps instead of epochs; exactly one of the two is set."""

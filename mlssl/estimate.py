@@ -13,6 +13,8 @@ from mlssl.rates import Source
 from mlssl.study import Study
 
 RESULTS = Path("results")
+PHOTO = (640, 480)
+"""Pixels of a photo whose size is not known: COCO's usual one."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,6 @@ class Job:
     """Where the rate is from."""
     done: bool
     """Its result is there already."""
-
-
-def images(study: Study) -> tuple[int | None, int | None]:
-    """Training and validation images of a study; None where the data are not there to be counted."""
-    if study.scenes:
-        return study.scenes["images"], study.scenes["val_images"]
-    folders = (Path(study.data.root) / split for split in (study.data.train, study.data.val))
-    train, val = (sum(1 for _ in folder.iterdir()) if folder.is_dir() else None for folder in folders)
-    return train, val
 
 
 def steps(config: Pretrain, train_images: int | None) -> int | None:
@@ -63,12 +56,13 @@ def rate(sources: Sequence[Source], key: str) -> Source | None:
 
 def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
     """All jobs of a study, each at the first rate found; a job's start is added where it is known."""
-    train, val = images(study)
+    pretrained_on = study.source.images()[0]
+    train, val = study.transfer_source.images()
     starting = rate(sources, rates.START)
     start = starting.seconds[rates.START] if starting else 0.0
     found = []
     for run in study.runs.values():
-        length = steps(run.config, train)
+        length = steps(run.config, pretrained_on)
         for stage in ("pretrain", *(t for t, runs in study.transfer_runs.items() if run.id in runs)):
             config = plain(run.config if stage == "pretrain" else study.transfers[stage])
             amount = None
@@ -109,6 +103,9 @@ def report(study: Study, cores: int, *, results: Path = RESULTS, reference: Path
     sources = rates.sources(results, device=device, reference=reference)
     found = jobs(study, sources)
     at_once, where = (cores, f"{cores} cores") if device == "cpu" else (1, f"one {device}")
+    published = [job for job in found if job.source == rates.PUBLISHED_SOURCE]
+    if published:
+        at_once, where = 1, f"one {rates.published_machine()}"
     lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *table(study, found)]
     for axis in study.axes():
         runs = {cell.run for cell in study.cells if cell.axis == axis}
@@ -118,8 +115,11 @@ def report(study: Study, cores: int, *, results: Path = RESULTS, reference: Path
         lines[-1] += "  (a run that several axes share counts in each)"
     for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
         lines.append(f"{name}: {len(part)} jobs, {span(part)}{waiting(part, at_once, where)}")
+    lines.append(f"disk: {disk(study)}")
     for source, count in Counter(job.source for job in found if job.source).items():
         lines.append(f"{count} jobs by {source}")
+    if published:
+        lines.append("hours by published rates are GPU-hours of that GPU")
     if starting := rate(sources, rates.START):
         lines.append(f"{rates.START}: {starting.seconds[rates.START]:.1f} s, by {starting.name}")
     unknown = Counter(job.key for job in found if job.seconds is None)
@@ -132,12 +132,37 @@ def report(study: Study, cores: int, *, results: Path = RESULTS, reference: Path
     return "\n".join(lines)
 
 
+def disk(study: Study) -> str:
+    """What the study writes, in words: the image store, and the weights of every run; sources are not counted."""
+    images, side = study.source.images()[0], study.data.short_side
+    known = rates.PARAMETERS.get(next(iter(study.runs.values())).config.backbone)
+    parts = []
+    if images is None:
+        parts.append("store unknown, because its images cannot be counted yet")
+    else:
+        width, height = study.source.settings.get("size", PHOTO)
+        shrink = 1 if side == "full" else min(1, side / min(width, height))
+        store = 3 * width * height * shrink**2 * images
+        parts.append(f"store {size(store)}, if photos are {width} x {height}")
+    if known is None:
+        parts.append("weights unknown")
+    else:
+        # Query and key encoder and the optimiser's momentum, once for the run and once to go on from; the backbone.
+        parts.append(f"weights about {size(len(study.runs) * (2 * 3 + 1) * 4 * known)}")
+    return "; ".join(parts)
+
+
+def size(number: float) -> str:
+    """Bytes to read: `31 GB`, `120 MB`."""
+    return f"{number / 1e9:,.0f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+
+
 def table(study: Study, found: Sequence[Job]) -> list[str]:
     """Lines of a table: run, steps, time of each stage; `(done)` where its result is there."""
     stages = ["pretrain", *study.transfers]
     by_place = {(job.run, job.stage): job for job in found}
     rows = [["run", "steps", *stages]]
-    train, _ = images(study)
+    train = study.source.images()[0]
     for run in study.runs.values():
         length = steps(run.config, train)
         cells = [cell(by_place.get((run.id, stage))) for stage in stages]

@@ -24,6 +24,11 @@ from mlssl.provenance import digest_of, write_json
 from mlssl.study import TRANSFERS
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "rates.json"
+PUBLISHED = Path(__file__).parents[1] / "results" / "published" / "rates.json"
+PUBLISHED_SOURCE = "published rates"
+"""Name of the last source asked: what others have printed about one GPU."""
+PARAMETERS = {"resnet10t": 4.9e6, "resnet18": 11.2e6, "resnet34": 21.3e6, "resnet50": 23.5e6, "resnet101": 42.5e6}
+"""Weights of a backbone without classifier."""
 THREADS = 1
 """CPU threads of every job of the workflow."""
 START = "start of a job"
@@ -157,7 +162,12 @@ def sources(results: Path, *, device: str, reference: Path = REFERENCE) -> tuple
     if reference.exists():
         told = read(reference)
         found.append(Source(f"rates of {told['machine']}, not of this machine", told["seconds"]))
+        found.append(Source(PUBLISHED_SOURCE, read(PUBLISHED)["seconds"]))
     return tuple(found)
+
+
+def published_machine() -> str:
+    return read(PUBLISHED)["machine"]
 
 
 def this_device() -> str:

@@ -6,11 +6,8 @@ which every default is written out. Imports no torch: a dry run reads constructo
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,8 @@ from mlssl.config import (
     read_yaml,
 )
 from mlssl.provenance import digest_of
+from mlssl.scalars import check_scalars, resolve_params
+from mlssl.source import Source, read_source
 
 SCHEMA = Path(__file__).parents[1] / "workflow" / "schemas" / "study.schema.yaml"
 TRANSFERS: dict[str, type] = {
@@ -70,9 +69,10 @@ class Study:
     path: Path
     name: str
     about: str
-    scenes: dict[str, Any] | None
-    """Settings of the embedded dataset, if the study draws it."""
-    data: Data
+    source: Source
+    """Where the images to pretrain on come from."""
+    transfer_source: Source
+    """Where the images of the transfers come from; the same unless the study says otherwise."""
     runs: dict[str, Run]
     cells: tuple[Cell, ...]
     transfers: dict[str, Config]
@@ -82,6 +82,11 @@ class Study:
     """How neighbours and score histograms are drawn; None draws none."""
     search_benchmark: dict[str, Any] | None
     """Settings of the benchmark of searches; None runs none."""
+
+    @property
+    def data(self) -> Data:
+        """The images to pretrain on."""
+        return self.source.data
 
     @property
     def out(self) -> Path:
@@ -124,54 +129,19 @@ class Study:
 def load(path: Path | str) -> Study:
     """Read, validate and expand a study; ConfigError names file, key, value and remedy."""
     path = Path(path)
-    values = read_yaml(path)
+    values = read_extended(path)
     validate(values, path)
-
-    scenes = values["data"].get("scenes")
-    data_values = {k: v for k, v in values["data"].items() if k != "scenes"}
-    if scenes:
-        data_values["root"] = f"results/data/scenes-{digest_of(scenes)[:8]}"
-    data = build(Data, data_values, f"{path}: data")
-
-    methods, common = values["methods"], values.get("common", {})
-    check_scalars(methods, common, path)
-    runs: dict[str, Run] = {}
-    cells: list[Cell] = []
-
-    def add(axis: str, level: str, method: str, override: Mapping[str, Any]) -> None:
-        if method not in methods:
-            raise ConfigError(
-                f"{path}: {axis}: method '{method}' is not under methods; known are {', '.join(methods)}"
-            )
-        target = methods[method].get("target")
-        where = f"{path}: methods.{method}"
-        params = resolve_params(target, common, {**methods[method].get("params", {}), **override}, where)
-        for seed in values["seeds"]:
-            pretrain = {
-                **values["pretrain"],
-                "data": plain(data),
-                "method": method,
-                "target": target,
-                "params": params,
-                "seed": seed,
-            }
-            config = build(Pretrain, pretrain, f"{path}: pretrain")
-            without_seed = digest_of({k: v for k, v in plain(config).items() if k != "seed"})
-            run = Run(f"{method}-{without_seed[:8]}-s{seed}", without_seed, config)
-            runs[run.id] = run
-            cells.append(Cell(axis, level, run.id))
-
-    for method in values["compare"]:
-        add(COMPARE, method, method, {})
-    for axis, ablation in values.get("ablations", {}).items():
-        for level, (method, override) in ablation_levels(ablation).items():
-            add(axis, level, method, override)
-
+    source = read_source(values["data"], f"{path}: data")
+    elsewhere = values.get("transfer_data")
+    transfer_source = read_source(elsewhere, f"{path}: transfer_data") if elsewhere else source
+    runs, cells = expand(values, source, path)
     transfers, transfer_runs = {}, {}
     compared = {cell.run for cell in cells if cell.axis == COMPARE}
-    for name, settings in values["transfers"].items():
+    # Photos without labels can be trained on and looked at, and no more.
+    for name, settings in values["transfers"].items() if transfer_source.labelled else ():
+        on = source if name == "pseudo_labels" else transfer_source
         own = {k: v for k, v in settings.items() if k not in ("runs", "seeds")}
-        transfers[name] = build(TRANSFERS[name], {**own, "data": plain(data)}, f"{path}: transfers.{name}")
+        transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, f"{path}: transfers.{name}")
         seeds = settings.get("seeds", values["seeds"])
         everything = settings.get("runs", "all") == "all"
         transfer_runs[name] = tuple(
@@ -181,6 +151,8 @@ def load(path: Path | str) -> Study:
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
         )
+    if transfers and transfer_source.images()[1] == 0:
+        raise ConfigError(f"{path}: data.val: split '{transfer_source.data.val}' is empty; give one with images")
     search = values.get("search_benchmark")
     if search and search["method"] not in values["compare"]:
         raise ConfigError(
@@ -192,15 +164,100 @@ def load(path: Path | str) -> Study:
         path=path,
         name=values["name"],
         about=values["about"],
-        scenes=scenes,
-        data=data,
+        source=source,
+        transfer_source=transfer_source,
         runs=runs,
-        cells=tuple(cells),
+        cells=cells,
         transfers=transfers,
         transfer_runs=transfer_runs,
         pictures=pictures,
         search_benchmark=search,
     )
+
+
+def expand(values: Mapping[str, Any], source: Source, path: Path) -> tuple[dict[str, Run], tuple[Cell, ...]]:
+    """All runs of a study, by id, and their places in its tables."""
+    methods, common = values["methods"], values.get("common", {})
+    check_scalars(methods, common, path)
+    runs: dict[str, Run] = {}
+    cells: list[Cell] = []
+    images = source.images()[0]
+
+    def add(axis: str, level: str, method: str, override: Mapping[str, Any]) -> None:
+        if method not in methods:
+            raise ConfigError(
+                f"{path}: {axis}: method '{method}' is not under methods; known are {', '.join(methods)}"
+            )
+        told, where = methods[method], f"{path}: methods.{method}"
+        target = told.get("target")
+        params = resolve_params(target, common, {**told.get("params", {}), **override}, where)
+        for seed in values["seeds"]:
+            pretrain = {
+                **values["pretrain"],
+                **told.get("pretrain", {}),
+                "data": plain(source.data),
+                "method": method,
+                "target": target,
+                "params": params,
+                "seed": seed,
+            }
+            config = build(Pretrain, pretrain, f"{path}: pretrain")
+            check_sizes(config, images, f"{path}: {axis} = {level}")
+            without_seed = digest_of({k: v for k, v in plain(config).items() if k != "seed"})
+            run = Run(f"{method}-{without_seed[:8]}-s{seed}", without_seed, config)
+            runs[run.id] = run
+            cells.append(Cell(axis, level, run.id))
+
+    for method in values["compare"]:
+        add(COMPARE, method, method, {})
+    for axis, ablation in values.get("ablations", {}).items():
+        for level, (method, override) in ablation_levels(ablation).items():
+            add(axis, level, method, override)
+    return runs, tuple(cells)
+
+
+def check_sizes(config: Pretrain, images: int | None, where: str) -> None:
+    """Refuse k, dictionary and batch that do not fit each other, or a batch that the dataset cannot fill."""
+    size, k, batch = config.params.get("dictionary_size"), config.params.get("k"), config.batch_size
+    if size is not None and k is not None and k > size:
+        raise ConfigError(f"{where}: k {k} is larger than dictionary_size {size}; give a smaller k")
+    if size is not None and size < batch:
+        raise ConfigError(
+            f"{where}: dictionary_size {size} is smaller than batch_size {batch}; give at least {batch}"
+        )
+    if config.target and images is not None and batch > images:
+        raise ConfigError(f"{where}: batch_size {batch} is larger than the dataset of {images} images; give less")
+
+
+def read_extended(path: Path) -> Any:
+    """A study file over the one that it `extends` (a path beside it), as far as there is one.
+
+    Mappings are merged key by key, anything else takes the other's place; null takes a mapping away.
+    """
+    values, seen = read_yaml(path), [path.resolve()]
+    at = path
+    while isinstance(values, dict) and "extends" in values:
+        at = at.parent / str(values.pop("extends"))
+        if at.resolve() in seen:
+            raise ConfigError(f"{path}: extends: {at} extends itself; name another study")
+        seen.append(at.resolve())
+        base = read_yaml(at)
+        if not isinstance(base, dict):
+            raise ConfigError(f"{path}: extends: {at} is no study")
+        values = merged(base, values)
+    return values
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            result[key] = merged(base[key], value)
+        elif value is None and isinstance(base.get(key), Mapping):
+            del result[key]
+        else:
+            result[key] = value
+    return result
 
 
 def has_pseudo_labels(config: Pretrain) -> bool:
@@ -223,57 +280,3 @@ def validate(values: Any, path: Path) -> None:
         error = errors[0]
         key = ".".join(map(str, error.path)) or "the file"
         raise ConfigError(f"{path}: {key}: {error.message}; see {SCHEMA.name} for what it takes")
-
-
-def check_scalars(methods: Mapping[str, Any], common: Mapping[str, Any], path: Path) -> None:
-    """Every method must be there, and every scalar under `common` known to at least one of them."""
-    known = set()
-    for name, method in methods.items():
-        if method.get("target"):
-            try:
-                known |= set(constructor_defaults(method["target"]))
-            except ConfigError as error:
-                raise ConfigError(f"{path}: methods.{name}: {error}") from None
-    for key in common:
-        if key not in known:
-            raise ConfigError(
-                f"{path}: common.{key}: no method has this scalar; they have {', '.join(sorted(known))}"
-            )
-
-
-def resolve_params(
-    target: str | None, common: Mapping[str, Any], own: Mapping[str, Any], where: str
-) -> dict[str, Any]:
-    """All scalars of a method: constructor defaults, then the study's common ones, then its own."""
-    defaults = constructor_defaults(target) if target else {}
-    for key in own:
-        if key not in defaults:
-            raise ConfigError(f"{where}: params.{key}: {target} has no such scalar; it has {', '.join(defaults)}")
-    return defaults | {k: v for k, v in common.items() if k in defaults} | dict(own)
-
-
-@cache
-def constructor_defaults(target: str) -> dict[str, Any]:
-    """The keyword-only scalars of a method's constructor, read from its source without importing it."""
-    tree = ast.parse(source_file(target).read_text())
-    class_name = target.rpartition(".")[2]
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            init = next(n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__")
-            pairs = zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
-            return {arg.arg: ast.literal_eval(default) for arg, default in pairs if default}
-    raise ConfigError(f"target '{target}': its module has no class {class_name}")
-
-
-def source_file(target: str) -> Path:
-    """The file that defines a method given by its dotted path."""
-    module = target.rpartition(".")[0]
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None:
-        raise ConfigError(
-            f"target '{target}': there is no module '{module}'; give package.module.Class, importable from here"
-        )
-    return Path(spec.origin)

@@ -45,6 +45,7 @@ STUDY = {
         "detection": {"runs": "compare", "seeds": [0], "iterations": 10},
     },
 }
+NOTES = {"protocols": {"linear": {"train_images": 1000}, "linear_10pct": {"train_images": 100}}}
 MAP = {0: 40.0, 1: 42.0, 2: 47.0}
 """Mean 43; deviations -3, -1, 4; sample variance 26 / 2 = 13."""
 
@@ -100,7 +101,7 @@ def told(tmp_path, monkeypatch):
         (told.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
         value = MAP[run.config.seed]
         linear = rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": value / 2})
-        put(told, run, "linear", linear)
+        put(told, run, "linear", linear, notes=NOTES)
         if run.id in told.transfer_runs["detection"]:
             put(told, run, "detection", rows("detection", {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}))
     return told
@@ -193,8 +194,10 @@ def test_nothing_there_at_all(tmp_path, monkeypatch):
 def test_a_second_result_is_refused(told):
     run = find(told, "mls", 0, k=1)
     first = told.out / "runs" / run.id / "linear.json"
-    second = put(told, run, "linear", rows("linear", {"mAP": 99.0})).rename(first.with_name("linear_again.json"))
-    put(told, run, "linear", rows("linear", {"mAP": 1.0}))
+    second = put(told, run, "linear", rows("linear", {"mAP": 99.0}), notes=NOTES).rename(
+        first.with_name("linear_again.json")
+    )
+    put(told, run, "linear", rows("linear", {"mAP": 1.0}), notes=NOTES)
     with pytest.raises(ConfigError) as error:
         collect(told)
     assert str(first) in str(error.value)

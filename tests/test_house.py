@@ -12,7 +12,9 @@ ALLOWED = {
     "mlssl/config.py": set(),
     "mlssl/seeds.py": set(),
     "mlssl/provenance.py": set(),
-    "mlssl/study.py": LEAVES,
+    "mlssl/scalars.py": LEAVES,
+    "mlssl/source.py": LEAVES | {"mlssl.data.public.counts"},
+    "mlssl/study.py": LEAVES | {"mlssl.scalars", "mlssl.source"},
     "mlssl/rates.py": LEAVES | {"mlssl.study"},
     "mlssl/estimate.py": LEAVES | {"mlssl.study", "mlssl.rates"},
     "mlssl/parts": LEAVES | {"mlssl.parts"},
@@ -25,7 +27,13 @@ ALLOWED = {
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
 }
 NO_TORCH = ("mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/study.py", "mlssl/analysis")
-NO_TORCH += ("mlssl/rates.py", "mlssl/estimate.py")
+NO_TORCH += (
+    "mlssl/rates.py",
+    "mlssl/estimate.py",
+    "mlssl/source.py",
+    "mlssl/scalars.py",
+    "mlssl/data/public/counts.py",
+)
 
 
 def files(room):

@@ -12,7 +12,7 @@ from mlssl.method.mls import MLS
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
-from mlssl.study import constructor_defaults
+from mlssl.scalars import constructor_defaults
 
 B = 6
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mlssl import config, study
+from mlssl import config, scalars, study
 from mlssl.analysis import outputs
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
@@ -183,7 +183,7 @@ def in_code(target, setting, demo):
     """Default and demo study's value of a setting, from the code."""
     if target:
         run = next(r.config for r in demo.runs.values() if r.config.target == target)
-        return study.constructor_defaults(target)[setting], run.params[setting]
+        return scalars.constructor_defaults(target)[setting], run.params[setting]
     cls, name = setting.split(".")
     run = next(r.config for r in demo.runs.values() if r.config.target)
     used = {
@@ -215,5 +215,5 @@ def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
         run.config.target for run in study.load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
     }
     for target in targets:
-        assert {s for t, s in rows if t == target} == set(study.constructor_defaults(target))
+        assert {s for t, s in rows if t == target} == set(scalars.constructor_defaults(target))
     assert {f"Views.{f.name}" for f in dataclasses.fields(config.Views)} <= {s for _, s in rows}

@@ -13,7 +13,9 @@ from test_fetch import md5, serving, write_tar, write_zip
 
 from mlssl.config import DataError
 from mlssl.data.coco import read_split
-from mlssl.data.public import DATASETS, catalogue, layout, prepare
+from mlssl.data.public import catalogue, layout
+from mlssl.data.public.catalogue import DATASETS
+from mlssl.data.public.prepare import prepare
 from mlssl.data.store import ImageStore, build_store
 
 SIZE = (40, 30)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlssl import config, study
+from mlssl import config, scalars, study
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_seeds_share_a_digest_and_defaults_are_written_out(load, values):
     runs = list(load(values).runs.values())
     assert len({run.digest for run in runs}) == len(runs) / 2
     mls = next(run.config for run in runs if run.config.method == "mls")
-    defaults = study.constructor_defaults("mlssl.method.mls.MLS")
+    defaults = scalars.constructor_defaults("mlssl.method.mls.MLS")
     assert mls.params == defaults | {"k": 5, "dictionary_size": 64}
     assert defaults["k"] == 20
 

@@ -16,6 +16,8 @@ TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
 """Stems of the paper's own tables, of which every study fills in what it measured."""
+SAVINGS = "label_savings"
+"""Stem of the table that says how many labels pretraining saves."""
 NONE = "–"
 """Stands in a cell for which there is nothing to say."""
 
@@ -112,9 +114,22 @@ def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
     return {axis: levels for axis, levels in found.items() if len(levels) > 1}
 
 
+def pretrained_and_not(study: Study) -> tuple[list[str], str | None]:
+    """The compared methods that train, and the first that does not."""
+    targets = {method: study.runs[run].config.target for method, run in study.compared.items()}
+    untrained = next((method for method, target in targets.items() if target is None), None)
+    return [method for method, target in targets.items() if target], untrained
+
+
+def savings_told(study: Study) -> bool:
+    """Whether the study can tell how many labels pretraining saves."""
+    pretrained, untrained = pretrained_and_not(study)
+    return bool(pretrained and untrained) and len(linear_scores(study)) > 1
+
+
 def table_files(study: Study) -> list[Path]:
     """Every file that `write_tables` writes."""
-    names = [*table_names(study), *PAPER_TABLES]
+    names = [*table_names(study), *([SAVINGS] if savings_told(study) else []), *PAPER_TABLES]
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
@@ -133,7 +148,8 @@ def budget(study: Study) -> str:
     """What every pretraining of the study costs: backbone, crop, length, batch, seeds; without full stop."""
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
-    images = f"{study.scenes['images']:,} images" if study.scenes else f"{config.data.train}'s images"
+    count = study.source.images()[0]
+    images = f"{config.data.train}'s images" if count is None else f"{count:,} images"
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import MINUTES, NONE, Score, budget, stem, transfer_budget
+from mlssl.analysis.label_savings import savings, sentence, table
+from mlssl.analysis.outputs import MINUTES, NONE, SAVINGS, Score, budget, savings_told, stem, transfer_budget
 from mlssl.analysis.paper_tables import paper_tables
 from mlssl.provenance import write_text
 from mlssl.study import COMPARE, Study
@@ -52,8 +53,13 @@ def write_tables(study: Study, published: Path) -> None:
         text = caption(study, axis, metrics, summaries)
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
-    for name, table in paper_tables(study, metrics, read_paper(published)).items():
-        write_table(study, name, table.text, table.tidy, table.printed)
+    if savings_told(study):
+        found = savings(study, metrics)
+        told = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
+        text = f"{told} {' '.join(study.about.split())} Labelled images are interpolated over their logarithm."
+        write_table(study, SAVINGS, text, table(found), table(found))
+    for name, paper in paper_tables(study, metrics, read_paper(published)).items():
+        write_table(study, name, paper.text, paper.tidy, paper.printed)
 
 
 def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from mlssl.config import ConfigError, Pretrain
 from mlssl.device import gains_from_bf16
+from mlssl.engine.initial import load_initial
 from mlssl.parts.backbone import create_backbone
 from mlssl.seeds import seed_of
 
@@ -18,11 +20,13 @@ from mlssl.seeds import seed_of
 def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
 
-    The initial backbone follows from the run's seed alone, so it is the same for every method. Without a
-    target the method is the bare backbone.
+    The initial backbone follows from the run's seed alone, or is read from `init`, so it is the same for every
+    method. Without a target the method is the bare backbone.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
     backbone = create_backbone(config.backbone)
+    if config.init is not None:
+        load_initial(backbone, Path(config.init))
     torch.manual_seed(seed_of(config.seed, "heads"))
     method = backbone
     if config.target is not None:

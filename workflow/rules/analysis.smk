@@ -98,7 +98,7 @@ rule contact_sheet:
     log:
         OUT / "logs" / "contact_sheet.log",
     shell:
-        "{PYTHON} -m mlssl contact-sheet --data {input.data} --split {params.split} --out {output[0]} > {log} 2>&1"
+        "{PYTHON} -m mlssl contact-sheet --data {STUDY.data.root} --split {params.split} --out {output[0]} > {log} 2>&1"
 
 
 EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", *VIEWS]

@@ -17,7 +17,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 OUT = STUDY.out
-DATA = Path(STUDY.data.root)
+DATA, TRANSFER_DATA = STUDY.source.ready, STUDY.transfer_source.ready
 PRETRAINED = [OUT / "runs" / run / "pretrain.json" for run in STUDY.runs]
 TRANSFERRED = [OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs]
 TABLES = outputs.table_files(STUDY)

@@ -1,28 +1,38 @@
-# Images: drawn if the study says so, then decoded once.
+# Images: made ready where they are not simply there, then decoded once.
+import shlex
 
-if STUDY.scenes:
+from mlssl.source import KINDS
 
-    rule scenes:
-        """Draw the embedded dataset in COCO's layout."""
-        input:
-            code=sources("mlssl/data/scenes/*.py"),
-        output:
-            directory(DATA),
-        params:
-            **STUDY.scenes,
-            width=STUDY.scenes["size"][0],
-            height=STUDY.scenes["size"][1],
-        log:
-            OUT / "logs" / "scenes.log",
-        threads: workflow.cores or 1
-        resources:
-            mem_mb=1000,
-            runtime=60,
-        benchmark:
-            OUT / "benchmarks" / "scenes.tsv"
-        shell:
-            "{PYTHON} -m mlssl scenes --out {output} --images {params.images} --val-images {params.val_images}"
-            " --size {params.width}x{params.height} --seed {params.seed} --workers {threads} > {log} 2>&1"
+MAKERS = {
+    "scenes": ["mlssl/data/scenes/*.py"],
+    "dataset": ["mlssl/data/public/*.py"],
+    "photos": ["mlssl/data/importer/*.py", "mlssl/data/images.py"],
+}
+
+
+for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, STUDY.source)}.values():
+    if SOURCE.kind in KINDS:
+
+        rule:
+            # Scenes drawn, a public dataset brought into COCO's layout, or photos imported.
+            name:
+                SOURCE.kind if SOURCE == STUDY.source else f"transfer_{SOURCE.kind}"
+            input:
+                code=sources(*MAKERS[SOURCE.kind]),
+            output:
+                directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
+            params:
+                command=shlex.join(SOURCE.command()),
+            log:
+                OUT / "logs" / f"{Path(SOURCE.data.root).name}.log",
+            threads: workflow.cores or 1
+            resources:
+                mem_mb=2000,
+                runtime=240,
+            benchmark:
+                OUT / "benchmarks" / f"{Path(SOURCE.data.root).name}.tsv"
+            shell:
+                "{PYTHON} -m mlssl {params.command}" + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log} 2>&1"
 
 
 rule store:
@@ -34,7 +44,7 @@ rule store:
     output:
         directory(STUDY.store),
     params:
-        images=DATA / STUDY.data.train,
+        images=Path(STUDY.data.root) / STUDY.data.train,
         short_side=STUDY.data.short_side,
     log:
         OUT / "logs" / "store.log",

@@ -1,10 +1,11 @@
 # One job per run. A run that was killed goes on from runs/<run>/state, which no rule declares and so none deletes.
+from mlssl.scalars import source_file
 
 
 def pretrain_sources(wildcards):
     """The engine, and the method that this run trains."""
     run = STUDY.runs[wildcards.run].config
-    method = [os.path.relpath(studies.source_file(run.target))] if run.target else []
+    method = [os.path.relpath(source_file(run.target))] if run.target else []
     loop = [f"mlssl/engine/{name}.py" for name in ("build", "checkpoint", "log", "pretrain", "records", "schedule", "step")]
     stage = sources(*SHARED, *loop, *VIEWS, "mlssl/parts/*.py", "mlssl/data/steps.py", "mlssl/data/placement.py")
     return stage + sources("mlssl/method/losses.py", "mlssl/method/pseudo_labels.py") + method
@@ -27,6 +28,7 @@ rule pretrain:
     input:
         config=OUT / "runs" / "{run}" / "pretrain.yaml",
         store=STUDY.store,
+        init=lambda wildcards: ancient(STUDY.runs[wildcards.run].config.init or []),
         code=pretrain_sources,
     output:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",

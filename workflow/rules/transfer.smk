@@ -23,7 +23,7 @@ rule linear:
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         config=OUT / "transfers" / "linear.yaml",
-        data=ancient(DATA),
+        data=ancient(TRANSFER_DATA),
         code=transfer_sources("mlssl/transfer/linear.py", "mlssl/transfer/features.py"),
     output:
         OUT / "runs" / "{run}" / "linear.json",
@@ -46,7 +46,7 @@ use rule linear as detection with:
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         config=OUT / "transfers" / "detection.yaml",
-        data=ancient(DATA),
+        data=ancient(TRANSFER_DATA),
         code=transfer_sources("mlssl/transfer/detection.py"),
     output:
         OUT / "runs" / "{run}" / "detection.json",
@@ -61,7 +61,7 @@ use rule linear as segmentation with:
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         config=OUT / "transfers" / "segmentation.yaml",
-        data=ancient(DATA),
+        data=ancient(TRANSFER_DATA),
         code=transfer_sources("mlssl/transfer/segmentation.py"),
     output:
         OUT / "runs" / "{run}" / "segmentation.json",

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from mlssl.data.public import cityscapes, classification, coco2017, voc
+from mlssl.data.public.counts import SPLITS
 from mlssl.data.public.layout import Found
 
 COCO = "http://images.cocodataset.org"
@@ -63,7 +64,7 @@ VOC2012 = (
 DATASETS = {
     "coco2017": Dataset(
         "https://cocodataset.org",
-        {"train2017": 118_287, "val2017": 5_000},
+        SPLITS["coco2017"],
         (
             Archive("train2017.zip", f"{COCO}/zips/train2017.zip", ("train2017",), 19336861798,
                     "cced6f7f71b7629ddf16f17bbcfab6b2", ("train2017",)),
@@ -74,15 +75,15 @@ DATASETS = {
         ),
         coco2017.read,
     ),
-    "voc2007": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/voc2007/", {"trainval": 5_011, "test": 4_952},
+    "voc2007": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/voc2007/", SPLITS["voc2007"],
                        VOC2007, partial(voc.read, years=(2007,))),
-    "voc2012": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", {"trainval": 11_540},
+    "voc2012": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/", SPLITS["voc2012"],
                        VOC2012, partial(voc.read, years=(2012,))),
-    "voc0712": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/", {"trainval": 16_551, "test": 4_952},
+    "voc0712": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/", SPLITS["voc0712"],
                        VOC2007 + VOC2012, partial(voc.read, years=(2007, 2012))),
     "cityscapes": Dataset(
         "https://www.cityscapes-dataset.com",
-        {"train": 2_975, "val": 500},
+        SPLITS["cityscapes"],
         (
             Archive("leftImg8bit_trainvaltest.zip", None, ("leftImg8bit/{split}",)),
             Archive("gtFine_trainvaltest.zip", None, ("gtFine/{split}",)),
@@ -92,14 +93,14 @@ DATASETS = {
     ),
     "cub200": Dataset(
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",
-        {"train": 5_994, "test": 5_794},
+        SPLITS["cub200"],
         (Archive("CUB_200_2011.tgz", "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
                  ("train_test_split.txt",), None, "97eceeb196236b17998738112f37df78"),),
         classification.read_cub,
     ),
     "flowers102": Dataset(
         f"{VGG}/flowers/102/",
-        {"trainval": 2_040, "test": 6_149},
+        SPLITS["flowers102"],
         (
             Archive("102flowers.tgz", f"{VGG}/flowers/102/102flowers.tgz", ("jpg",), None,
                     "52808999861908f626f3c1f4e79d11fa"),
@@ -114,7 +115,7 @@ DATASETS = {
     ),
     "stanford_cars": Dataset(
         "https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.StanfordCars.html",
-        {"train": 8_144, "test": 8_041},
+        SPLITS["stanford_cars"],
         (
             Archive("cars_train.tgz", None, ("cars_train",)),
             Archive("cars_test.tgz", None, ("cars_test",)),
@@ -125,14 +126,14 @@ DATASETS = {
     ),
     "fgvc_aircraft": Dataset(
         f"{VGG}/fgvc-aircraft/",
-        {"trainval": 6_667, "test": 3_333},
+        SPLITS["fgvc_aircraft"],
         (Archive("fgvc-aircraft-2013b.tar.gz", f"{VGG}/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
                  ("fgvc-aircraft-2013b/data",)),),
         partial(classification.read_torchvision, dataset="FGVCAircraft"),
     ),
     "indoor67": Dataset(
         "https://web.mit.edu/torralba/www/indoor.html",
-        {"train": 5_360, "test": 1_340},
+        SPLITS["indoor67"],
         (
             Archive("indoorCVPR_09.tar", "http://groups.csail.mit.edu/vision/LabelMe/NewImages/indoorCVPR_09.tar",
                     ("Images",)),
@@ -143,7 +144,7 @@ DATASETS = {
     ),
     "oxford_pets": Dataset(
         f"{VGG}/pets/",
-        {"trainval": 3_680, "test": 3_669},
+        SPLITS["oxford_pets"],
         (
             Archive("images.tar.gz", f"{VGG}/pets/data/images.tar.gz", ("images",), None,
                     "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
@@ -154,7 +155,7 @@ DATASETS = {
     ),
     "dtd": Dataset(
         f"{VGG}/dtd/",
-        {"trainval": 3_760, "test": 1_880},
+        SPLITS["dtd"],
         (Archive("dtd-r1.0.1.tar.gz", f"{VGG}/dtd/download/dtd-r1.0.1.tar.gz", ("dtd/labels",), None,
                  "fff73e5086ae6bdbea199a49dfb8a4c1"),),
         lambda roots, split: classification.read_torchvision(

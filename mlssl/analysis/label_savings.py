@@ -1,0 +1,116 @@
+"""How many labels pretraining saves: the labelled images with which it scores what all of them give without."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mlssl.analysis.aggregate import summarise
+from mlssl.analysis.outputs import linear_scores, pretrained_and_not
+from mlssl.study import COMPARE, Study
+
+Curve = list[tuple[int, float]]
+"""Labelled images and mAP in percent, by ascending number of images."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What one seed says of one method."""
+
+    labels: int
+    """Labelled images there are."""
+    target: float
+    """mAP of the untrained backbone with all of them, %."""
+    needed: float
+    """Labelled images with which the pretrained one has as much; NaN where it never has."""
+    at_most: bool
+    """Its smallest share was enough already, so it may need fewer."""
+
+
+def saving(pretrained: Curve, untrained: Curve) -> Saving:
+    """Where the pretrained curve first reaches the end of the untrained one, interpolated over log(images)."""
+    labels, target = untrained[-1]
+    images, scores = zip(*pretrained, strict=True)
+    reached = [i for i, score in enumerate(scores) if score >= target]
+    if not reached:
+        return Saving(labels, target, math.nan, at_most=False)
+    i = reached[0]
+    if i == 0:
+        return Saving(labels, target, float(images[0]), at_most=True)
+    needed = np.exp(np.interp(target, scores[i - 1 : i + 1], np.log(images[i - 1 : i + 1])))
+    return Saving(labels, target, float(needed), at_most=False)
+
+
+def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]:
+    """Pretrained method -> seed -> Saving, for seeds whose curve is whole, its own and the untrained one's."""
+    pretrained, untrained = pretrained_and_not(study)
+    base = curves(study, metrics, untrained)
+    found = {}
+    for method in pretrained:
+        own = curves(study, metrics, method)
+        found[method] = {seed: saving(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
+    return found
+
+
+def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]:
+    """Seed -> curve of a compared method; seeds for which a share is missing are left out."""
+    found: dict[int, Curve] = {}
+    scores = linear_scores(study)[::-1]
+    values = [summarise(study, metrics, COMPARE, score)[method].values for score in scores]
+    for cell in study.cells:
+        seed = study.runs[cell.run].config.seed
+        if cell.axis != COMPARE or cell.level != method or not all(seed in by_seed for by_seed in values):
+            continue
+        notes = json.loads((study.out / "runs" / cell.run / "linear.json").read_text())["header"]["notes"]
+        images = [notes["protocols"][score.protocol]["train_images"] for score in scores]
+        found[seed] = [(n, by_seed[seed]) for n, by_seed in zip(images, values, strict=True)]
+    return found
+
+
+def sentence(method: str, found: list[Saving]) -> str:
+    """What a manager wants to know of one method, with its uncertainty."""
+    if not found:
+        return f"{method}: not known yet, because no seed has all its results."
+    labels, n = found[0].labels, len(found)
+    target = statistics.fmean(s.target for s in found)
+    reached = [s.needed for s in found if not math.isnan(s.needed)]
+    seeds = "one seed, so its uncertainty is not known" if n == 1 else f"{n} seeds"
+    full = f"the mAP that all {labels} give without pretraining ({target:.1f} %)"
+    if not reached:
+        return f"{method}: pretraining saved no labels; it never reached {full} ({seeds})."
+    if len(reached) < n:
+        return (
+            f"{method}: pretraining reached {full} in only {len(reached)} of {seeds}, so no saving can be claimed."
+        )
+    mean, spread = statistics.fmean(reached), statistics.stdev(reached) if n > 1 else 0.0
+    about = f"{mean:.0f} ± {spread:.0f}" if n > 1 else f"{mean:.0f}"
+    most = "at most " if any(s.at_most for s in found) else ""
+    share = 100 * (1 - mean / labels)
+    doubt = "" if n == 1 or mean + 2 * spread < labels else " Twice the spread reaches no saving at all: add seeds."
+    return (
+        f"{method}: with pretraining, {most}{about} labelled images give {full}. "
+        f"It saved about {share:.0f} % of the labels ({seeds}).{doubt}"
+    )
+
+
+def table(found: dict[str, dict[int, Saving]]) -> pd.DataFrame:
+    """A row per method and seed."""
+    rows = [
+        {
+            "method": method,
+            "seed": seed,
+            "labelled images": s.labels,
+            "mAP without pretraining, %": round(s.target, 2),
+            "images needed with it": "never as much"
+            if math.isnan(s.needed)
+            else f"{'≤ ' * s.at_most}{s.needed:.0f}",
+        }
+        for method, seeds in found.items()
+        for seed, s in seeds.items()
+    ]
+    return pd.DataFrame(rows, dtype=object)

@@ -1,0 +1,178 @@
+"""Where a study's images come from, and a study that extends another."""
+
+import pytest
+import torch
+import yaml
+
+from mlssl import study
+from mlssl.config import ConfigError, Data, Pretrain
+from mlssl.engine.build import build_method
+from mlssl.engine.initial import load_initial
+from mlssl.parts.backbone import create_backbone
+from mlssl.source import read_source
+
+SCENES = {"scenes": {"images": 80, "val_images": 20, "size": [64, 48], "seed": 3}}
+STUDY = {
+    "name": "one",
+    "about": "A test.",
+    "data": SCENES,
+    "seeds": [0],
+    "pretrain": {"backbone": "test_resnet", "epochs": 1, "batch_size": 8},
+    "methods": {"mls": {"target": "mlssl.method.mls.MLS", "params": {"dictionary_size": 64, "k": 4}}, "random": {}},
+    "compare": ["mls", "random"],
+    "transfers": {"linear": {}, "pseudo_labels": {}},
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def load(changes, base=STUDY):
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump(base | changes))
+        return study.load(tmp_path / "study.yaml")
+
+    return load
+
+
+def test_a_folder_is_used_as_it_is():
+    source = read_source({"root": "photos"}, "test")
+    assert (source.kind, source.data, str(source.ready)) == ("root", Data("photos"), "photos")
+
+
+def test_drawn_scenes_have_a_place_that_their_settings_name():
+    source = read_source(SCENES, "test")
+    assert source.command()[:7] == ["scenes", "--out", source.data.root, "--images", "80", "--val-images", "20"]
+    assert source.images() == (80, 20)
+    other = read_source({"scenes": {**SCENES["scenes"], "seed": 4}}, "test")
+    assert other.data.root != source.data.root
+
+
+def test_a_public_dataset_brings_its_splits_and_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = read_source({"dataset": {"name": "voc2007", "source": "/voc", "download": True}}, "test")
+    assert (source.data.train, source.data.val) == ("trainval", "test")
+    assert source.images() == (5011, 4952)
+    command = source.command()
+    assert command[:2] == ["dataset", "voc2007"]
+    assert command[-3:] == ["--source", "/voc", "--download"]
+    assert source.ready.name == "prepared.json"
+    with pytest.raises(ConfigError, match="no split 'train2017'; give trainval or test"):
+        read_source({"dataset": {"name": "voc2007"}, "train": "train2017"}, "test")
+    with pytest.raises(ConfigError, match="'imagenet' is not known; one of coco2017"):
+        read_source({"dataset": {"name": "imagenet"}}, "test")
+
+
+def test_photos_without_labels_are_not_transferred_to(load):
+    plain = load({"data": {"photos": {"folder": "shop"}}})
+    assert plain.transfers == {}
+    assert set(plain.compared) == {"mls", "random"}
+    labelled = load({"data": {"photos": {"folder": "shop", "labels": "shop.csv"}}})
+    assert set(labelled.transfers) == {"linear", "pseudo_labels"}
+    assert labelled.source.command() == [
+        "import", "--photos", "shop", "--out", labelled.data.root, "--labels", "shop.csv",
+    ]  # fmt: skip
+
+
+def test_transfers_may_be_on_other_images_than_pretraining(load):
+    loaded = load({"transfer_data": {"root": "elsewhere"}})
+    assert loaded.transfers["linear"].data == Data("elsewhere")
+    assert loaded.transfers["pseudo_labels"].data == loaded.data
+    assert all(run.config.data == loaded.data for run in loaded.runs.values())
+
+
+def test_a_method_may_have_its_own_budget(load):
+    methods = {**STUDY["methods"], "mls": {**STUDY["methods"]["mls"], "pretrain": {"epochs": 3}}}
+    loaded = load({"methods": methods})
+    assert loaded.runs[loaded.compared["mls"]].config.epochs == 3
+    assert loaded.runs[loaded.compared["random"]].config.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {"mls": {"target": "mlssl.method.mls.MLS", "params": {"dictionary_size": 64, "k": 65}}}},
+         ["k 65", "dictionary_size 64"]),
+        ({"methods": {"mls": {"target": "mlssl.method.mls.MLS", "params": {"dictionary_size": 4, "k": 2}}}},
+         ["dictionary_size 4", "batch_size 8", "at least 8"]),
+        ({"pretrain": {**STUDY["pretrain"], "batch_size": 64},
+          "data": {"scenes": {**SCENES["scenes"], "images": 63}}}, ["batch_size 64", "63 images"]),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused_before_any_work(load, changes, words):
+    with pytest.raises(ConfigError) as refused:
+        load({"compare": ["mls"], **changes})
+    for word in ["study.yaml", *words]:
+        assert word in str(refused.value)
+
+
+def test_an_empty_validation_split_is_refused(load, tmp_path):
+    (tmp_path / "photos" / "train2017").mkdir(parents=True)
+    (tmp_path / "photos" / "val2017").mkdir()
+    for i in range(8):
+        (tmp_path / "photos" / "train2017" / f"{i}.jpg").touch()
+    with pytest.raises(ConfigError, match="split 'val2017' is empty"):
+        load({"data": {"root": "photos"}})
+
+
+def test_an_extending_study_says_only_what_differs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(STUDY))
+    (tmp_path / "own").mkdir()
+    own = tmp_path / "own" / "mine.yaml"
+    own.write_text(
+        "extends: ../base.yaml\nname: mine\ndata: {scenes: null, root: photos}\n"
+        "pretrain: {epochs: null, steps: 5}\ntransfers: {pseudo_labels: null}\n"
+    )
+    loaded = study.load(own)
+    assert (loaded.name, loaded.data) == ("mine", Data("photos"))
+    config = loaded.runs[loaded.compared["mls"]].config
+    assert (config.epochs, config.steps, config.batch_size) == (None, 5, 8)
+    assert set(loaded.transfers) == {"linear"}
+    own.write_text("extends: mine.yaml\n")
+    with pytest.raises(ConfigError, match="extends itself"):
+        study.load(own)
+
+
+PREFIXES = ["", "module.encoder_q.", "backbone."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_published_weights_are_found_under_their_prefix(tmp_path, prefix):
+    torch.manual_seed(1)
+    theirs = create_backbone("test_resnet").state_dict()
+    state = {prefix + k: v for k, v in theirs.items()} | {"module.encoder_k.conv1.weight": torch.zeros(1)}
+    torch.save({"epoch": 3, "state_dict": {**state, f"{prefix}fc.weight": torch.zeros(2)}}, tmp_path / "theirs.pth")
+    torch.manual_seed(2)
+    ours = create_backbone("test_resnet")
+    assert load_initial(ours, tmp_path / "theirs.pth") == prefix
+    for key, value in ours.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
+
+
+def test_a_run_starts_from_its_initial_weights(tmp_path):
+    torch.manual_seed(1)
+    theirs = create_backbone("test_resnet").state_dict()
+    torch.save({"backbone": theirs, "meta": {}}, tmp_path / "backbone.pt")
+    config = Pretrain(Data("unused"), method="none", backbone="test_resnet", init=str(tmp_path / "backbone.pt"))
+    _, backbone = build_method(config, torch.device("cpu"))
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, theirs[key]), key
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_weights_that_cannot_be_used_are_refused(tmp_path, capsys):
+    ours = create_backbone("test_resnet")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_initial(ours, tmp_path / "none.pth")
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(ConfigError, match="cannot be read as weights"):
+        load_initial(ours, tmp_path / "evil.pth")
+    assert "run" not in capsys.readouterr().out
+    torch.save({k: v for k, v in ours.state_dict().items() if "layer1" not in k}, tmp_path / "part.pth")
+    with pytest.raises(ConfigError, match="has no weight 'layer1"):
+        load_initial(ours, tmp_path / "part.pth")
