@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as rle
 
 from mlssl.config import DataError
+from mlssl.data.images import read_image
 
 IGNORE = 255
 """Value of semantic mask pixels that count neither for nor against."""
@@ -60,8 +60,8 @@ class Split:
         return self.folder / self.images[i]["file_name"]
 
     def pixels(self, i: int) -> np.ndarray:
-        """The i-th image, decoded: uint8 H x W x 3."""
-        return read_image(self.path(i))
+        """The i-th image, decoded as it was annotated: uint8 H x W x 3."""
+        return read_image(self.path(i), (self.images[i]["width"], self.images[i]["height"]))
 
     def labels(self) -> np.ndarray:
         """bool images x C: which categories an image shows (crowds do not count)."""
@@ -147,22 +147,3 @@ def read_split(root: Path | str, split: str) -> Split:
         by_image[a["image_id"]].append(a)
     annotations = {image["id"]: by_image[image["id"]] for image in images}
     return Split(root / split, path, images, categories, annotations)
-
-
-def image_paths(folder: Path | str) -> list[Path]:
-    """The images of a split's folder by name, without need of annotations."""
-    folder = Path(folder)
-    suffixes = {".jpg", ".jpeg", ".png"}
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in suffixes) if folder.is_dir() else []
-    if not found:
-        raise DataError(f"{folder}: holds no .jpg or .png image; check data.root and the split's name")
-    return found
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image to uint8 H x W x 3 (grayscale is repeated); DataError names one that cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be decoded ({error}); remove or replace it") from None

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mlssl.config import DataError
-from mlssl.data.coco import image_paths, read_image
+from mlssl.data.images import find_images, read_image
 from mlssl.provenance import digest_of, write_json, write_text
 
 VERSION = 2
@@ -65,7 +65,7 @@ def build_store(folder: Path, out: Path, *, short_side: int | str, workers: int 
         if out.exists():
             raise DataError(f"{out}: exists but holds no whole store; remove the folder")
         part = out.with_name(f".{out.name}.part")
-        fill(part, image_paths(folder), short_side, os.cpu_count() if workers is None else workers)
+        fill(part, find_images(folder), short_side, os.cpu_count() if workers is None else workers)
         os.replace(part, out)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlssl.config import ConfigError, Pictures, Pretrain, Views, build
-from mlssl.data.coco import image_paths
+from mlssl.data.images import find_images
 from mlssl.data.store import ImageStore, load_resized
 from mlssl.data.views import make_views
 from mlssl.engine.build import build_method, method_scalars
@@ -78,8 +78,8 @@ class Folder:
     """A folder of images, decoded when asked for; to be used like an `ImageStore`."""
 
     def __init__(self, path: Path, short_side: int) -> None:
-        self.paths = image_paths(path)
-        self.names = [p.name for p in self.paths]
+        self.paths = find_images(path)
+        self.names = [p.relative_to(path).as_posix() for p in self.paths]
         self.short_side = short_side
 
     def __len__(self) -> int:
