@@ -90,11 +90,13 @@ def sentence(method: str, found: list[Saving]) -> str:
     mean, spread = statistics.fmean(reached), statistics.stdev(reached) if n > 1 else 0.0
     about = f"{mean:.0f} ± {spread:.0f}" if n > 1 else f"{mean:.0f}"
     most = "at most " if any(s.at_most for s in found) else ""
-    share = 100 * (1 - mean / labels)
+    share = round(100 * (1 - mean / labels))
+    if share == 0:
+        return f"{method}: pretraining saved no labels; it takes all {labels} to reach {full} ({seeds})."
     doubt = "" if n == 1 or mean + 2 * spread < labels else " Twice the spread reaches no saving at all: add seeds."
     return (
         f"{method}: with pretraining, {most}{about} labelled images give {full}. "
-        f"It saved about {share:.0f} % of the labels ({seeds}).{doubt}"
+        f"It saved about {share} % of the labels ({seeds}).{doubt}"
     )
 
 

@@ -10,7 +10,17 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.label_savings import savings, sentence, table
-from mlssl.analysis.outputs import MINUTES, NONE, SAVINGS, Score, budget, savings_told, stem, transfer_budget
+from mlssl.analysis.outputs import (
+    MINUTES,
+    NONE,
+    SAVINGS,
+    Score,
+    budget,
+    linear_scores,
+    savings_told,
+    stem,
+    transfer_budget,
+)
 from mlssl.analysis.paper_tables import paper_tables
 from mlssl.provenance import write_text
 from mlssl.study import COMPARE, Study
@@ -56,7 +66,8 @@ def write_tables(study: Study, published: Path) -> None:
     if savings_told(study):
         found = savings(study, metrics)
         told = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
-        text = f"{told} {' '.join(study.about.split())} Labelled images are interpolated over their logarithm."
+        scores = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
+        text = f"{told} {caption(study, COMPARE, metrics, scores)} Images are interpolated over their logarithm."
         write_table(study, SAVINGS, text, table(found), table(found))
     for name, paper in paper_tables(study, metrics, read_paper(published)).items():
         write_table(study, name, paper.text, paper.tidy, paper.printed)
