@@ -43,6 +43,13 @@ def dataset(args: argparse.Namespace) -> None:
     prepare(args.name, args.out, source=args.source, download=args.download, splits=args.splits)
 
 
+def import_(args: argparse.Namespace) -> None:
+    from mlssl.data.importer import import_photos
+
+    names = ("labels", "val_share", "seed", "anonymise", "people", "deny", "max_skipped", "near", "workers")
+    import_photos(args.photos, args.out, **{name: getattr(args, name) for name in names})
+
+
 def resolve(args: argparse.Namespace) -> None:
     import yaml
 
@@ -246,6 +253,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", type=Path, help="folder with the images, or with the archives as given out")
     sub.add_argument("--download", action="store_true", help="fetch what is not under --source")
     sub.add_argument("--splits", nargs="+", help="all that are published, if not given")
+
+    sub = verb(
+        "import", import_, "Make a dataset of your own photos, without their metadata; labels if there are any."
+    )
+    sub.add_argument("--photos", type=Path, required=True, help="folder, of any depth")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make, in COCO's layout")
+    sub.add_argument(
+        "--labels", type=Path, help="COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label"
+    )
+    sub.add_argument("--val-share", type=float, default=0.25, help="of the labelled photos, to validate on")
+    sub.add_argument("--seed", type=int, default=0, help="draws those")
+    sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")
+    sub.add_argument("--people", help="where people are, in a format of --labels; or: faces, found by a detector")
+    sub.add_argument("--deny", type=Path, help="text file of names or patterns of photos to leave out")
+    sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
+    sub.add_argument("--near", type=int, default=4, help="bits of 63 in which near-duplicates may differ")
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
 
     sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")
     sub.add_argument("--images", type=Path, required=True, help="folder of .jpg or .png files")

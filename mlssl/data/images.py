@@ -1,4 +1,4 @@
-"""Images as people have them: found in folders of any depth, decoded to RGB, refused with a reason. Imports no torch."""
+"""Images as people have them: found at any depth, decoded to RGB, or refused with a reason. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIN_SIDE = 16
 SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif")
 SUFFIXES += (".tiff", ".webp")
 
-# Pillow knows many more, some of which run other programs (EPS). Its own guard against bombs is told the same limit.
+# Pillow knows many more, some of which run other programs (EPS). Its own guard is told the same limit.
 Image.init()
 FORMATS = [
     name for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "HEIF") if name in Image.OPEN

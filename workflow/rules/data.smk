@@ -23,6 +23,7 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
                 directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
             params:
                 command=shlex.join(SOURCE.command()),
+                root=SOURCE.data.root,
             log:
                 OUT / "logs" / f"{Path(SOURCE.data.root).name}.log",
             threads: workflow.cores or 1
@@ -32,7 +33,10 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
             benchmark:
                 OUT / "benchmarks" / f"{Path(SOURCE.data.root).name}.tsv"
             shell:
-                "{PYTHON} -m mlssl {params.command}" + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log} 2>&1"
+                # Snakemake takes away the file that says a folder is whole, so what is left of it goes too.
+                ("" if SOURCE.kind == "scenes" else "rm -rf {params.root}; ")
+                + "{PYTHON} -m mlssl {params.command}"
+                + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log} 2>&1"
 
 
 rule store:

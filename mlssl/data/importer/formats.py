@@ -281,9 +281,9 @@ def _segmentation(value: Any, where: str) -> Any:
         if all(_is_whole(v) and v > 0 for v in size):
             if isinstance(counts, str) and counts and counts.isascii():
                 return {"size": size, "counts": counts}
-            if isinstance(counts, list) and all(_is_whole(v) and v >= 0 for v in counts):
-                if sum(counts) == size[0] * size[1]:
-                    return {"size": size, "counts": counts}
+            whole = isinstance(counts, list) and all(_is_whole(v) and v >= 0 for v in counts)
+            if whole and sum(counts) == size[0] * size[1]:
+                return {"size": size, "counts": counts}
     raise DataError(
         f"{where} is {_shown(value)}; give polygons of 3 or more points, or run lengths that fill the image"
     )

@@ -33,9 +33,9 @@ def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = 
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
     `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML or YOLO's txt files at any depth:
-    what it holds decides. A photo is found by its relative path, else by its file name, else by its stem, if but one
-    has it. Raises DataError with file, place, value and remedy; also if more than the share `max_missing` of the
-    labels find no photo.
+    what it holds decides. A photo is found by its relative path, else by its file name, else by its stem, if but
+    one has it. Raises DataError with file, place, value and remedy; also if more than the share `max_missing` of
+    the labels find no photo.
     """
     path = Path(path)
     told = read_told(path)
@@ -120,8 +120,8 @@ def placed(labelled: Labelled, width: int, height: int) -> list[dict[str, Any]]:
         if x1 >= x2 or y1 >= y2:
             shown = ", ".join(f"{v:g}" for v in (x, y, w, h))
             raise DataError(
-                f"{labelled.where}: box x, y, width, height = {shown} is outside of the image of {width} x {height} "
-                "pixels; correct or remove it"
+                f"{labelled.where}: box x, y, width, height = {shown} is outside of the image of {width} x "
+                f"{height} pixels; correct or remove it"
             )
         shape = thing.segmentation
         if isinstance(shape, dict) and shape["size"] != [height, width]:

@@ -42,20 +42,20 @@ def import_photos(
 ) -> Path:
     """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
 
-    `out/train` and `out/val` get JPEGs without metadata, turned upright, named by number; `out/annotations` tells of
-    the labelled ones; `out/import.json`, `skipped.tsv`, `duplicates.tsv` and `altered.tsv` tell what was done, the
-    first also which photo became which file; a summary is printed.
+    `out/train` and `out/val` get JPEGs without metadata, turned upright, named by number; `out/annotations` tells
+    of the labelled ones; `out/import.json`, `skipped.tsv`, `duplicates.tsv` and `altered.tsv` tell what was done,
+    the first also which photo became which file; a summary is printed.
 
-    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with all
-    that hang together with them by hashes of at most `near` different bits; all others go to `train`.
+    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
+    all that hang together with them by hashes of at most `near` different bits; all others go to `train`.
     `anonymise`, `blur` or `pixelate`, hides the `people`: in regions that are written down as labels are (all
     categories count, and each must be of a photo that is there), or `faces` that a detector finds.
     `deny`: see `read_deny`; byte for byte copies of these photos are left out too. An image that cannot be used is
     left out, with a reason, and more than a share `max_skipped` of them ends the import. `workers` processes, one
     per core unless given.
 
-    `out` appears when it is whole; a killed import goes on when called again. The same call again leaves `out` as it
-    is. Raises ConfigError or DataError that says what to do; also if `out` was made of other photos or settings.
+    `out` appears when it is whole; a killed import goes on when called again. The same call again leaves `out` as
+    it is. Raises ConfigError or DataError that says what to do; also if `out` was made of other photos or settings.
     """
     photos, out = Path(photos), Path(out)
     check(photos, out, val_share, anonymise, people, max_skipped, near, workers)
@@ -163,7 +163,7 @@ def work(
 
 def is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
     """Whether `out` has been made already of these; DataError if it is something else."""
-    if not out.exists():
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "import.json").exists():
         raise DataError(f"{out}: exists and was not made by an import; choose another folder, or remove it")

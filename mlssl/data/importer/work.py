@@ -144,7 +144,7 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
-            "workers: a process was killed, likely for want of memory; call again with fewer, it goes on where it was"
+            "workers: a process was killed, likely for want of memory; call again with fewer, it goes on from there"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -77,8 +77,8 @@ def prepare(
 
 
 def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
-    """Whether `out` has been made already; DataError if something else is there."""
-    if not out.exists():
+    """Whether `out` has been made already; DataError if something else is there; an empty folder is nothing."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     told = out / "prepared.json"
     if not told.exists():
