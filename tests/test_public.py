@@ -167,6 +167,7 @@ def test_what_is_whole_is_left_alone(tmp_path):
     with pytest.raises(DataError, match=r"holds coco2017 \(val2017\), not coco2017 \(train2017, val2017\)"):
         prepare("coco2017", out)
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(DataError, match="was not made by this command"):
         prepare("coco2017", tmp_path / "mine")
 

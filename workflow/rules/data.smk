@@ -8,6 +8,7 @@ MAKERS = {
     "dataset": ["mlssl/data/public/*.py"],
     "photos": ["mlssl/data/importer/*.py", "mlssl/data/images.py"],
 }
+TOLD = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
 
 
 for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, STUDY.source)}.values():
@@ -21,6 +22,8 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
                 code=sources(*MAKERS[SOURCE.kind]),
             output:
                 directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
+                # What a person should see of an import, also in the report.
+                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in TOLD[SOURCE.kind]],
             params:
                 command=shlex.join(SOURCE.command()),
                 root=SOURCE.data.root,

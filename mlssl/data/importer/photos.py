@@ -43,8 +43,8 @@ def import_photos(
     """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
 
     `out/train` and `out/val` get JPEGs without metadata, turned upright, named by number; `out/annotations` tells
-    of the labelled ones; `out/import.json`, `skipped.tsv`, `duplicates.tsv` and `altered.tsv` tell what was done,
-    the first also which photo became which file; a summary is printed.
+    of the labelled ones; `out/import.json`, `summary.txt`, `skipped.tsv`, `duplicates.tsv` and `altered.tsv` tell
+    what was done, the first also which photo became which file; the summary is printed.
 
     `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
     all that hang together with them by hashes of at most `near` different bits; all others go to `train`.
@@ -101,10 +101,12 @@ def import_photos(
             raise DataError(
                 f"{part}: the disk is full; make room and call again, it goes on where it was"
             ) from None
+        told = summary(written, out)
+        write_text(part / "summary.txt", f"{told}\n")
         os.sync()
         os.replace(part, out)
         skipped_table(out).unlink(missing_ok=True)
-    print(summary(written, out))
+    print(told)
     return out
 
 
