@@ -32,7 +32,9 @@ def scenes(args: argparse.Namespace) -> None:
 def store(args: argparse.Namespace) -> None:
     from mlssl.data.store import ImageStore, build_store
 
-    build_store(args.images, args.out, short_side=args.short_side, workers=args.workers)
+    build_store(
+        args.images, args.out, short_side=args.short_side, workers=args.workers, max_skipped=args.max_skipped
+    )
     if args.check:
         ImageStore(args.out).verify()
 
@@ -272,13 +274,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
 
     sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")
-    sub.add_argument("--images", type=Path, required=True, help="folder of .jpg or .png files")
+    sub.add_argument("--images", type=Path, required=True, help="folder of images, of any depth")
     sub.add_argument("--out", type=Path, required=True, help="the store, a folder")
     sub.add_argument(
         "--short-side", type=short_side, default=256, help="pixels of the short side, at most; full keeps all"
     )
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
-
+    sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
     sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
     sub = verb("resolve", resolve, "Write the full configuration of one run or transfer of a study.")

@@ -1,7 +1,9 @@
 """Pretraining: resume to the bit, data order, schedules, the log, failures."""
 
+import errno
 import json
 import math
+import os
 import random
 import shutil
 from functools import partial
@@ -311,7 +313,7 @@ def test_a_killed_store_build_goes_on_where_it_was(tmp_path, monkeypatch, journa
     rng = np.random.default_rng(1)
     (tmp_path / "images").mkdir()
     for i in range(9):
-        pixels = rng.integers(0, 256, (12 + i, 20, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 256, (16 + i, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     monkeypatch.setattr(store_module, "CHUNK", 2)
     decoded, load = [], store_module.load_resized
@@ -352,6 +354,55 @@ def test_what_is_left_of_a_build_of_other_images_is_not_used(tmp_path, monkeypat
     Image.new("RGB", (24, 20), (99,) * 3).save(tmp_path / "images" / "0.png")
     build_store(tmp_path / "images", tmp_path / "store", short_side=16, workers=0)
     assert (ImageStore(tmp_path / "store").image(0) == 99).all()
+
+
+def photos(folder, count):
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGB", (40, 36), (i, 0, 0)).save(folder / f"{i:03}.png")
+
+
+def test_an_image_that_cannot_be_used_is_skipped_and_named(tmp_path, capsys):
+    photos(tmp_path / "images", 39)
+    (tmp_path / "images" / "sub").mkdir()
+    (tmp_path / "images" / "sub" / "000.png").write_bytes((tmp_path / "images" / "000.png").read_bytes()[:60])
+    build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0)
+    store = ImageStore(tmp_path / "store")
+    assert len(store) == 39
+    assert [name for name, _ in store.skipped] == ["sub/000.png"]
+    assert "1 images cannot be used (sub/000.png is" in capsys.readouterr().err
+    store.verify()
+
+
+def test_too_many_unusable_images_stop_the_build(tmp_path):
+    photos(tmp_path / "images", 9)
+    (tmp_path / "images" / "empty.jpg").touch()
+    with pytest.raises(DataError, match=r"1 of 10 images cannot be used, more than 5% \(empty.jpg is empty"):
+        build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0)
+    assert not (tmp_path / "store").exists()
+    build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0, max_skipped=0.1)
+    assert len(ImageStore(tmp_path / "store")) == 9
+
+
+def test_a_full_disk_leaves_what_is_done_to_go_on_with(tmp_path, monkeypatch):
+    photos(tmp_path / "images", 5)
+    monkeypatch.setattr(store_module, "CHUNK", 2)
+    syncs, sync = [], os.fsync
+
+    def full(descriptor):
+        syncs.append(descriptor)
+        if len(syncs) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(store_module.os, "fsync", full)
+    with pytest.raises(DataError, match="the disk is full; make room and call again"):
+        build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0)
+    assert not (tmp_path / "store").exists()
+    monkeypatch.setattr(store_module.os, "fsync", sync)
+    build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0)
+    ImageStore(tmp_path / "store").verify()
+    assert len(ImageStore(tmp_path / "store")) == 5
 
 
 def test_the_place_of_the_pixels_is_planned():

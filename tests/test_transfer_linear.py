@@ -7,8 +7,8 @@ from PIL import Image
 from tiny_coco import write_backbone, write_coco
 from torch.nn import functional as F
 
-from mlssl.config import ConfigError, Data, Linear
-from mlssl.data.coco import DataError, read_split
+from mlssl.config import ConfigError, Data, DataError, Linear
+from mlssl.data.coco import read_split
 from mlssl.transfer import features, linear
 from mlssl.transfer.load import draw, image_tensor, load_backbone, normalise, read_splits, resize
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from mlssl.config import DataError
+from mlssl.data.annotations import check_files, read_annotations
 from mlssl.data.images import read_image
 
 IGNORE = 255
@@ -74,12 +72,14 @@ class Split:
         return targets
 
     def instances(self, i: int) -> Instances:
-        """The annotated objects of the i-th image; boxes without area are left out."""
-        image, index = self.images[i], self._index()
-        found = [a for a in self.annotations[image["id"]] if min(a["bbox"][2:]) > 0]
+        """The annotated objects of the i-th image; boxes end at its edges, those without area are left out."""
+        image, index, found = self.images[i], self._index(), self.annotations[self.images[i]["id"]]
+        height, width = image["height"], image["width"]
         boxes = np.array([a["bbox"] for a in found], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        height, width = image["height"], image["width"]
+        boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
+        has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, found = boxes[has_area], [a for a, yes in zip(found, has_area, strict=True) if yes]
         masks = [decode(a["segmentation"], height, width) for a in found]
         return Instances(
             boxes=boxes,
@@ -116,34 +116,15 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def read_split(root: Path | str, split: str) -> Split:
-    """Read `root/annotations/instances_<split>.json`.
+    """Read `root/annotations/instances_<split>.json`, and see that its images are there.
 
-    Raises DataError when the file is missing or is not COCO's, naming file, key and remedy.
+    Raises DataError, naming file, key, value and remedy, for what is missing or does not fit together.
     """
     root = Path(root)
     path = root / "annotations" / f"instances_{split}.json"
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; data.root must be a folder in COCO's layout") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: key '{key}' is missing or no list; is this an instances file of COCO?")
-    images = sorted(content["images"], key=lambda image: image["id"])
-    categories = sorted(content["categories"], key=lambda c: c["id"])
-    if not images:
-        raise DataError(f"{path}: key 'images' is empty; a split needs at least one image")
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    known_images, known_categories = {im["id"] for im in images}, {c["id"] for c in categories}
-    for a in content["annotations"]:
-        if a["image_id"] not in known_images:
-            raise DataError(f"{path}: annotation {a['id']} has image_id {a['image_id']}, which no image has")
-        if a["category_id"] not in known_categories:
-            raise DataError(
-                f"{path}: annotation {a['id']} has category_id {a['category_id']}, which no category has"
-            )
-        by_image[a["image_id"]].append(a)
-    annotations = {image["id"]: by_image[image["id"]] for image in images}
+    images, categories, records = read_annotations(path)
+    check_files(root / split, images, path)
+    annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
+    for record in records:
+        annotations[record["image_id"]].append(record)
     return Split(root / split, path, images, categories, annotations)

@@ -6,9 +6,11 @@ H x W x 3) and `index.json` (sizes, file names, checksum, and the settings it wa
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -23,12 +25,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mlssl.config import DataError
-from mlssl.data.images import find_images, read_image
+from mlssl.data.images import UnusableImage, find_images, read_image
 from mlssl.provenance import digest_of, write_json, write_text
 
-VERSION = 2
+VERSION = 3
 CHUNK = 64
 """Images between two lines of the journal: so many are decoded again at most when a build goes on."""
+MAX_SKIPPED = 0.05
+"""Share of unusable images from which on a build stops."""
 
 
 def load_resized(path: Path, short_side: int | str) -> np.ndarray:
@@ -45,14 +49,22 @@ def load_resized(path: Path, short_side: int | str) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0))
 
 
-def build_store(folder: Path, out: Path, *, short_side: int | str, workers: int | None = None) -> None:
-    """Decode all images of `folder` into a store at `out`, by `workers` processes (all cores if None).
+def build_store(
+    folder: Path,
+    out: Path,
+    *,
+    short_side: int | str,
+    workers: int | None = None,
+    max_skipped: float = MAX_SKIPPED,
+) -> None:
+    """Decode all images below `folder` into a store at `out`, by `workers` processes (all cores if None).
 
-    The store appears under its name only when it is whole; a build that was killed goes on where it was. One that
-    is there already is left as it is. Raises DataError if an image cannot be read, or if what is there was made
-    with another `short_side`.
+    An image that cannot be used is skipped, and named with the reason in the index; more than a share `max_skipped`
+    of them stops the build. The store appears under its name only when it is whole; a build that was killed goes on
+    where it was. One that is there already is left as it is. Raises DataError for too many unusable images, a full
+    disk, or if what is there was made with another `short_side`.
     """
-    out = Path(out)
+    folder, out = Path(folder), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         if (out / "index.json").exists():
@@ -64,41 +76,71 @@ def build_store(folder: Path, out: Path, *, short_side: int | str, workers: int 
             return
         if out.exists():
             raise DataError(f"{out}: exists but holds no whole store; remove the folder")
-        part = out.with_name(f".{out.name}.part")
-        fill(part, find_images(folder), short_side, os.cpu_count() if workers is None else workers)
+        part, asked = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
+        try:
+            skipped = fill(part, folder, find_images(folder), short_side, asked, max_skipped)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(f"{part}: the disk is full; make room and call again, it goes on there") from None
         os.replace(part, out)
+    if skipped:
+        first = "; ".join(f"{name} {reason}" for name, reason in skipped[:3])
+        print(f"{out}: {len(skipped)} images cannot be used ({first}); index.json names all", file=sys.stderr)
 
 
-def fill(part: Path, paths: list[Path], short_side: int | str, workers: int) -> None:
-    """Write the store into the folder `part`, going on with what a killed build has left there."""
-    stats = ((path.name, path.stat()) for path in paths)
+def fill(
+    part: Path, folder: Path, paths: list[Path], short_side: int | str, workers: int, max_skipped: float
+) -> list[tuple[str, str]]:
+    """Write the store into the folder `part`, going on with what a killed build has left there.
+
+    Returns the images that cannot be used, with the reasons.
+    """
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    stats = ((name, path.stat()) for name, path in zip(names, paths, strict=True))
     made_of = digest_of([short_side, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)])
     done = resume(part, made_of)
-    sizes = [size for line in done for size in line["sizes"]]
+    # One entry an image: its height and width, or why it cannot be used.
+    entries = [entry for line in done for entry in line["entries"]]
     length, crc = (done[-1]["length"], done[-1]["crc32"]) if done else (0, 0)
     left = DataLoader(
-        Decoded(paths[len(sizes) :], short_side), batch_size=CHUNK, collate_fn=list, num_workers=workers
+        Decoded(paths[len(entries) :], short_side), batch_size=CHUNK, collate_fn=list, num_workers=workers
     )
-    bar = tqdm(total=len(paths), initial=len(sizes), desc="image store", unit="image", mininterval=1)
+    bar = tqdm(total=len(paths), initial=len(entries), desc="image store", unit="image", mininterval=1)
     with open(part / "pixels.bin", "ab") as pixels, open(part / "journal.jsonl", "a") as journal, bar:
         pixels.truncate(length)
         for chunk in left:
             for image in chunk:
-                if isinstance(image, str):
-                    raise DataError(image)
-                pixels.write(image)
-                crc = zlib.crc32(image, crc)
+                if not isinstance(image, str):
+                    pixels.write(image)
+                    crc = zlib.crc32(image, crc)
             pixels.flush()
             os.fsync(pixels.fileno())
-            new = [list(image.shape[:2]) for image in chunk]
-            journal.write(json.dumps({"sizes": new, "length": pixels.tell(), "crc32": crc}) + "\n")
+            new = [image if isinstance(image, str) else list(image.shape[:2]) for image in chunk]
+            journal.write(json.dumps({"entries": new, "length": pixels.tell(), "crc32": crc}) + "\n")
             journal.flush()
-            sizes += new
+            entries += new
             bar.update(len(chunk))
-    names = [path.name for path in paths]
-    index = {"version": VERSION, "short_side": short_side, "crc32": crc, "sizes": sizes, "names": names}
+    told = list(zip(names, entries, strict=True))
+    skipped = [(name, entry) for name, entry in told if isinstance(entry, str)]
+    if len(skipped) > max_skipped * len(told) or len(skipped) == len(told):
+        first = "; ".join(f"{name} {reason}" for name, reason in skipped[:3])
+        raise DataError(
+            f"{folder}: {len(skipped)} of {len(told)} images cannot be used, more than {max_skipped:.0%} "
+            f"({first}); remove or replace them, or allow more"
+        )
+    used = [(name, entry) for name, entry in told if not isinstance(entry, str)]
+    index = {
+        "version": VERSION,
+        "short_side": short_side,
+        "crc32": crc,
+        "sizes": [size for _, size in used],
+        "names": [name for name, _ in used],
+        "skipped": skipped,
+    }
     write_json(part / "index.json", index)
     (part / "journal.jsonl").unlink()
+    return skipped
 
 
 def resume(part: Path, made_of: str) -> list[dict[str, Any]]:
@@ -117,9 +159,9 @@ def resume(part: Path, made_of: str) -> list[dict[str, Any]]:
 
 
 class Decoded(Dataset):
-    """Images, uint8 H x W x 3; in place of one that cannot be read, the sentence that says so.
+    """Images, uint8 H x W x 3; in place of one that cannot be used, the reason.
 
-    Not the exception: DataLoader would hide its sentence in a traceback. Not tensors: workers would send each
+    Not the exception: DataLoader would hide its words in a traceback. Not tensors: workers would send each
     through a shared-memory file of its own.
     """
 
@@ -132,8 +174,8 @@ class Decoded(Dataset):
     def __getitem__(self, i: int) -> np.ndarray | str:
         try:
             return np.ascontiguousarray(load_resized(self.paths[i], self.short_side))
-        except DataError as error:
-            return str(error)
+        except UnusableImage as error:
+            return error.reason
 
 
 class ImageStore:
@@ -149,6 +191,9 @@ class ImageStore:
             raise DataError(f"{path}: store version {index['version']}, this code reads {VERSION}; rebuild it")
         self.path = path
         self.names: list[str] = index["names"]
+        """Paths below the folder of images, with `/`."""
+        self.skipped: list[tuple[str, str]] = [(name, reason) for name, reason in index["skipped"]]
+        """Images that cannot be used, with the reasons."""
         self.crc32: int = index["crc32"]
         self.sizes = torch.tensor(index["sizes"], dtype=torch.int64)
         self._ends = (self.sizes.prod(dim=1) * 3).cumsum(0).tolist()

@@ -23,8 +23,8 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from mlssl.config import Detection
-from mlssl.data.coco import DataError, Split
+from mlssl.config import DataError, Detection
+from mlssl.data.coco import Split
 from mlssl.data.views import MEAN, STD
 from mlssl.parts.backbone import stage_maps
 from mlssl.seeds import seed_of

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mlssl.config import ConfigError, Data
-from mlssl.data.coco import DataError, Split, read_split
+from mlssl.config import ConfigError, Data, DataError
+from mlssl.data.coco import Split, read_split
 from mlssl.data.views import MEAN, STD
 from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import create_backbone

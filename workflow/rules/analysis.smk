@@ -88,7 +88,7 @@ rule contact_sheet:
     """Labelled samples of the training images."""
     input:
         data=ancient(DATA),
-        code=sources(*DRAWING, "mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py"),
+        code=sources(*DRAWING, "mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py", "mlssl/data/annotations.py", "mlssl/data/images.py"),
     output:
         report(OUT / "figures" / "contact_sheet.png", caption="../report/contact_sheet.rst", category="Data"),
         OUT / "figures" / "contact_sheet.pdf",

@@ -47,7 +47,7 @@ rule store:
     input:
         # A dataset's folder is touched by much that does not change its images.
         data=ancient(DATA),
-        code=sources("mlssl/data/store.py", "mlssl/data/coco.py"),
+        code=sources("mlssl/data/store.py", "mlssl/data/images.py"),
     output:
         directory(STUDY.store),
     params:

@@ -14,7 +14,7 @@ rule resolve_transfer:
 
 
 def transfer_sources(*own):
-    shared = ("mlssl/transfer/load.py", "mlssl/transfer/metrics.py", "mlssl/data/coco.py", "mlssl/data/views.py")
+    shared = ("mlssl/transfer/load.py", "mlssl/transfer/metrics.py", "mlssl/data/coco.py", "mlssl/data/annotations.py", "mlssl/data/images.py", "mlssl/data/views.py")
     return sources(*SHARED, *shared, "mlssl/parts/backbone.py", *own)
 
 
@@ -79,7 +79,7 @@ rule pseudo_labels:
         config=OUT / "transfers" / "pseudo_labels.yaml",
         store=STUDY.store,
         data=ancient(DATA),
-        code=sources(*SHARED, "mlssl/analysis/label_quality.py", "mlssl/analysis/crop_categories.py", "mlssl/data/coco.py"),
+        code=sources(*SHARED, "mlssl/analysis/label_quality.py", "mlssl/analysis/crop_categories.py", "mlssl/data/coco.py", "mlssl/data/annotations.py", "mlssl/data/images.py"),
     output:
         OUT / "runs" / "{run}" / "pseudo_labels.json",
     params:

@@ -1,0 +1,227 @@
+"""COCO's annotation files: what is refused before any work, what is sound, and nothing in between."""
+
+import copy
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as rle
+
+from mlssl.config import DataError
+from mlssl.data.annotations import read_annotations, run_lengths
+from mlssl.data.coco import Split, read_split
+
+MASK = np.zeros((20, 30), dtype=np.uint8, order="F")
+MASK[3:15, 4:9] = 1
+MASK[10:, 20:] = 1
+CODE = {"size": [20, 30], "counts": rle.encode(MASK)["counts"].decode()}
+
+
+def told():
+    """Image id 0, gaps in all ids, a crowd, and an image without annotations."""
+    return {
+        "images": [
+            {"id": 0, "file_name": "a.png", "width": 30, "height": 20},
+            {"id": 7, "file_name": "b.png", "width": 30, "height": 20},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 90, "name": "dog"}],
+        "annotations": [
+            {"id": 5, "image_id": 0, "category_id": 90, "bbox": [1, 2, 10, 8], "iscrowd": 0,
+             "segmentation": [[1, 2, 11, 2, 11, 10, 1, 10]]},
+            {"id": 2, "image_id": 0, "category_id": 3, "bbox": [4, 3, 26, 17], "iscrowd": 1, "segmentation": CODE},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (30, 20)).save(tmp_path / "val" / name)
+    return tmp_path
+
+
+def read(root, content):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (root / "annotations" / "instances_val.json").write_text(text)
+    return read_split(root, "val")
+
+
+def test_what_is_sound_is_read(root):
+    split = read(root, told())
+    assert [image["id"] for image in split.images] == [0, 7]
+    assert split.names == ["cat", "dog"]
+    objects = split.instances(0)
+    assert objects.labels.tolist() == [0, 1]
+    assert objects.crowd.tolist() == [True, False]
+    assert np.array_equal(objects.masks[0], MASK)
+    assert len(split.instances(1).boxes) == 0
+    assert split.labels().tolist() == [[False, True], [False, False]]
+
+
+def test_a_file_without_annotations_is_a_split_without_labels(root):
+    split = read(root, told() | {"annotations": []})
+    assert not split.labels().any()
+    assert split.semantic_mask(0).max() == 0
+
+
+def box(values):
+    return {"bbox": values, "segmentation": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([5, 5, 0, 4], []),  # no area
+        ([25, 15, 10, 10], [[25, 15, 30, 20]]),  # partly outside: ends at the edge
+        ([40, 5, 5, 5], []),  # wholly outside
+        ([-4, -4, 10, 10], [[0, 0, 6, 6]]),
+    ],
+)
+def test_boxes_end_at_the_edges_of_the_image(root, values, expected):
+    content = told()
+    content["annotations"] = [content["annotations"][0] | box(values)]
+    assert read(root, content).instances(0).boxes.tolist() == expected
+
+
+def test_without_a_segmentation_the_box_is_one(root):
+    content = told()
+    content["annotations"] = [content["annotations"][0] | box([2, 4, 10, 8])]
+    mask = read(root, content).instances(0).masks[0]
+    assert mask.sum() == 80
+    assert mask[4:12, 2:12].all()
+
+
+BROKEN = {
+    "no JSON": ("{", "not valid JSON"),
+    "a list": ("[]", "key 'images' is missing"),
+    "no categories": ({"categories": None}, "key 'categories' is missing"),
+    "no category": ({"categories": []}, "key 'categories' is empty"),
+    "no image": ({"images": [], "annotations": []}, "key 'images' is empty"),
+    "an image twice": (("images", 1, "id", 0), "key 'images': id 0 is given 2 times"),
+    "a category twice": (("categories", 1, "id", 3), "key 'categories': id 3 is given 2 times"),
+    "an annotation twice": (("annotations", 1, "id", 5), "key 'annotations': id 5 is given 2 times"),
+    "an id in words": (("images", 0, "id", "0"), "images\\[0\\]: key 'id' is '0'"),
+    "an image unknown": (("annotations", 0, "image_id", 8), "annotation 5: key 'image_id' is 8"),
+    "a category unknown": (("annotations", 0, "category_id", 4), "annotation 5: key 'category_id' is 4"),
+    "a file above": (("images", 0, "file_name", "../a.png"), "below the folder of the split"),
+    "a file elsewhere": (("images", 0, "file_name", "/etc/passwd"), "below the folder of the split"),
+    "a file that is not there": (("images", 0, "file_name", "c.png"), "'c.png' is not in .* \\(1 of 2 are not\\)"),
+    "no width": (("images", 0, "width", 0), "image 0: key 'width' is 0"),
+    "three numbers": (("annotations", 0, "bbox", [1, 2, 3]), "annotation 5: key 'bbox'"),
+    "a box of less than nothing": (("annotations", 0, "bbox", [1, 2, -3, 4]), "annotation 5: key 'bbox'"),
+    "a box that is no number": (("annotations", 0, "bbox", [1, 2, float("nan"), 4]), "annotation 5: key 'bbox'"),
+    "a line": (("annotations", 0, "segmentation", [[1, 2, 3, 4]]), "polygons of at least 3 points"),
+    "a code of another size": (("annotations", 1, "segmentation", CODE | {"size": [30, 20]}), "run-length"),
+    "a code that writes elsewhere": (
+        ("annotations", 1, "segmentation", {"size": [20, 30], "counts": [100000]}), "run-length"),
+    "a code of nonsense": (("annotations", 1, "segmentation", CODE | {"counts": "zzzz"}), "run-length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_fit_is_refused_with_file_key_value(root, name):
+    change, words = BROKEN[name]
+    content = told()
+    if isinstance(change, str):
+        content = change
+    elif isinstance(change, dict):
+        content |= change
+    else:
+        key, i, field, value = change
+        content[key][i][field] = value
+    with pytest.raises(DataError, match=words) as refused:
+        read(root, content)
+    assert "instances_val.json" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_file_that_is_not_there_is_named(root):
+    with pytest.raises(DataError, match=r"instances_val\.json: no such file; data.root"):
+        read_split(root, "val")
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=5, max_size=5))
+def test_runs_are_those_of_pycocotools(rows):
+    mask = np.asfortranarray(np.array(rows, dtype=np.uint8))
+    flat = np.concatenate([[0], mask.ravel(order="F")])
+    runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])).tolist()
+    assert run_lengths(rle.encode(mask)["counts"].decode()) == runs
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 100), st.floats(), st.text(max_size=4),
+    st.lists(st.floats(-50, 50), max_size=8), st.lists(st.lists(st.floats(-50, 50), max_size=8), max_size=2),
+    st.dictionaries(st.sampled_from(["size", "counts", "id"]), st.text(max_size=4) | st.integers(), max_size=3),
+    st.just([20, 30]), st.just(CODE),
+)  # fmt: skip
+FIELDS = {
+    "images": ["id", "file_name", "width", "height"],
+    "categories": ["id", "name"],
+    "annotations": ["id", "image_id", "category_id", "bbox", "segmentation", "iscrowd"],
+}
+
+
+@st.composite
+def broken(draw):
+    """The sound file with up to three places replaced by junk, or taken away."""
+    content = told()
+    for _ in range(draw(st.integers(1, 3))):
+        key = draw(st.sampled_from(list(FIELDS)))
+        where = draw(st.sampled_from(["whole", "record", "field", "gone"]))
+        records = content.get(key)
+        if where == "whole":
+            content[key] = draw(st.one_of(JUNK, st.just([]), st.just([{}])))
+        elif isinstance(records, list) and records:
+            i = draw(st.integers(0, len(records) - 1))
+            field = draw(st.sampled_from(FIELDS[key]))
+            if where == "record":
+                records[i] = draw(JUNK)
+            elif isinstance(records[i], dict):
+                records[i] = copy.deepcopy(records[i])
+                if where == "field":
+                    records[i][field] = draw(JUNK)
+                else:
+                    records[i].pop(field, None)
+    return content
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=broken())
+def test_any_structure_is_refused_or_read_to_its_last_mask(root, content):
+    try:
+        split = read(root, content)
+    except DataError:  # Anything else fails the test.
+        return
+    assert isinstance(split, Split)
+    split.labels()
+    for i in range(len(split)):
+        split.instances(i)
+        split.semantic_mask(i)
+
+
+def test_checking_costs_less_than_parsing(tmp_path):
+    images = [{"id": i, "file_name": f"{i:012}.jpg", "width": 640, "height": 480} for i in range(4000)]
+    polygon = [float(v % 480) for v in range(80)]
+    annotations = [
+        {"id": i, "image_id": i % 4000, "category_id": 1, "bbox": [1.5, 2.5, 30.25, 40.5], "iscrowd": 0,
+         "area": 900.5, "segmentation": [polygon]}
+        for i in range(30_000)
+    ]  # fmt: skip
+    path = tmp_path / "instances_val.json"
+    path.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]})
+    )
+    started = time.process_time()
+    json.loads(path.read_text())
+    parsed = time.process_time() - started
+    started = time.process_time()
+    read_annotations(path)
+    assert time.process_time() - started < 4 * parsed + 0.5
