@@ -42,9 +42,9 @@ def import_photos(
 ) -> Path:
     """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
 
-    `out/train` and `out/val` get JPEGs without metadata, turned upright, named by number; `out/annotations` tells
-    of the labelled ones; `out/import.json`, `summary.txt`, `skipped.tsv`, `duplicates.tsv` and `altered.tsv` tell
-    what was done, the first also which photo became which file; the summary is printed.
+    `out/train` and `out/val` get JPEGs without metadata, named by number, turned upright (or as their boxes are
+    drawn); `out/annotations` tells of the labelled ones; `out/import.json`, `skipped.tsv`, `duplicates.tsv` and
+    `altered.tsv` tell what was done, the first also which photo became which file; a summary is printed.
 
     `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
     all that hang together with them by hashes of at most `near` different bits; all others go to `train`.

@@ -115,9 +115,14 @@ def resume(part: Path, made_of: str) -> dict[int, dict[str, Any]]:
     for split in ("train", "val"):  # It was killed while they were sorted into the splits.
         for path in (part / split).glob("*.jpg"):
             os.replace(path, folder / path.name)
+    for made in ("train", "val", "annotations"):
+        shutil.rmtree(part / made, ignore_errors=True)
     done = {}
     for line in told[1:]:
-        result = json.loads(line)
+        try:
+            result = json.loads(line)
+        except ValueError:  # The power went off while it was written; its photos are made again.
+            break
         file = folder / Photo(result["number"], Path(), "").file
         if "skipped" not in result and file.exists() and file.stat().st_size == result["bytes"]:
             done[result["number"]] = result
@@ -144,7 +149,8 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
-            "workers: a process was killed, likely for want of memory; call again with fewer, it goes on from there"
+            "workers: a process was killed, likely for want of memory; call again with fewer workers, "
+            "it goes on where it was"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -164,9 +170,12 @@ def _size(photo: Photo) -> tuple[int, int] | None:
         shown = " and ".join(f"{w} x {h}" for w, h in (labels, people))
         raise UnusableImage(photo.path, f"is {shown} pixels by its labels and by its people")
     drawn = None if photo.labels is None else any(thing.box for thing in photo.labels.things)
-    with _opened(photo.path) as image:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-        width, height = image.size
+    try:
+        with Image.open(photo.path) as image:
+            width, height = image.size
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # It cannot be opened, and `read_image` will say why; or its damaged EXIF data turns nothing.
+        turn = 1
     if turn != 1:
         sideways = turn in (5, 6, 7, 8) and width != height
         if bool(people) != bool(labels) and drawn is True:
@@ -176,11 +185,3 @@ def _size(photo: Photo) -> tuple[int, int] | None:
                 photo.path, "is turned by EXIF to the same size, so where its people are is not certain"
             )
     return people or labels
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except Exception:  # It says why, and so it does for all other photos.
-        read_image(path)
-        raise
