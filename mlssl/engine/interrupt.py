@@ -48,6 +48,10 @@ class Stop:
         first, self.signal = not self.requested, self.signal or name
         if first and not self._deferring:
             raise self.nothing_done()
+        if first:
+            again = "; once more ends it at once" if number == signal.SIGINT else ""
+            # Not `print`, which a signal may have interrupted.
+            os.write(2, f"\n{name}: stopping after this step, the state is then saved{again}\n".encode())
 
     def nothing_done(self) -> Interrupted:
         return Interrupted(

@@ -133,7 +133,8 @@ class Owner:
         self._ended.set()
         if self._file is None:
             return
-        self._heart.join()
+        if self._heart.is_alive():
+            self._heart.join()
         os.close(self._file)
         with self._locked():
             if told(read(self.path)).get("token") == self.token:

@@ -98,8 +98,9 @@ def train(
 ) -> None:
     """`pretrain`, by the one who owns the run."""
     provenance.refuse_existing(out / "pretrain.json")  # who had it before us may have ended it
-    for folder in (out, state_folder := out / "state"):
-        checkpoint.sweep(folder)
+    with owner.writing():
+        for folder in (out, state_folder := out / "state"):
+            checkpoint.sweep(folder)
     store = ImageStore(store_path)
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
@@ -118,7 +119,8 @@ def train(
         checkpoint.set_random_state(state["random"])
         first, seconds, labels = state["step"], state["seconds"], LabelRecords(state["labels"])
         unlogged = [{name: value.to(device) for name, value in parts.items()} for parts in state["unlogged"]]
-        provenance.write_text(log_file, state["log"])
+        with owner.writing():
+            provenance.write_text(log_file, state["log"])
     kept = first
     watch = provenance.Stopwatch(before=seconds)
 
@@ -158,7 +160,9 @@ def train(
     lies = place(store, device)
     if progress:
         print(f"{run}: {lies}", file=sys.stderr)
-    views, log = Steps(store, config, device), Log(log_file, resume_step=first)
+    views = Steps(store, config, device)
+    with owner.writing():
+        log = Log(log_file, resume_step=first)
     bar = tqdm(
         total=total, initial=first, desc=run, unit="step", disable=not progress, mininterval=2, smoothing=0.05
     )
