@@ -294,22 +294,25 @@ def short_lease(monkeypatch):
     monkeypatch.setattr(owner, "LEASE", 0.6)
 
 
-def hold(folder, begun, end):
-    with owner.own(folder):
-        begun.set()
-        end.wait(30)
-
-
 @contextmanager
 def held(folder):
-    begun, end = FORK.Event(), FORK.Event()
-    child = FORK.Process(target=hold, args=(folder, begun, end))
+    """A process that has a folder until the block ends, or until it is killed."""
+    (begun, say), (end, ended) = os.pipe(), os.pipe()
+
+    def hold():
+        os.close(ended)
+        with owner.own(folder):
+            os.write(say, b"1")
+            os.read(end, 1)
+
+    child = FORK.Process(target=hold)
     child.start()
-    assert begun.wait(30)
+    os.close(end)
+    assert os.read(begun, 1)
     try:
         yield child
     finally:
-        end.set()
+        os.close(ended)
         child.join(10)
 
 

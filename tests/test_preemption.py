@@ -59,13 +59,12 @@ def at_step(monkeypatch, number, action):
     monkeypatch.setattr(engine, "step", step)
 
 
-def assert_same_end(one, other, *, one_process=True):
-    """Every output, but for the times in it, and for the generators that each process seeds anew and none uses."""
+def assert_same_end(one, other):
+    """Every output, but for the times in it, and for two generators that each process seeds anew and none uses."""
     states = [torch.load(out / "checkpoint.pt", weights_only=True) for out in (one, other)]
     for state in states:
         state.pop("seconds")
-        if not one_process:
-            del state["random"]["numpy"], state["random"]["python"]
+        del state["random"]["numpy"], state["random"]["python"]
     assert_same(*states)
     assert_same(*(torch.load(out / "backbone.pt", weights_only=True) for out in (one, other)))
     lines = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (one, other)]
@@ -222,4 +221,4 @@ def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     train(settings, images, tmp_path / "whole")
-    assert_same_end(tmp_path / "whole", out, one_process=False)
+    assert_same_end(tmp_path / "whole", out)
