@@ -1,4 +1,4 @@
-"""What may go wrong while a run trains: killed processes, bad disks, jumping clocks, rivals, losses without value."""
+"""What may go wrong while a run trains: killed processes, bad disks, clocks that jump, rivals, losses of NaN."""
 
 import errno
 import itertools

@@ -83,7 +83,13 @@ def save(
     try:
         with open(part, "wb") as file:
             summed = Summed(file)
-            torch.save(values, summed)
+            try:
+                torch.save(values, summed)
+            except RuntimeError as error:
+                # Torch ends its archive even after a write that failed, and that hides why it did.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.write(MARK + summed.sum.hexdigest().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
