@@ -249,7 +249,7 @@ def test_with_a_full_disk_it_trains_on_and_says_so_each_time(images, whole, tmp_
 def test_a_disk_full_at_the_end_loses_nothing(images, whole, tmp_path, monkeypatch):
     with (
         disk_full(monkeypatch, 7),
-        pytest.raises(OSError, match=r"No space left.*keeps the last state.*same command"),
+        pytest.raises(OSError, match=r"No space left.*same command again to go on from the last state"),
     ):
         train(told(), images, tmp_path)  # 6 states, then the 7th file is the final checkpoint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]

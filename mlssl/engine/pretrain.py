@@ -78,10 +78,16 @@ def pretrain(
         except OSError as error:
             if error.errno not in DISK:
                 raise
+            state = out / "state" / "checkpoint.pt"
+            kept = any(path.exists() for path in (state, checkpoint.previous(state)))
+            again = (
+                f"go on from the last state saved in {state.parent}"
+                if kept
+                else "begin anew, as no state was saved"
+            )
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}; {out / 'state'} keeps the last state that was saved: see to the disk, "
-                "then run the same command again to go on from there",
+                f"{error.strerror or error}; see to the disk, then run the same command again to {again}",
             ) from error
 
 
