@@ -12,6 +12,9 @@ from pathlib import Path
 
 from mlssl import provenance
 from mlssl.config import ConfigError, DataError, Pictures, plain
+from mlssl.engine import interrupt
+from mlssl.engine.interrupt import GO_ON_LATER, Interrupted
+from mlssl.engine.owner import NOT_OWNER, Busy, Taken
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published"
 
@@ -69,15 +72,16 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    from mlssl import config, device
-    from mlssl.data.store import build_store
-    from mlssl.engine.pretrain import pretrain
+    with interrupt.listening() as stop:
+        from mlssl import config, device
+        from mlssl.data.store import build_store
+        from mlssl.engine.pretrain import pretrain
 
-    told = config.read(config.Pretrain, args.config)
-    store_path = args.store or args.out / "store"
-    build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
-    on = device.choose(args.device, args.threads)
-    pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on)
+        told = config.read(config.Pretrain, args.config)
+        store_path = args.store or args.out / "store"
+        build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
+        on = device.choose(args.device, args.threads)
+        pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on, stop=stop)
 
 
 def transfer(args: argparse.Namespace) -> None:
@@ -374,9 +378,11 @@ def main() -> int:
     args = parser().parse_args()
     try:
         args.function(args)
-    except (ConfigError, DataError, FloatingPointError, OSError) as error:
+    except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:
         print(f"mlssl {args.verb}: {error}", file=sys.stderr)
-        return 1
+        if isinstance(error, Taken):
+            return NOT_OWNER
+        return GO_ON_LATER if isinstance(error, Interrupted | Busy) else 1
     return 0
 
 

@@ -74,8 +74,8 @@ def train(told, store, out, *, kill_after=None, monkeypatch=None):
     if kill_after is not None:
         save = checkpoint.save
 
-        def save_then_die(path, values):
-            save(path, values)
+        def save_then_die(path, values, **how):
+            save(path, values, **how)
             if values.get("step") == kill_after:
                 raise Killed
 

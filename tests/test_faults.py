@@ -1,0 +1,456 @@
+"""What may go wrong while a run trains: killed processes, bad disks, clocks that jump, rivals, losses of NaN."""
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from test_engine import told
+from test_preemption import assert_same_end, at_step, tiny_store, train
+
+from mlssl import config
+from mlssl.config import ConfigError, DataError
+from mlssl.engine import checkpoint, owner
+from mlssl.engine import pretrain as engine
+from mlssl.engine.log import NonFiniteLoss
+
+FORK = multiprocessing.get_context("fork")
+KILL = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """A run that nothing happens to."""
+    out = tmp_path_factory.mktemp("whole")
+    torch.manual_seed(7)
+    train(told(), images, out)
+    return out
+
+
+@pytest.fixture
+def state(images, tmp_path):
+    """The state folder of a run of 6 steps that was stopped after the 4th."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        at_step(patch, 5, lambda: 1 / 0)
+        train(told(), images, tmp_path)
+    return tmp_path / "state"
+
+
+def forked(action):
+    """Run something in a process of its own; its exit code, which is negative after a signal."""
+    child = FORK.Process(target=action)
+    child.start()
+    child.join(60)
+    return child.exitcode
+
+
+def steps_kept(state):
+    return [
+        checkpoint.load(path, config=config.plain(told()))["step"]
+        for path in checkpoint.all_of(state / "checkpoint.pt")[:2]
+    ]
+
+
+# Killed processes
+
+
+def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, KILL)
+        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+    assert (tmp_path / "state" / "owner.lease").exists()
+    began = time.monotonic()
+    train(told(), images, tmp_path)
+    assert time.monotonic() - began < owner.LEASE / 4  # the dead process is not waited for
+    assert_same_end(whole, tmp_path)
+
+
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(images, whole, tmp_path, monkeypatch):
+    writers, write = [], checkpoint.Summed.write
+
+    def die_within_the_third_file(self, data):
+        if self not in writers:
+            writers.append(self)
+        if len(writers) == 3:
+            self.file.write(data[:7])
+            self.file.flush()
+            KILL()
+        return write(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Summed, "write", die_within_the_third_file)
+        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+    assert len(list((tmp_path / "state").glob(".checkpoint.pt.*.part"))) == 1
+    assert steps_kept(tmp_path / "state") == [2, 1]
+    train(told(), images, tmp_path)
+    assert_same_end(whole, tmp_path)  # and the part is gone
+
+
+def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, whole, tmp_path, monkeypatch, capsys):
+    real = os.replace
+
+    def die_before_the_last(source, to):
+        if checkpoint.previous(tmp_path / "state" / "checkpoint.pt").exists() and str(to).endswith("checkpoint.pt"):
+            KILL()
+        real(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die_before_the_last)
+        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+    assert not (tmp_path / "state" / "checkpoint.pt").exists()
+    train(told(), images, tmp_path)
+    assert "checkpoint.pt: is missing; going on from the previous one, of step 1" in capsys.readouterr().err
+    assert_same_end(whole, tmp_path)
+
+
+def test_killed_before_its_result_stands_it_ends_again(images, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.provenance, "write_result", lambda *_: KILL())
+        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+    assert not (tmp_path / "pretrain.json").exists()
+    train(told(), images, tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
+def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, whole, state):
+    log = state / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-200] + b'{"step": \0\0\0')
+    train(told(), images, state.parent)
+    assert_same_end(whole, state.parent)
+
+
+# Damaged states
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path, place):
+    path.write_bytes(path.read_bytes()[:place])
+
+
+DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 50), (cut, 100_000), (cut, -1)]
+
+
+@pytest.mark.parametrize(("damage", "place"), DAMAGES)
+def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, whole, state, capsys, damage, place):
+    assert steps_kept(state) == [4, 3]
+    damage(state / "checkpoint.pt", place)
+    values = checkpoint.load_newest(state / "checkpoint.pt", config=config.plain(told()))
+    assert values["step"] == 3
+    said = capsys.readouterr().err
+    assert "checkpoint.pt: " in said
+    assert said.endswith("going on from the previous one, of step 3\n")
+    assert said.count("\n") == 1
+    if place == 100_000:
+        train(told(), images, state.parent)
+        assert_same_end(whole, state.parent)
+
+
+def test_a_damaged_state_never_replaces_the_previous_one(images, state, monkeypatch):
+    flip(state / "checkpoint.pt", 100_000)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        at_step(patch, 2, lambda: 1 / 0)
+        train(told(), images, state.parent)
+    assert steps_kept(state) == [4, 3]
+
+
+def test_without_a_whole_state_it_does_not_begin_anew_by_itself(images, state):
+    flip(state / "checkpoint.pt", 100_000)
+    cut(state / "checkpoint.previous.pt", 100_000)
+    with pytest.raises(
+        DataError, match=r"checkpoint\.pt: .*checksum.*previous\.pt: is cut off.*to begin anew"
+    ) as error:
+        train(told(), images, state.parent)
+    assert "\n" not in str(error.value)
+    assert (state / "checkpoint.pt").exists()
+
+
+class Harm:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize("with_checksum", [False, True])
+def test_a_foreign_pickle_is_refused_unread(images, state, tmp_path, monkeypatch, with_checksum):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.previous(state / "checkpoint.pt").unlink()
+    if with_checksum:
+        checkpoint.save(state / "checkpoint.pt", {"meta": Harm()})
+    else:
+        (state / "checkpoint.pt").write_bytes(pickle.dumps(Harm()))
+    with pytest.raises(DataError, match="is no checkpoint" if with_checksum else "no checksum at its end") as error:
+        train(told(), images, state.parent)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_the_state_of_another_configuration_is_no_damage(images, state):
+    with pytest.raises(ConfigError, match="another lr"):
+        train(told(lr=0.01), images, state.parent)
+    assert steps_kept(state) == [4, 3]
+
+
+def test_other_readers_pass_over_the_checksum(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"a": torch.arange(5)})
+    assert torch.load(tmp_path / "a.pt", weights_only=True)["a"].tolist() == [0, 1, 2, 3, 4]
+    checkpoint.verify(tmp_path / "a.pt")
+
+
+# Full and faulty disks
+
+
+@contextmanager
+def disk_full(patch, from_file=1, to_file=10**9):
+    """Checkpoints written meanwhile, counted from 1, meet a full disk when they are half written."""
+    writers, write = [], checkpoint.Summed.write
+
+    def full(self, data):
+        if self not in writers:
+            writers.append(self)
+        if from_file <= len(writers) <= to_file and self.file.tell() > 10_000:
+            raise FULL
+        return write(self, data)
+
+    with patch.context() as inner:
+        inner.setattr(checkpoint.Summed, "write", full)
+        yield
+
+
+def test_with_a_full_disk_it_trains_on_and_says_so_each_time(images, whole, tmp_path, monkeypatch, capsys):
+    with disk_full(monkeypatch, 2, 3):
+        train(told(), images, tmp_path)
+    said = [line for line in capsys.readouterr().err.splitlines() if "could not be saved" in line]
+    assert len(said) == 2
+    for line, step in zip(said, (2, 3), strict=True):
+        assert (
+            f"step {step} could not be saved ([Errno 28] No space left on device), that of step 1 is kept" in line
+        )
+        assert "training goes on" in line
+    assert_same_end(whole, tmp_path)
+
+
+def test_a_disk_full_at_the_end_loses_nothing(images, whole, tmp_path, monkeypatch):
+    with (
+        disk_full(monkeypatch, 7),
+        pytest.raises(OSError, match=r"No space left.*same command again to go on from the last state"),
+    ):
+        train(told(), images, tmp_path)  # 6 states, then the 7th file is the final checkpoint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    assert steps_kept(tmp_path / "state") == [6, 5]
+    train(told(), images, tmp_path)
+    assert_same_end(whole, tmp_path)
+
+
+def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatch):
+    write = checkpoint.Summed.write
+    values = checkpoint.load(state / "checkpoint.pt", config=config.plain(told()))
+
+    def otherwise(self, data):
+        write(self, data)
+        self.file.seek(-1, os.SEEK_CUR)
+        self.file.write(bytes([bytes(data)[-1] ^ 1]))
+
+    monkeypatch.setattr(checkpoint.Summed, "write", otherwise)
+    with pytest.raises(OSError, match="was not read back"):
+        checkpoint.save(state / "checkpoint.pt", values, keep_previous=True)
+    assert steps_kept(state) == [4, 3]
+    assert not list(state.glob(".*.part"))
+
+
+# Clocks
+
+
+def test_a_clock_that_jumps_changes_nothing(images, tmp_path, monkeypatch):
+    days, real, saves = itertools.cycle((86_400, -86_400)), time.time, []
+    save = checkpoint.save
+    monkeypatch.setattr(time, "time", lambda: real() + next(days))
+    monkeypatch.setattr(checkpoint, "save", lambda path, *a, **k: (saves.append(path.name), save(path, *a, **k)))
+    train(told(checkpoint_seconds=3600.0), images, tmp_path)
+    assert saves == ["checkpoint.pt", "backbone.pt"]  # none in between, and no lease was lost
+
+
+# Rivals
+
+
+@pytest.fixture
+def short_lease(monkeypatch):
+    monkeypatch.setattr(owner, "LEASE", 0.6)
+
+
+@contextmanager
+def held(folder):
+    """A process that has a folder until the block ends, or until it is killed."""
+    (begun, say), (end, ended) = os.pipe(), os.pipe()
+
+    def hold():
+        os.close(ended)
+        with owner.own(folder):
+            os.write(say, b"1")
+            os.read(end, 1)
+
+    child = FORK.Process(target=hold)
+    child.start()
+    os.close(end)
+    assert os.read(begun, 1)
+    try:
+        yield child
+    finally:
+        os.close(ended)
+        child.join(10)
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_second_trainer_gives_way_to_one_that_lives(images, tmp_path, monkeypatch, capsys):
+    days, real = itertools.cycle((86_400, -86_400)), time.time
+    with held(tmp_path / "state") as child:
+        monkeypatch.setattr(time, "time", lambda: real() + next(days))
+        began = time.monotonic()
+        with pytest.raises(owner.Busy, match=rf"process {child.pid} on .* is training this run"):
+            train(told(), images, tmp_path)
+        assert 1.2 <= time.monotonic() - began < 5
+        assert f"process {child.pid} on" in capsys.readouterr().err
+        assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["owner.lease", "owner.lock"]
+    train(told(steps=1), images, tmp_path)  # it has released its lease
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path):
+    with held(tmp_path) as child:
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        began = time.monotonic()
+        with owner.own(tmp_path) as mine:
+            mine.check()
+        assert time.monotonic() - began < 0.5
+    assert not (tmp_path / "owner.lease").exists()
+
+
+@pytest.mark.usefixtures("short_lease")
+@pytest.mark.parametrize("lease", [b"", b"\0\0\0\0", b'00000\n{"host": "elsewhere", "pid": 1}\n'])
+def test_a_lease_of_another_machine_is_taken_once_it_stands_still(tmp_path, lease):
+    (tmp_path / "owner.lease").write_bytes(lease)
+    began = time.monotonic()
+    with owner.own(tmp_path):
+        assert (time.monotonic() - began >= 0.6) == bool(lease)
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_an_orphan_that_wakes_up_stops_and_writes_nothing(images, whole, tmp_path, monkeypatch):
+    """As after the loss of a node: frozen in the middle of a step, replaced, and awake again."""
+
+    def orphan():
+        at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+        try:
+            train(told(), images, tmp_path)
+        except owner.Taken as error:
+            os._exit(owner.NOT_OWNER if "taken over and has ended since" in str(error) else 1)
+
+    child = FORK.Process(target=orphan)
+    child.start()
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+    train(told(), images, tmp_path)
+    assert_same_end(whole, tmp_path)
+    paths = [path for path in tmp_path.rglob("*") if path.name not in ("owner.lock", "state")]
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    os.kill(child.pid, signal.SIGCONT)
+    child.join(30)
+    assert child.exitcode == owner.NOT_OWNER
+    assert_same_end(whole, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+
+
+def test_what_was_taken_over_is_not_renamed_into_place(tmp_path):
+    with owner.own(tmp_path) as mine:
+        checkpoint.save(tmp_path / "a.pt", {"by": "me"}, writing=mine.writing)
+        lease = (tmp_path / "owner.lease").read_bytes()
+        (tmp_path / "owner.lease").unlink()  # as by replacing: the holder's file is another one from now on
+        (tmp_path / "owner.lease").write_bytes(lease.replace(mine.token.encode(), b"theirs"))
+        with pytest.raises(owner.Taken, match="was taken over by process"):
+            checkpoint.save(tmp_path / "a.pt", {"by": "the orphan"}, writing=mine.writing)
+    assert torch.load(tmp_path / "a.pt", weights_only=True) == {"by": "me"}
+    assert [path.name for path in tmp_path.glob("*.lease")] == ["owner.lease"]  # it is not ours to remove
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_of_many_that_wait_for_a_dead_lease_one_gets_it_at_a_time(tmp_path):
+    (tmp_path / "owner.lease").write_bytes(b'0\n{"host": "elsewhere", "pid": 1}\n')
+
+    def enter():
+        try:
+            with owner.own(tmp_path) as mine:
+                os.close(os.open(tmp_path / "inside", os.O_CREAT | os.O_EXCL))
+                time.sleep(0.05)
+                mine.check()
+                (tmp_path / "inside").unlink()
+                with open(tmp_path / "entered", "a") as file:
+                    file.write("x")
+        except owner.Busy:
+            os._exit(0)
+
+    children = [FORK.Process(target=enter) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+    assert [child.exitcode for child in children] == [0] * 4
+    assert (tmp_path / "entered").read_text()
+
+
+# Losses without a value
+
+
+@pytest.mark.parametrize("where", ["loss", "update"])
+def test_a_batch_of_nan_ends_the_run_with_the_state_from_before(images, tmp_path, monkeypatch, where):
+    real, steps = engine.step, []
+
+    def step(method, *args):
+        losses = real(method, *args)
+        steps.append(1)
+        if len(steps) == 4:
+            with torch.no_grad():
+                next(method.parameters()).fill_(torch.nan)
+            if where == "loss":
+                losses["loss"] = losses["loss"].detach() * torch.nan
+        return losses
+
+    monkeypatch.setattr(engine, "step", step)
+    with pytest.raises(NonFiniteLoss, match=r"step 4: the .* not finite.*; lower lr.*keeps the last state"):
+        train(told(), images, tmp_path)
+    assert steps_kept(tmp_path / "state") == [3, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    assert "step 4" in json.loads((tmp_path / "state" / "failed.json").read_text())["reason"]
+
+
+def test_weights_that_end_without_a_value_are_no_result(images, tmp_path, monkeypatch):
+    (tmp_path / "backbone.pt").write_text("of an attempt that was killed before its result stood")
+    real = engine.step
+
+    def step(method, *args):
+        losses = real(method, *args)
+        with torch.no_grad():
+            next(method.parameters()).fill_(torch.inf)
+        return losses
+
+    with monkeypatch.context() as patch, pytest.raises(NonFiniteLoss, match="step 1: the weights"):
+        patch.setattr(engine, "step", step)
+        train(told(steps=1), images, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    train(told(steps=1), images, tmp_path)
+    assert not (tmp_path / "state" / "failed.json").exists()

@@ -1,0 +1,224 @@
+"""A run that is told to make room: it saves its state, says so, and ends later as if nothing had happened."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_engine import CPU, assert_same, told
+
+from mlssl import config
+from mlssl.data.store import build_store
+from mlssl.engine import checkpoint
+from mlssl.engine import pretrain as engine
+from mlssl.engine.interrupt import GO_ON_LATER, SIGNALS, Interrupted, listening
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny_store(root):
+    rng = np.random.default_rng(0)
+    (root / "train2017").mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (36 + i % 3, 40, 3), dtype=np.uint8)).save(
+            root / f"train2017/{i:03}.png"
+        )
+    build_store(root / "train2017", root / "store", short_side=256, workers=0)
+    return root / "store"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+def train(settings, images, out, stop=None):
+    engine.pretrain(settings, images, out, run="run", device=CPU, progress=False, stop=stop)
+
+
+def at_step(monkeypatch, number, action):
+    """Do something in the middle of the given training step, counted from 1 in this process."""
+    steps, real = [], engine.step
+
+    def step(*args):
+        steps.append(1)
+        if len(steps) == number:
+            action()
+        return real(*args)
+
+    monkeypatch.setattr(engine, "step", step)
+
+
+def assert_same_end(one, other):
+    """Every output, but for the times in it, and for two generators that each process seeds anew and none uses."""
+    states = [torch.load(out / "checkpoint.pt", weights_only=True) for out in (one, other)]
+    for state in states:
+        state.pop("seconds")
+        del state["random"]["numpy"], state["random"]["python"]
+    assert_same(*states)
+    assert_same(*(torch.load(out / "backbone.pt", weights_only=True) for out in (one, other)))
+    lines = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (one, other)]
+    for line in (*lines[0], *lines[1]):
+        line.pop("images_per_s")
+    assert lines[0] == lines[1]
+    assert lines[0]
+    records = [np.load(out / "pseudo_labels.npz") for out in (one, other)]
+    assert records[0].files == records[1].files
+    assert all(np.array_equal(records[0][column], records[1][column]) for column in records[0])
+    assert not [path.name for path in (other / "state").iterdir() if path.name != "owner.lock"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_saves_after_the_step_and_the_run_ends_bit_for_bit_alike(images, tmp_path, monkeypatch, number):
+    settings = told(steps=7, log_every=3, checkpoint_seconds=1e9)
+    train(settings, images, tmp_path / "whole")
+    old = [signal.getsignal(n) for n in SIGNALS]
+    with monkeypatch.context() as patch, listening() as stop:
+        at_step(patch, 5, lambda: os.kill(os.getpid(), number))  # between two lines of the log
+        with pytest.raises(
+            Interrupted, match=rf"{number.name} after step 5 of 7; its state is saved .* same command"
+        ):
+            train(settings, images, tmp_path / "resumed", stop)
+    assert [signal.getsignal(n) for n in SIGNALS] == old
+    assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
+    torch.manual_seed(99)
+    train(settings, images, tmp_path / "resumed")
+    assert_same_end(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_run_stopped_after_every_step_ends_alike_too(images, tmp_path, monkeypatch):
+    settings = told(steps=5, log_every=2)
+    train(settings, images, tmp_path / "whole")
+    for _ in range(4):
+        with monkeypatch.context() as patch, listening() as stop, pytest.raises(Interrupted):
+            at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            train(settings, images, tmp_path / "resumed", stop)
+    train(settings, images, tmp_path / "resumed")
+    assert_same_end(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end(images, tmp_path, monkeypatch):
+    with listening() as stop:
+        at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        train(told(steps=3), images, tmp_path, stop)
+    assert (tmp_path / "pretrain.json").exists()
+
+
+@pytest.mark.parametrize("where", ["build_method", "place", "own"])
+def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkeypatch, where):
+    real = getattr(engine, where)
+
+    def told_meanwhile(*args):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        pytest.fail("went on")
+        return real(*args)
+
+    with monkeypatch.context() as patch, listening() as stop:
+        patch.setattr(engine, where, told_meanwhile)
+        with pytest.raises(Interrupted, match="SIGUSR1 before a step was done"):
+            train(told(), images, tmp_path, stop)
+    train(told(steps=1), images, tmp_path)
+
+
+def test_a_signal_lost_in_a_callback_is_heard_before_the_first_step(images, tmp_path, monkeypatch):
+    def swallow(*args):
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return "somewhere"
+
+    monkeypatch.setattr(engine, "place", swallow)
+    with listening() as stop, pytest.raises(Interrupted, match="before a step"):
+        train(told(), images, tmp_path, stop)
+
+
+def test_ctrl_c_twice_does_not_wait(images, tmp_path, monkeypatch):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(monkeypatch, 2, twice)
+    with listening() as stop, pytest.raises(KeyboardInterrupt):
+        train(told(checkpoint_seconds=1e9), images, tmp_path, stop)
+
+
+def test_outside_the_main_thread_no_handler_is_touched():
+    seen = []
+
+    def listen():
+        with listening() as stop:
+            seen.append((stop.requested, [signal.getsignal(n) for n in SIGNALS]))
+
+    before = [signal.getsignal(n) for n in SIGNALS]
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
+def test_forked_workers_leave_the_first_signal_to_their_parent():
+    with listening() as stop:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert not stop.requested
+
+
+def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, monkeypatch):
+    settings, writers, write = told(steps=3), [], checkpoint.Summed.write
+
+    def full_from_the_second_file_on(self, data):
+        writers.append(self)
+        if self is not writers[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, data)
+
+    with monkeypatch.context() as patch, listening() as stop:
+        patch.setattr(checkpoint.Summed, "write", full_from_the_second_file_on)
+        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(
+            Interrupted, match=r"step 2 could not be saved .*No space left.* that of step 1 is kept"
+        ):
+            train(settings, images, tmp_path, stop)
+    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", config=config.plain(settings))
+    assert kept["step"] == 1
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_path):
+    settings = told(steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent)})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config.plain(settings)))
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "mlssl", "pretrain", "--config", file, "--out", out, "--store", images]
+    command += ["--run", "run", "--threads", "1", "--device", "cpu"]
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = out / "state" / "log.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.01)
+    running.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, said = running.communicate(timeout=30)
+    assert time.monotonic() - began < 30
+    assert running.returncode == GO_ON_LATER == 75
+    assert said.strip().splitlines()[-1].startswith("mlssl pretrain: run: stopped by SIGTERM after step ")
+    assert "Traceback" not in said
+    assert (out / "state" / "checkpoint.pt").exists()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    train(settings, images, tmp_path / "whole")
+    assert_same_end(tmp_path / "whole", out)
