@@ -33,7 +33,7 @@ def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = 
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
     `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML or YOLO's txt files at any
-    depth: what it holds decides. A photo is found by its relative path, with or without its suffix, else by its
+    depth: what it holds decides. A photo is found by its relative path, with or without suffix, else by its
     file name, else by its stem, if but one has it. Raises DataError with file, place, value and remedy; also if
     more than the share `max_missing` of the labels find no photo.
     """

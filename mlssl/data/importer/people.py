@@ -57,19 +57,18 @@ def regions_of(labelled: Labelled, width: int, height: int) -> list[Region]:
 def hide(pixels: np.ndarray, regions: Iterable[Region], how: str) -> np.ndarray:
     """A copy of an image, uint8 H x W x 3, with the regions made unrecognisable; `how` is one of WAYS.
 
-    `blur` spreads each pixel with a standard deviation of a third of the region's longer side; `pixelate` leaves
-    the means of at most 8 x 8 blocks, and of blocks no smaller than 8 pixels.
+    `pixelate` leaves the means of at most 8 x 8 blocks, and of blocks no smaller than 8 pixels; `blur` spreads
+    these with a standard deviation of a third of the region's longer side, so that it tells less still.
     """
     pixels = pixels.copy()
     for (x1, y1, x2, y2), mask in regions:
         crop = Image.fromarray(pixels[y1:y2, x1:x2])
         longer = max(crop.size)
+        block = max(BLOCK, math.ceil(longer / BLOCKS))
+        few = tuple(max(1, side // block) for side in crop.size)
+        hidden = crop.resize(few, Image.Resampling.BOX).resize(crop.size, Image.Resampling.NEAREST)
         if how == "blur":
-            hidden = crop.filter(ImageFilter.GaussianBlur(max(BLUR * longer, BLOCK / 2)))
-        else:
-            block = max(BLOCK, math.ceil(longer / BLOCKS))
-            few = tuple(max(1, side // block) for side in crop.size)
-            hidden = crop.resize(few, Image.Resampling.BOX).resize(crop.size, Image.Resampling.NEAREST)
+            hidden = hidden.filter(ImageFilter.GaussianBlur(max(BLUR * longer, BLOCK / 2)))
         inside = np.ones((y2 - y1, x2 - x1), dtype=bool) if mask is None else mask[y1:y2, x1:x2]
         pixels[y1:y2, x1:x2][inside] = np.asarray(hidden)[inside]
     return pixels
