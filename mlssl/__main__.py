@@ -52,7 +52,7 @@ def import_(args: argparse.Namespace) -> None:
     from mlssl.data.importer import import_photos
 
     names = ("labels", "val_share", "seed", "anonymise", "people", "deny", "max_skipped", "near", "workers")
-    import_photos(args.photos, args.out, **{name: getattr(args, name) for name in names})
+    import_photos(args.photos, args.out, **{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -260,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--download", action="store_true", help="fetch what is not under --source")
     sub.add_argument("--splits", nargs="+", help="all that are published, if not given")
 
+    none = argparse.SUPPRESS  # `import_photos` has the defaults.
     sub = verb(
         "import", import_, "Make a dataset of your own photos, without their metadata; labels if there are any."
     )
@@ -268,13 +269,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--labels", type=Path, help="COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label"
     )
-    sub.add_argument("--val-share", type=float, default=0.25, help="of the labelled photos, to validate on")
-    sub.add_argument("--seed", type=int, default=0, help="draws those")
+    sub.add_argument("--val-share", type=float, default=none, help="of the labelled photos, to validate on: 0.25")
+    sub.add_argument("--seed", type=int, default=none, help="draws those: 0")
     sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")
     sub.add_argument("--people", help="where people are, in a format of --labels; or: faces, found by a detector")
     sub.add_argument("--deny", type=Path, help="text file of names or patterns of photos to leave out")
-    sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
-    sub.add_argument("--near", type=int, default=4, help="bits of 63 in which near-duplicates may differ")
+    sub.add_argument(
+        "--max-skipped", type=float, default=none, help="share that may be unusable before it stops: 0.05"
+    )
+    sub.add_argument("--near", type=int, default=none, help="bits of 63 in which near-duplicates may differ: 6")
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
 
     sub = verb("store", store, "Decode a folder of images once, for pretraining to read without decoding.")

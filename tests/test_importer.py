@@ -1,8 +1,10 @@
-"""A folder of photos imported: nothing private comes along, near-duplicates stay together, all or nothing."""
+"""A folder of photos imported: no metadata, near-duplicates together, nothing half is whole."""
 
 import errno
 import json
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -278,7 +280,7 @@ def test_the_detail_of_a_hidden_region_is_gone_and_the_rest_is_as_it_was(how):
 
 
 def test_two_photos_that_differ_only_in_a_hidden_region_become_nearly_the_same():
-    """No attack that looks at the region can tell 20 faces apart beyond their coarse brightness."""
+    """Of two faces of black and white dots, nothing but their coarse brightness is left."""
     scene = np.asarray(picture(0)).copy()
     for how in people.WAYS:
         shapes = []
@@ -286,12 +288,12 @@ def test_two_photos_that_differ_only_in_a_hidden_region_become_nearly_the_same()
             face = np.random.default_rng(seed).integers(0, 2, (48, 48, 1)).astype(np.uint8) * 255
             scene[40:88, 50:98] = face
             shapes.append(hide(scene, [Region((50, 40, 98, 88))], how).astype(int))
-        assert np.abs(shapes[0] - shapes[1]).max() < (12 if how == "blur" else 100)
+        assert np.abs(shapes[0] - shapes[1]).max() < (40 if how == "blur" else 70)
 
 
 def test_people_in_a_file_are_hidden_in_what_is_written(folder, tmp_path, capsys):
     pixels = np.zeros((120, 160, 3), np.uint8)
-    pixels[:, ::4] = pixels[:, 1::4] = 255
+    pixels[:, ::2] = 255
     for name in ("p.png", "q.png"):
         Image.fromarray(pixels).save(folder / name)
     regions = tmp_path / "people"
@@ -303,7 +305,7 @@ def test_people_in_a_file_are_hidden_in_what_is_written(folder, tmp_path, capsys
     file = {name: out / file for file, name in told["files"].items()}
     with Image.open(file["p.png"]) as image:
         made = np.asarray(image.convert("L")).astype(float)
-    assert made[32:88, 42:118].std() < 30  # Blocks of 10 pixels over stripes of 4: little is left of them.
+    assert made[32:88, 42:118].std() < 5
     assert made[:28].std() > 80
     altered = dict(rows(out / "altered.tsv"))
     assert altered["p.png"] == "pixelate: 1 regions"
@@ -382,3 +384,6 @@ def test_the_detector_runs_where_it_is_installed():
     pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
     people.check_detector()
     assert find_faces(np.full((80, 90, 3), 128, np.uint8)) == []
+    with Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")) as image:
+        found = find_faces(np.asarray(image.convert("RGB")))
+    assert any(x1 < 256 < x2 and y1 < 170 < y2 for (x1, y1, x2, y2), _ in found)

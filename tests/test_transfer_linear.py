@@ -1,5 +1,7 @@
 """The linear probe: what it must not touch, what it must see, and what it can and cannot learn."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -215,6 +217,14 @@ def test_the_probe_runs_end_to_end_and_repeats_itself(data, backbone_file):
     assert backbone_file.read_bytes() == before
     assert rows[0]["value"] > notes["constant_mAP"] + 10
     assert notes["parameters"] == (512 + 1) * 3
+
+
+def test_a_validation_split_that_cannot_score_is_refused_before_any_work(tmp_path, backbone_file):
+    root = write_coco(tmp_path / "coco", size=40, splits={"train2017": 4, "val2017": 2})
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(DataError, match="no category is on some of its 2 images"):
+        linear.evaluate(backbone_file, Linear(Data(str(root)), size=32), seed=0, device=CPU, progress=False)
 
 
 def test_splits_with_other_categories_are_refused(tmp_path):

@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
@@ -192,3 +194,84 @@ def test_a_study_with_an_unknown_key_is_refused_before_anything_runs(tmp_path):
     assert "study.yaml: pretrain" in output
     assert "'epoch'" in output
     assert not (tmp_path / "results").exists()
+
+
+SMALL = {
+    "pretrain": {"backbone": "test_resnet", "epochs": None, "steps": 4, "batch_size": 8, "log_every": 2,
+                 "checkpoint_seconds": 60.0, "views": {"crop": 32, "blur_sigma": [0.1, 0.3]}},
+    "transfers": {"linear": {"size": 32, "fractions": [1.0, 0.5], "weight_decays": [0.01, 1.0], "iterations": 10}},
+    "pictures": None,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason="the real COCO photos (shared/data/coco_mini) are not here")
+def test_coco_goes_through_the_papers_protocol_with_a_small_override(tmp_path):
+    own = {"params": {"dictionary_size": 64, "dim": 8}, "pretrain": None}
+    gone = dict.fromkeys(("dictionaries", "k", "dictionary_size", "lam"))
+    detection = {"runs": "compare", "size": 64, "iterations": 2, "batch_size": 2, "warmup_iterations": 1,
+                 "fpn_channels": 16, "box_head_channels": 16, "mask_head_layers": 1, "proposals": 20,
+                 "rois_per_image": 8, "eval_images": 4}  # fmt: skip
+    values = SMALL | {
+        "extends": str(ROOT / "config" / "coco.yaml"),
+        "name": "coco-mini",
+        "data": {"short_side": 64, "dataset": {"source": str(COCO_MINI)}},
+        "common": {"dictionary_size": 64, "dim": 8},
+        "methods": {"mls": {"pretrain": None}, "moco_v2": own, "densecl": own},
+        "compare": ["random", "moco_v2", "mls_400"],
+        "ablations": gone,
+        "transfers": SMALL["transfers"] | {"detection": detection, "segmentation": None, "pseudo_labels": None},
+    }
+    study = tmp_path / "mini.yaml"
+    study.write_text(yaml.safe_dump(values))
+    output = snakemake(tmp_path, study, "--dry-run")
+    assert "118,287" not in output  # of the photos that are there, once they are; of the published ones, before
+    snakemake(tmp_path, study)
+    out = tmp_path / "results" / "coco-mini"
+    metrics = pd.read_csv(out / "metrics.tsv", sep="\t")
+    assert set(metrics.protocol) == {"pretrain", "linear", "linear_50pct", "detection"}
+    assert set(metrics.method) == {"random", "moco_v2", "mls_400", "moco_v2_400"}
+    assert metrics.value.notna().all()
+    assert "38.5" in (out / "tables" / "main.md").read_text()  # the paper's MoCo-v2
+    prepared = json.loads(next((tmp_path / "results" / "data").glob("coco2017-*/prepared.json")).read_text())
+    assert prepared["splits"]["train2017"]["images"] == 92
+
+
+@pytest.mark.slow
+def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(tmp_path):
+    photos, rng = tmp_path / "photos", np.random.default_rng(0)
+    lines = []
+    for i in range(40):
+        folder = photos / f"shelf {i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        low = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(low).resize((64, 48), Image.Resampling.BICUBIC)
+        mode, suffix = (("RGB", "jpg"), ("P", "png"), ("CMYK", "tiff"), ("L", "webp"))[i % 4]
+        image.convert(mode).save(folder / f"{i}.{suffix}")
+        lines.append(f"shelf {i % 3}/{i}.{suffix},{('milk', 'bread;milk', 'bread')[i % 3]}")
+    (photos / "empty.jpg").touch()
+    (photos / "text.png").write_text("no image")
+    (tmp_path / "labels.csv").write_text("\n".join(lines[:30]))
+    values = SMALL | {
+        "extends": str(ROOT / "config" / "photos.yaml"),
+        "name": "shop",
+        "data": {"photos": {"folder": str(photos), "labels": str(tmp_path / "labels.csv")}, "short_side": 32},
+        "seeds": [0],
+        "common": {"dictionary_size": 16, "dim": 8},
+    }
+    study = tmp_path / "shop.yaml"
+    study.write_text(yaml.safe_dump(values))
+    snakemake(tmp_path, study)
+    snakemake(tmp_path, study, "--report", "report.html")
+    data = next((tmp_path / "results" / "data").glob("photos-*"))
+    told = (data / "summary.txt").read_text()
+    assert "42 found" in told
+    assert "used        40" in told
+    skipped = (data / "skipped.tsv").read_text()
+    assert "empty.jpg\tis empty (0 bytes)" in skipped
+    assert "text.png\tis no image" in skipped
+    savings = (tmp_path / "results" / "shop" / "tables" / "label_savings.md").read_text()
+    assert savings.startswith("moco_v2: ")
+    assert "labelled images" in savings
+    assert "skipped.tsv" in (tmp_path / "report.html").read_text()
+    assert jobs(tmp_path, study) == {}

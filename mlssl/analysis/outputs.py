@@ -148,8 +148,9 @@ def budget(study: Study) -> str:
     """What every pretraining of the study costs: backbone, crop, length, batch, seeds; without full stop."""
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
-    count = study.source.images()[0]
-    images = f"{config.data.train}'s images" if count is None else f"{count:,} images"
+    # Not the images that are there: captions would change, and with them what is rebuilt, once they are.
+    drawn = study.source.settings.get("images")
+    images = f"{drawn:,} images" if drawn else f"{config.data.train}'s images"
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.config import ConfigError, Linear
+from mlssl.config import ConfigError, DataError, Linear
 from mlssl.seeds import seed_of
 from mlssl.transfer.features import extract
 from mlssl.transfer.load import bar, load_backbone, read_splits
@@ -120,16 +120,22 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with the mAP in percent on all validation images, one per share of the labels, and notes.
 
-    The mean is over the categories with a positive and a negative validation image; notes say how many.
+    The mean is over the categories with a positive and a negative validation image; notes say how many. Raises
+    DataError if there is none.
     """
     backbone, _ = load_backbone(backbone_file)
     train, val = read_splits(config.data)
+    y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
+    scored = scorable(y_val)
+    if not scored.any():
+        raise DataError(
+            f"{val.annotation_file}: no category is on some of its {len(val)} images and not on others, so none "
+            "can be scored; label more images, or other categories"
+        )
     x, x_val = (
         extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
         for s in (train, val)
     )
-    y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
-    scored = scorable(y_val)
     rows, protocols = [], {}
     for fraction in bar(config.fractions, "linear probes", progress):
         indices = subset(len(train), fraction, seed).to(device)

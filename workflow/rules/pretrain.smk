@@ -6,7 +6,7 @@ def pretrain_sources(wildcards):
     """The engine, and the method that this run trains."""
     run = STUDY.runs[wildcards.run].config
     method = [os.path.relpath(source_file(run.target))] if run.target else []
-    loop = [f"mlssl/engine/{name}.py" for name in ("build", "checkpoint", "log", "pretrain", "records", "schedule", "step")]
+    loop = [f"mlssl/engine/{name}.py" for name in ("build", "checkpoint", "initial", "interrupt", "log", "owner", "pretrain", "records", "schedule", "step")]
     stage = sources(*SHARED, *loop, *VIEWS, "mlssl/parts/*.py", "mlssl/data/steps.py", "mlssl/data/placement.py")
     return stage + sources("mlssl/method/losses.py", "mlssl/method/pseudo_labels.py") + method
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mlssl.config import ConfigError, DataError
 from mlssl.data.images import find_images
+from mlssl.data.importer.duplicates import NEAR
 from mlssl.data.importer.labels import read_labels
 from mlssl.data.importer.people import FACES, WAYS, check_detector, read_deny
 from mlssl.data.importer.report import summary, table
@@ -37,14 +38,15 @@ def import_photos(
     people: Path | str | None = None,
     deny: Path | str | None = None,
     max_skipped: float = 0.05,
-    near: int = 4,
+    near: int = NEAR,
     workers: int | None = None,
 ) -> Path:
     """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
 
     `out/train` and `out/val` get JPEGs without metadata, named by number, turned upright (or as their boxes are
-    drawn); `out/annotations` tells of the labelled ones; `out/import.json`, `skipped.tsv`, `duplicates.tsv` and
-    `altered.tsv` tell what was done, the first also which photo became which file; a summary is printed.
+    drawn); `out/annotations` tells of the labelled ones; `out/import.json`, `summary.txt`, `skipped.tsv`,
+    `duplicates.tsv` and `altered.tsv` tell what was done, the first also which photo became which file; the summary
+    is printed.
 
     `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
     all that hang together with them by hashes of at most `near` different bits; all others go to `train`.
@@ -126,7 +128,7 @@ def check(
     if not 0 <= max_skipped <= 1:
         raise ConfigError(f"max_skipped: {max_skipped} is no share of the photos; give one from 0 to 1")
     if not 0 <= near <= 16:
-        raise ConfigError(f"near: {near} is not from 0 to 16 bits; 4 finds copies that were scaled or saved again")
+        raise ConfigError(f"near: {near} is not from 0 to 16 bits; {NEAR} finds most copies")
     if workers is not None and workers < 1:
         raise ConfigError(f"workers: {workers}; give 1 or more")
     if anonymise not in (None, *WAYS):

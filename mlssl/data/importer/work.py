@@ -110,9 +110,8 @@ def resume(part: Path, made_of: str) -> dict[int, dict[str, Any]]:
     told = journal.read_text().split("\n")[:-1] if journal.exists() else []
     if not told or told[0] != header:
         shutil.rmtree(part, ignore_errors=True)
-        folder.mkdir(parents=True)
         told = [header]
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "val"):  # It was killed while they were sorted into the splits.
         for path in (part / split).glob("*.jpg"):
             os.replace(path, folder / path.name)
