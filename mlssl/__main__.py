@@ -73,15 +73,18 @@ def resolve(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     with interrupt.listening() as stop:
-        from mlssl import config, device
+        from mlssl import config, device, ranks
         from mlssl.data.store import build_store
         from mlssl.engine.pretrain import pretrain
 
         told = config.read(config.Pretrain, args.config)
         store_path = args.store or args.out / "store"
-        build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
-        on = device.choose(args.device, args.threads)
-        pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on, stop=stop)
+        with ranks.joined(args.device) as own_device:
+            if ranks.is_main():
+                build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
+            ranks.wait_for_all()
+            on = device.choose(own_device, args.threads)
+            pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on, stop=stop)
 
 
 def transfer(args: argparse.Namespace) -> None:

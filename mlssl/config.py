@@ -62,6 +62,9 @@ class Views:
     flip_p: float = 0.5
 
 
+BATCH_NORMS = ("sync", "local", "shuffle")
+
+
 @dataclass(frozen=True)
 class Pretrain:
     """One pretraining run."""
@@ -87,6 +90,9 @@ class Pretrain:
     warmup: float = 0.0
     """Share of the run in which the learning rate rises linearly from zero, in [0, 1)."""
     views: Views = field(default_factory=Views)
+    batch_norm: str = "sync"
+    """With several ranks, whose samples a batch norm sees: `sync` those of all, so that the result does not depend
+    on their number; `local` its own rank's; `shuffle` as local, with the keys dealt to the ranks anew (MoCo)."""
     precision: str = "auto"
     """fp32, bf16, or auto: bf16 where the device gains from it."""
     log_every: int = 10
@@ -98,6 +104,8 @@ class Pretrain:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("give exactly one of epochs and steps, set the other to null")
+        if self.batch_norm not in BATCH_NORMS:
+            raise ConfigError(f"batch_norm: '{self.batch_norm}' is not known; give sync, local or shuffle")
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the whole run over `images` training images (incomplete batches are dropped)."""

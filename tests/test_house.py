@@ -17,13 +17,22 @@ ALLOWED = {
     "mlssl/study.py": LEAVES | {"mlssl.scalars", "mlssl.source"},
     "mlssl/rates.py": LEAVES | {"mlssl.study"},
     "mlssl/estimate.py": LEAVES | {"mlssl.study", "mlssl.rates"},
-    "mlssl/parts": LEAVES | {"mlssl.parts"},
+    "mlssl/ranks.py": {"mlssl.config"},
+    "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.ranks"},
     "mlssl/method": LEAVES | {"mlssl.method", "mlssl.parts"},
     "baselines": {"mlssl.parts", "mlssl.method.losses"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view"},
     "mlssl/device.py": set(),
-    "mlssl/engine": LEAVES | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device"},
-    "mlssl/transfer": LEAVES | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.device"},
+    "mlssl/engine": LEAVES | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device", "mlssl.ranks"},
+    "mlssl/transfer": LEAVES
+    | {
+        "mlssl.transfer",
+        "mlssl.data",
+        "mlssl.parts.backbone",
+        "mlssl.parts.batch_norm",
+        "mlssl.device",
+        "mlssl.ranks",
+    },
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
 }
 NO_TORCH = ("mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/study.py", "mlssl/analysis")

@@ -118,10 +118,10 @@ def test_a_signal_in_the_last_step_lets_the_run_end(images, tmp_path, monkeypatc
 def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkeypatch, where):
     real = getattr(engine, where)
 
-    def told_meanwhile(*args):
+    def told_meanwhile(*args, **settings):
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("went on")
-        return real(*args)
+        return real(*args, **settings)
 
     with monkeypatch.context() as patch, listening() as stop:
         patch.setattr(engine, where, told_meanwhile)
@@ -131,7 +131,7 @@ def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkey
 
 
 def test_a_signal_lost_in_a_callback_is_heard_before_the_first_step(images, tmp_path, monkeypatch):
-    def swallow(*args):
+    def swallow(*args, **settings):
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
         return "somewhere"

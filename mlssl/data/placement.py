@@ -29,9 +29,12 @@ def plan(need: int, device_free: int | None, host_free: int, share: float = SHAR
     return "pinned" if need <= share * host_free else "mapped"
 
 
-def place(store: ImageStore, device: torch.device) -> str:
-    """Bring a store's pixels to where they are planned to lie; the sentence says where and why."""
-    need, host = store.pixels.numel(), host_memory_free()
+def place(store: ImageStore, device: torch.device, *, sharers: int = 1) -> str:
+    """Bring a store's pixels to where they are planned to lie; the sentence says where and why.
+
+    `sharers` processes of this machine do so at once, each on a GPU of its own.
+    """
+    need, host = store.pixels.numel(), host_memory_free() // sharers
     on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     where = plan(need, on_gpu, host)
     if where == "device":

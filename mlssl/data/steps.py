@@ -1,4 +1,4 @@
-"""The views of every training step: which images and which crops, the same for every method."""
+"""The views of every training step: the same images and crops for every method and any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from mlssl.seeds import seed_of
 
 
 class Steps:
-    """Item i is the pair of views of step i, on `device`; it depends on the seed and i alone."""
+    """Item i is the pair of views of step i, on `device`; it depends on the seed and i alone.
 
-    def __init__(self, store: ImageStore, config: Pretrain, device: torch.device) -> None:
-        self.store, self.config, self.device = store, config, device
+    `part` is this rank's part of the batch.
+    """
+
+    def __init__(
+        self, store: ImageStore, config: Pretrain, device: torch.device, part: slice = slice(None)
+    ) -> None:
+        self.store, self.config, self.device, self.part = store, config, device, part
 
     def __getitem__(self, step: int) -> list[View]:
         config = self.config
         index = batch_indices(step, len(self.store), config.batch_size, config.seed)
         rng = torch.Generator().manual_seed(seed_of(config.seed, "views", step))
-        return make_views(self.store.batch(index), index, config.views, rng, self.device)
+        return make_views(self.store.batch(index), index, config.views, rng, self.device, part=self.part)
 
 
 def batch_indices(step: int, images: int, batch_size: int, seed: int) -> Tensor:

@@ -48,6 +48,10 @@ class Parameters:
     blur: Tensor
     sigma: Tensor
 
+    def part(self, some: slice) -> Parameters:
+        """Those of some of the samples."""
+        return Parameters(**{name: column[some] for name, column in vars(self).items()})
+
     def to(self, device: torch.device) -> Parameters:
         """The same on a device, without waiting for it."""
         return Parameters(**{name: upload(column, device) for name, column in vars(self).items()})
@@ -112,13 +116,15 @@ def make_views(
     device: torch.device,
     *,
     count: int = 2,
+    part: slice = slice(None),
 ) -> list[View]:
-    """`count` random views of every image, on `device`.
+    """`count` random views of every image, on `device`; of a `part` of the batch, as they are in the whole of it.
 
     `images` are uint8 H x W x 3, each of its own size; `index` (int64 B) says which of the dataset they are.
     """
     sizes = torch.tensor([image.shape[:2] for image in images])
-    drawn = [draw(sizes, views, rng) for _ in range(count)]
+    drawn = [draw(sizes, views, rng).part(part) for _ in range(count)]
+    images, index = images[part], index[part]
     if device.type == "cpu":
         on_cpu = in_chunks if TOGETHER * views.crop**2 <= CHUNK else one_by_one
         return [View(on_cpu(images, p, views.crop), index, p.box, p.flip) for p in drawn]
@@ -163,7 +169,7 @@ def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
             chunk = slice(first, first + size)
             some = zip(images[chunk], boxes[chunk], strict=True)
             x = torch.cat([warp.crop_resized(image, box, crop) for image, box in some]).float().div_(255)
-            finish(out[chunk], x, Parameters(**{name: column[chunk] for name, column in vars(p).items()}))
+            finish(out[chunk], x, p.part(chunk))
     return out
 
 

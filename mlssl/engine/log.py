@@ -31,17 +31,19 @@ class Log:
     """Collects the parts of each step on the device; `flush` averages and writes them.
 
     On a GPU a line is written at the flush after its own, so that nobody waits for the losses; `settle` waits.
-    A resumed run drops the lines after its checkpoint, so that every step is told once.
+    A resumed run drops the lines after its checkpoint, so that every step is told once. Without a path it watches
+    the losses all the same.
     """
 
-    def __init__(self, path: Path, *, resume_step: int = 0) -> None:
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if resume_step and self.path.exists():
-            lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= resume_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+    def __init__(self, path: Path | None, *, resume_step: int = 0) -> None:
+        self.path = path
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kept = []
+            if resume_step and path.exists():
+                lines = path.read_text().splitlines()
+                kept = [line for line in lines if json.loads(line)["step"] <= resume_step]
+            path.write_text("".join(line + "\n" for line in kept))
         self.last: dict[str, float] = {}
         """The newest line that was written."""
         self._pending: list[dict[str, Tensor]] = []
@@ -84,5 +86,6 @@ class Log:
                     parts = ", ".join(f"{n} = {v:g}" for n, v in zip(names, row, strict=True))
                     raise NonFiniteLoss(f"step {at}: the loss is not finite ({parts})")
             self.last = {"step": step, **dict(zip(names, values.mean(dim=0).tolist(), strict=True)), **more}
-            with open(self.path, "a") as file:
-                file.write(json.dumps(self.last) + "\n")
+            if self.path:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps(self.last) + "\n")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlssl import ranks
 from mlssl.provenance import atomic
 
 ABSENT = {"image": -1, "dictionary_image": -1}
@@ -26,10 +27,12 @@ class LabelRecords:
         self.kept = kept or []
 
     def add(self, step: int, record: dict[str, Tensor]) -> None:
-        """Keep the record of a step; reads it back from the device."""
+        """Keep the record of a step, with the queries of all ranks; reads it back from the device."""
         if record:
+            shared = [name for name in record if name.startswith("dictionary_") or name == "filled"]
+            whole = {name: v if name in shared else ranks.gather(v) for name, v in record.items()}
             # Copies, because columns may be views of the dictionary.
-            copies = {name: value.to("cpu", copy=True) for name, value in record.items()}
+            copies = {name: value.to("cpu", copy=True) for name, value in whole.items()}
             self.kept.append({"step": torch.tensor(step)} | copies)
 
     def write(self, path: Path) -> None:

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mlssl import ranks
+from mlssl.engine.parallel import Parallel
 from mlssl.parts.view import View
 
 
 def step(
-    method: nn.Module, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
+    method: nn.Module | Parallel, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
 ) -> dict[str, Tensor]:
-    """Losses, backward pass and update; the losses' parts, on the device. Nothing waits for the device."""
+    """Losses, backward pass and update; the losses' parts, on the device. Nothing waits for the device.
+
+    With several ranks the parts are means over them.
+    """
     parts = method.step(*views, progress)
     optimizer.zero_grad(set_to_none=True)
     parts["loss"].backward()
     optimizer.step()
-    return parts
+    return ranks.mean(parts)

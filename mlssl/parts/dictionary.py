@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlssl import ranks
+
 
 class Dictionary(nn.Module):
     """The last `size` keys, with all that belongs to a key in columns of the same order.
@@ -51,19 +53,21 @@ class Dictionary(nn.Module):
     def enqueue(self, **columns: Tensor) -> None:
         """Add a batch of keys (every column, `B x width`), in place of the oldest; ValueError if B > size.
 
+        With several ranks each gives its part of the batch, and all of it is added, in one order on every rank.
+
         The rows are written when the dictionary is next used. Until then autograd may still need the old
         ones for the backward pass of this step; waiting spares a copy of the whole dictionary.
         """
         self._write()
         if set(columns) != set(self.columns):
             raise ValueError(f"dictionary has the columns {self.columns}, got {tuple(columns)}")
-        batch = len(next(iter(columns.values())))
+        batch = ranks.count() * len(next(iter(columns.values())))
         if batch > self.size:
             raise ValueError(
                 f"batch of {batch} does not fit into a dictionary of {self.size}; "
                 "raise dictionary_size or lower batch_size"
             )
-        self._staged = {name: value.detach() for name, value in columns.items()}
+        self._staged = {name: ranks.gather(value.detach()) for name, value in columns.items()}
 
     @torch.no_grad()
     def _write(self) -> None:

@@ -1,0 +1,301 @@
+"""Several ranks train as one process does: same keys, same dictionaries, same gradients, same end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import yaml
+from test_engine import CPU, told
+from test_preemption import tiny_store
+from torch import nn
+
+from mlssl import config, ranks
+from mlssl.config import ConfigError, plain
+from mlssl.data.steps import Steps
+from mlssl.data.store import ImageStore
+from mlssl.engine import checkpoint
+from mlssl.engine import pretrain as engine
+from mlssl.engine.build import build_method, build_optimizer
+from mlssl.engine.parallel import parallel
+from mlssl.engine.step import step
+from mlssl.parts import batch_norm
+
+ROOT = Path(__file__).parents[1]
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return tiny_store(tmp_path_factory.mktemp("data"))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def as_rank(rank, world, port, function, out):
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    torch.set_num_threads(1)
+    with ranks.joined("cpu"):
+        torch.save(function(), out / f"{world}-{rank}.pt")
+
+
+def by_ranks(world, function, out):
+    """What `function` gives on each of `world` ranks, processes of their own."""
+    mp.spawn(as_rank, (world, free_port(), function, out), nprocs=world)
+    return [torch.load(out / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def trained(settings, images):
+    """A few steps: losses, gradients, dictionaries and weights after them, in double precision."""
+    method, _ = build_method(settings, CPU)
+    method.encoders.double()
+    optimizer = build_optimizer(settings, method)
+    together = parallel(method, settings.batch_norm, CPU)
+    views = Steps(ImageStore(images), settings, CPU, ranks.part(settings.batch_size))
+    losses = []
+    for at in range(STEPS):
+        pair = [view._replace(pixels=view.pixels.double()) for view in views[at]]
+        losses.append({k: v.detach().double() for k, v in step(together, optimizer, pair, 0.0).items()})
+    return {
+        "losses": losses,
+        "gradients": {name: p.grad for name, p in method.named_parameters() if p.grad is not None},
+        "state": {k: v for k, v in method.state_dict().items() if isinstance(v, torch.Tensor)},
+    }
+
+
+def assert_close(one, other, path=""):
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_close(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for i, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_close(a, b, f"{path}[{i}]")
+    else:
+        # Dictionaries hold float32, so what is read from them is as exact as that.
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=lambda m: f"{path}: {m}")
+
+
+SETTINGS = {
+    "mls": told("mls", steps=STEPS),
+    "mls, sampled": told(
+        "mls", steps=STEPS, params={"k": 2, "dictionary_size": 10, "dim": 8, "search": "sample", "sample": 3}
+    ),
+    "moco_v2": told("moco_v2", steps=STEPS, params={"dictionary_size": 10, "dim": 8, "projector_batch_norm": True}),
+    "densecl": told("densecl", steps=STEPS),
+}
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_losses_gradients_and_dictionaries_are_those_of_one_process(images, tmp_path, world):
+    found = by_ranks(world, partial(trained_all, images), tmp_path)
+    for name, settings in SETTINGS.items():
+        alone = trained(settings, images)
+        assert alone["gradients"]
+        for other in found:
+            assert_close(alone, other[name], name)
+    for other in found[1:]:  # to the bit, or the ranks would drift apart
+        for name in SETTINGS:
+            columns = [key for key in found[0][name]["state"] if key.startswith("dictionary.")]
+            assert columns
+            for key in columns:
+                assert torch.equal(found[0][name]["state"][key], other[name]["state"][key]), key
+
+
+def trained_all(images):
+    return {name: trained(settings, images) for name, settings in SETTINGS.items()}
+
+
+def encoded(images):
+    """Pixels of this rank's part, what the key encoder makes of them, plain and shuffled; running statistics."""
+    settings = told("moco_v2", steps=STEPS)
+    pixels = Steps(ImageStore(images), settings, CPU, ranks.part(settings.batch_size))[0][0].pixels
+    norm = nn.BatchNorm2d(3)
+    identity = batch_norm.shuffled(lambda x: (x, x.mean(dim=(1, 2, 3))))
+    torch.manual_seed(5)
+    same, means = identity(pixels)
+    met = batch_norm.shuffled(lambda x: (x.mean(dim=(1, 2, 3)) * 0 + x.mean(),))
+    torch.manual_seed(5)
+    (companions,) = met(pixels)
+    batch_norm.synchronise(norm, CPU)
+    norm(pixels)
+    return {
+        "kept": torch.equal(same, pixels) and torch.equal(means, pixels.mean(dim=(1, 2, 3))),
+        "companions": companions,
+        "own": pixels.mean(),
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
+
+
+def test_shuffled_keys_meet_others_and_come_back_to_their_queries(images, tmp_path):
+    found = by_ranks(2, partial(encoded, images), tmp_path)
+    settings = told("moco_v2", steps=STEPS)
+    pixels = Steps(ImageStore(images), settings, CPU)[0][0].pixels
+    torch.manual_seed(5)
+    halves = torch.randperm(4).split(2)
+    for rank, told_by in enumerate(found):
+        assert told_by["kept"]
+        for i, met in enumerate(told_by["companions"]):
+            (half,) = [h for h in halves if 2 * rank + i in h]
+            torch.testing.assert_close(met, pixels[half].mean())
+    norm = nn.BatchNorm2d(3)
+    norm(pixels)
+    for told_by in found:
+        torch.testing.assert_close(told_by["mean"], norm.running_mean)
+        torch.testing.assert_close(told_by["var"], norm.running_var)
+
+
+def settings_by_norm(images):
+    found = {}
+    for how in config.BATCH_NORMS:
+        settings = told("mls", steps=STEPS, batch_norm=how)
+        found[how] = trained(settings, images)["state"]
+    return found
+
+
+def test_local_and_shuffled_statistics_differ_and_dictionaries_agree_all_the_same(images, tmp_path):
+    one, other = by_ranks(2, partial(settings_by_norm, images), tmp_path)
+    for how in config.BATCH_NORMS:
+        for key in one[how]:
+            if "running" not in key or how == "sync":
+                assert torch.equal(one[how][key], other[how][key]), (how, key)
+    assert not torch.allclose(one["local"]["dictionary.z"], one["sync"]["dictionary.z"])
+    assert not torch.allclose(one["local"]["dictionary.z"], one["shuffle"]["dictionary.z"])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: 3)
+    with pytest.raises(ConfigError, match="batch_size 4 cannot be shared evenly by 3 ranks; give a multiple"):
+        ranks.part(4)
+
+
+def test_an_unknown_batch_norm_is_refused():
+    with pytest.raises(ConfigError, match="batch_norm: 'ghost' is not known; give sync, local or shuffle"):
+        told(batch_norm="ghost")
+
+
+# Whole runs, by torchrun
+
+
+def command(world, out, settings, images):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "told.yaml").write_text(yaml.safe_dump(plain(settings)))
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
+    verb = ["-m", "mlssl", "pretrain", "--config", out / "told.yaml", "--store", images, "--out", out / "run"]
+    return [sys.executable, *start, *verb, "--threads", "1", "--device", "cpu"]
+
+
+def launch(world, out, settings, images):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command(world, out, settings, images),
+        cwd=out,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def with_images(images):
+    """Settings whose data lie where the verb looks for them."""
+    return partial(told, data={"root": str(images.parent)})
+
+
+def workers(launcher):
+    import psutil
+
+    return [p for p in psutil.Process(launcher.pid).children() if "pretrain" in p.cmdline()]
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def step_of(state_file):
+    """Of the newest state; 0 where there is none."""
+    for path in (state_file, checkpoint.previous(state_file)):
+        with suppress(FileNotFoundError):
+            return torch.load(path, weights_only=True)["step"]
+    return 0
+
+
+def end_of(out):
+    assert (out / "run" / "pretrain.json").exists()
+    state = torch.load(out / "run" / "checkpoint.pt", weights_only=True)
+    lines = [json.loads(line) for line in (out / "run" / "log.jsonl").read_text().splitlines()]
+    return state, lines, json.loads((out / "run" / "pretrain.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_ranks_and_ends_as_with_one(images, with_images, tmp_path):
+    settings = with_images(steps=40, log_every=4, label_records=3, lr=0.01)
+    engine.pretrain(settings, images, tmp_path / "alone" / "run", run="run", device=CPU, progress=False)
+    state_file, steps = tmp_path / "shared" / "run" / "state" / "checkpoint.pt", [0]
+    for world in (1, 2, 4):
+        running = launch(world, tmp_path / "shared", settings, images)
+        until(lambda seen=steps[-1], r=running: step_of(state_file) > seen or r.poll() is not None)
+        running.send_signal(signal.SIGTERM)
+        _, err = running.communicate(timeout=100)
+        assert "same command again to go on" in err
+        assert running.returncode == (75 if world == 1 else 1)  # torchrun's own, for any end but a good one
+        steps.append(step_of(state_file))
+    assert 0 < steps[1] < steps[2] < steps[3] < 40
+    running = launch(2, tmp_path / "shared", settings, images)
+    running.communicate(timeout=100)
+    (one, lines, _), (other, others, result) = end_of(tmp_path / "alone"), end_of(tmp_path / "shared")
+    assert [line["step"] for line in lines] == [line["step"] for line in others] == list(range(4, 41, 4))
+    for a, b in zip(lines, others, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+    for key, value in one["method"].items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            torch.testing.assert_close(value, other["method"][key], rtol=1e-2, atol=1e-3)
+    assert result["header"]["notes"]["ranks"] == 2
+    for a, b in zip(one["labels"], other["labels"], strict=True):
+        assert a["step"] == b["step"]
+        assert torch.equal(a["query_image"], b["query_image"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["rank", "launcher"])
+def test_kill_9_of_a_rank_or_of_the_launcher_ends_all_and_the_rerun_goes_on(images, with_images, tmp_path, who):
+    settings = with_images(steps=10_000, log_every=1)
+    state_file = tmp_path / "run" / "state" / "checkpoint.pt"
+    running = launch(2, tmp_path, settings, images)
+    until(lambda: step_of(state_file) > 2)
+    ended = workers(running)
+    assert len(ended) == 2
+    os.kill(ended[1].pid if who == "rank" else running.pid, signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in ended), seconds=60)
+    before = step_of(state_file)
+    again = launch(2, tmp_path, settings, images)
+    until(lambda: step_of(state_file) > before)
+    os.kill(again.pid, signal.SIGTERM)
+    _, err = again.communicate(timeout=60)
+    assert "its state is saved" in err
+    assert step_of(state_file) > before
