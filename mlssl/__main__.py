@@ -90,18 +90,24 @@ def pretrain(args: argparse.Namespace) -> None:
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
-    from mlssl import config, device, study
+    from mlssl import config, device, ranks, study
     from mlssl.transfer.load import load_backbone
 
     provenance.refuse_existing(args.out)
-    on = device.choose(args.device, args.threads)
     watch = provenance.Stopwatch()
     told = config.read(study.TRANSFERS[args.verb], args.config)
     evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
     _, meta = load_backbone(args.backbone)
     if args.seed is not None:
         meta["seed"] = args.seed
-    rows, notes = evaluate(args.backbone, told, seed=meta["seed"], device=on)
+    with ranks.joined(args.device) as own_device:
+        if ranks.count() > 1 and args.verb == "linear":
+            raise ConfigError("linear: fits on one device; start it as one process")
+        on = device.choose(own_device, args.threads)
+        rows, notes = evaluate(args.backbone, told, seed=meta["seed"], device=on)
+        if not ranks.is_main():
+            return
+        notes["ranks"] = ranks.count()
     meta["config"] = plain(told)
     result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows, notes=notes)
     provenance.write_result(args.out, result)

@@ -10,16 +10,20 @@ import ctypes
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mlssl.config import ConfigError
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
 """So long a rank waits for the others, one of which may be building the image store."""
 
@@ -29,9 +33,14 @@ def count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own() -> int:
+    """This rank's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_main() -> bool:
     """Whether this is the first rank, which alone writes files; true where there is only one."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return own() == 0
 
 
 def on_this_machine() -> int:
@@ -79,8 +88,7 @@ def part(batch: int) -> slice:
     if batch % count():
         raise ConfigError(f"batch_size {batch} cannot be shared evenly by {count()} ranks; give a multiple")
     each = batch // count()
-    first = each * (dist.get_rank() if dist.is_initialized() else 0)
-    return slice(first, first + each)
+    return slice(each * own(), each * (own() + 1))
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -92,6 +100,15 @@ def gather(rows: Tensor) -> Tensor:
     everyone = sent.new_empty(count() * len(sent), *sent.shape[1:])
     dist.all_gather_into_tensor(everyone, sent)
     return everyone.view(rows.dtype)
+
+
+def gather_list(items: list[T]) -> list[T]:
+    """The items of all ranks, rank 0's first, whatever they are."""
+    if count() == 1:
+        return items
+    everyone: list[list[T]] = [[] for _ in range(count())]
+    dist.all_gather_object(everyone, items)
+    return [item for one in everyone for item in one]
 
 
 def total(values: Tensor) -> Tensor:
@@ -115,6 +132,16 @@ def mean(parts: dict[str, Tensor]) -> dict[str, Tensor]:
         return parts
     values = total(torch.stack([value.detach().float() for value in parts.values()])) / count()
     return dict(zip(parts, values.unbind(), strict=True))
+
+
+def averaged(model: nn.Module) -> nn.Module:
+    """The model, whose parameters are the same on all ranks, with its gradients averaged over them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # not yet, in torch 2.11
+        # Buffers are not sent around: a dictionary is large, and equal on all ranks as it is.
+        return DistributedDataParallel(
+            model, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+        )
 
 
 def anyone(*flags: bool) -> list[bool]:

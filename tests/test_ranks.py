@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 import yaml
 from test_engine import CPU, told
 from test_preemption import tiny_store
+from tiny_coco import write_backbone, write_coco
 from torch import nn
 
 from mlssl import config, ranks
@@ -29,6 +30,7 @@ from mlssl.engine.build import build_method, build_optimizer
 from mlssl.engine.parallel import parallel
 from mlssl.engine.step import step
 from mlssl.parts import batch_norm
+from mlssl.transfer import segmentation
 
 ROOT = Path(__file__).parents[1]
 STEPS = 3
@@ -190,6 +192,68 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 def test_an_unknown_batch_norm_is_refused():
     with pytest.raises(ConfigError, match="batch_norm: 'ghost' is not known; give sync, local or shuffle"):
         told(batch_norm="ghost")
+
+
+# Transfers
+
+
+def segmented(file, settings):
+    """Segmentation's scores and weights on each rank, in float32, without dropout, which each rank draws."""
+    segmentation.DROPOUT, models, train, autocast = 0.0, [], segmentation.train, segmentation.autocast
+    segmentation.autocast = nullcontext
+
+    def remember(model, *args, **settings):
+        models.append(model)
+        train(model, *args, **settings)
+
+    segmentation.train = remember
+    try:
+        rows, notes = segmentation.evaluate(file, settings, seed=0, device=CPU, progress=False)
+    finally:
+        segmentation.train, segmentation.DROPOUT, segmentation.autocast = train, 0.1, autocast
+    assert notes["eval_images"] == rows[0]["n"]
+    return {"scores": {row["metric"]: row["value"] for row in rows}, "model": models[0].state_dict()}
+
+
+def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
+    data = {"root": str(write_coco(tmp_path / "coco"))}
+    told = {"data": data, "size": 32, "iterations": 3, "batch_size": 4, "head_channels": 8, "output_stride": 32}
+    settings, file = config.build(config.Segmentation, told, "test"), write_backbone(tmp_path / "backbone.pt")
+    alone = segmented(file, settings)
+    for other in by_ranks(2, partial(segmented, file, settings), tmp_path):
+        for name, value in alone["model"].items():
+            torch.testing.assert_close(other["model"][name], value, rtol=1e-3, atol=1e-4)
+        assert other["scores"] == pytest.approx(alone["scores"], abs=0.5)
+
+
+@pytest.mark.slow
+def test_detection_by_two_ranks_sees_every_image_and_writes_one_result(tmp_path):
+    data = {"root": str(write_coco(tmp_path / "coco"))}
+    small = {
+        "fpn_channels": 8,
+        "box_head_channels": 16,
+        "mask_head_layers": 1,
+        "proposals": 20,
+        "rois_per_image": 16,
+    }
+    told = {"data": data, "size": 48, "iterations": 2, "batch_size": 2, **small}
+    (tmp_path / "told.yaml").write_text(yaml.safe_dump(told))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlssl"]
+    verb = [
+        "detection",
+        "--backbone",
+        write_backbone(tmp_path / "backbone.pt"),
+        "--config",
+        tmp_path / "told.yaml",
+        "--device",
+        "cpu",
+    ]
+    command = [*start, *verb, "--out", tmp_path / "detection.json", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    notes = json.loads((tmp_path / "detection.json").read_text())["header"]["notes"]
+    assert notes["ranks"] == 2
+    assert notes["eval_images"] == len(list((tmp_path / "coco" / "val2017").iterdir()))
 
 
 # Whole runs, by torchrun

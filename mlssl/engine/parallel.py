@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mlssl import ranks
 from mlssl.parts.batch_norm import shuffled, synchronise
@@ -17,12 +14,7 @@ class Parallel:
     """In place of a method, for `step`. Its loss is the mean over this rank's part of the batch."""
 
     def __init__(self, method: nn.Module) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # not yet, in torch 2.11
-            # Nothing is sent around: the ranks have built, or read, the same method.
-            self._together = DistributedDataParallel(
-                _Forward(method), broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
-            )
+        self._together = ranks.averaged(_Forward(method))
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
         return self._together(view1, view2, progress)

@@ -23,6 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from mlssl import ranks
 from mlssl.config import DataError, Detection
 from mlssl.data.coco import Split
 from mlssl.data.views import MEAN, STD
@@ -32,11 +33,13 @@ from mlssl.transfer.load import (
     autocast,
     bar,
     batches,
+    by_all_ranks,
     draw,
     image_tensor,
     load_backbone,
     private_rng,
     read_splits,
+    training_batches,
 )
 
 METRICS = ("AP", "AP50", "AP75")
@@ -162,26 +165,30 @@ def train(
 ) -> None:
     """Finetune all layers in place.
 
+    With several ranks each samples and weighs the anchors and regions of its own images, as is usual.
+
     Raises FloatingPointError, naming the iteration and the parts of the loss, when it is not finite.
     """
     read = partial(training_example, split, trainable(split), seed)
-    loader = batches(read, config.iterations * config.batch_size, config.batch_size, device, _as_lists)
+    loader = training_batches(read, config.iterations, config.batch_size, device, _as_lists)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
     model.train()
+    together = by_all_ranks(model, device)
     steps = bar(loader, "detection", progress)
     for iteration, (images, targets) in enumerate(steps):
         # The samplers of anchors and regions draw from torch's global random numbers.
-        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration))
+        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration) + ranks.own())
         optimiser.param_groups[0]["lr"] = learning_rate(iteration, config)
-        losses = model(
+        losses = together(
             [image.to(device) for image in images],
             [{name: value.to(device) for name, value in target.items()} for target in targets],
         )
         loss = sum(losses.values())
-        if not math.isfinite(value := loss.item()):
-            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in losses.items())
+        told = ranks.mean({"loss": loss.detach(), **losses})
+        if not math.isfinite(value := told.pop("loss").item()):
+            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in told.items())
             raise FloatingPointError(
                 f"detection: the loss is {value} at iteration {iteration} ({parts}); "
                 f"lower detection.lr ({config.lr})"
@@ -231,9 +238,10 @@ def predict(
         for i, prediction in zip(indices, predictions, strict=True):
             results += coco_results(prediction, split.images[i]["id"], category_ids)
         seen += indices
-    if seen != list(range(count)):
+    seen = ranks.gather_list(seen)
+    if sorted(seen) != list(range(count)):
         raise RuntimeError(f"{split.folder}: saw {len(set(seen))} of {count} images, in {len(seen)} reads")
-    return results
+    return ranks.gather_list(results)
 
 
 def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict[str, float | None]:

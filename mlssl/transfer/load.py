@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mlssl import ranks
 from mlssl.config import ConfigError, Data, DataError
 from mlssl.data.coco import Split, read_split
 from mlssl.data.views import MEAN, STD
 from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import create_backbone
+from mlssl.parts.batch_norm import synchronise
 from mlssl.seeds import seed_of
 
 
@@ -104,16 +106,31 @@ def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Gener
 
 
 class Examples(Dataset):
-    """The values `read(0)` … `read(count - 1)`; what `read` holds is sent to worker processes."""
+    """What `read` gives for each of `order`; what `read` holds is sent to worker processes."""
 
-    def __init__(self, read: Callable[[int], Any], count: int) -> None:
-        self.read, self.count = read, count
+    def __init__(self, read: Callable[[int], Any], order: Sequence[int]) -> None:
+        self.read, self.order = read, order
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.order)
 
     def __getitem__(self, i: int) -> Any:
-        return self.read(i)
+        return self.read(self.order[i])
+
+
+def training_batches(
+    read: Callable[[int], Any],
+    iterations: int,
+    batch_size: int,
+    device: torch.device,
+    collate: Callable | None = None,
+) -> DataLoader:
+    """This rank's part of so many global batches; the first of them has the samples `read(0)` … in order."""
+    mine = ranks.part(batch_size)
+    order = [
+        t for first in range(0, iterations * batch_size, batch_size) for t in range(first, first + batch_size)[mine]
+    ]
+    return _loader(read, order, mine.stop - mine.start, device, collate)
 
 
 def batches(
@@ -123,16 +140,24 @@ def batches(
     device: torch.device,
     collate: Callable | None = None,
 ) -> DataLoader:
-    """`read(0)` … `read(count - 1)` in order and in batches.
+    """Of `read(0)` … `read(count - 1)`, in order and in batches, those of this rank."""
+    return _loader(read, range(ranks.own(), count, ranks.count()), batch_size, device, collate)
 
-    Read by this process on a CPU, which has no time to spare, and by one worker per core for a GPU.
-    """
+
+def _loader(
+    read: Callable[[int], Any],
+    order: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+    collate: Callable | None,
+) -> DataLoader:
+    """Read by this process on a CPU, which has no time to spare, and by one worker per core for a GPU."""
     cuda = device.type == "cuda"
     return DataLoader(
-        Examples(read, count),
+        Examples(read, order),
         batch_size,
         collate_fn=collate,
-        num_workers=len(os.sched_getaffinity(0)) if cuda else 0,
+        num_workers=len(os.sched_getaffinity(0)) // ranks.on_this_machine() if cuda else 0,
         pin_memory=cuda and collate is None,
         # Its own generator: otherwise a loader draws from, and so changes, torch's global one.
         generator=torch.Generator(),
@@ -140,8 +165,16 @@ def batches(
 
 
 def bar(steps: Iterable, what: str, progress: bool) -> tqdm:
-    """A progress bar with rate and time left; few lines where the output is not a terminal."""
-    return tqdm(steps, desc=what, disable=not progress, mininterval=0.2 if sys.stderr.isatty() else 5.0)
+    """The first rank's progress bar with rate and time left; few lines where the output is not a terminal."""
+    shown = progress and ranks.is_main()
+    return tqdm(steps, desc=what, disable=not shown, mininterval=0.2 if sys.stderr.isatty() else 5.0)
+
+
+def by_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+    """What trains in place of `model`: gradients are averaged over ranks, and batch norm sees all of them."""
+    if ranks.count() == 1:
+        return model
+    return ranks.averaged(synchronise(model, device))
 
 
 def autocast(device: torch.device) -> torch.autocast:

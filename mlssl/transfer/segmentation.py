@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlssl import ranks
 from mlssl.config import Segmentation
 from mlssl.data.coco import IGNORE, Split
 from mlssl.data.views import MEAN
@@ -19,6 +20,7 @@ from mlssl.transfer.load import (
     autocast,
     bar,
     batches,
+    by_all_ranks,
     draw,
     image_tensor,
     load_backbone,
@@ -26,6 +28,7 @@ from mlssl.transfer.load import (
     private_rng,
     read_splits,
     resize,
+    training_batches,
 )
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
@@ -107,24 +110,26 @@ def train(
     Raises FloatingPointError, naming the iteration, for a loss that is not finite.
     """
     read = partial(_training_example, split, config.size, seed)
-    loader = batches(read, config.iterations * config.batch_size, config.batch_size, device)
+    loader = training_batches(read, config.iterations, config.batch_size, device)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
     model.train()
+    together = by_all_ranks(model, device)
     steps = bar(loader, "segmentation", progress)
     for iteration, (images, masks) in enumerate(steps):
-        torch.manual_seed(seed_of(seed, "segmentation", "dropout", iteration))
+        torch.manual_seed(seed_of(seed, "segmentation", "dropout", iteration) + ranks.own())
         optimiser.param_groups[0]["lr"] = poly_lr(iteration, config)
         x = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         target = masks.to(device, non_blocking=True).long()
         with autocast(device):
-            logits = model(x)
+            logits = together(x)
         logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
-        # Mean over the pixels that count; max() keeps a batch without any at zero instead of 0 / 0.
+        # Mean over the pixels of all ranks that count; clamped, a batch without any has zero instead of 0 / 0.
         loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-        loss = loss / (target != IGNORE).sum().clamp_min(1)
-        if not math.isfinite(value := loss.item()):
+        counted = ranks.total((target != IGNORE).sum().float()) / ranks.count()
+        loss = loss / counted.clamp_min(1)
+        if not math.isfinite(value := ranks.mean({"loss": loss})["loss"].item()):
             raise FloatingPointError(
                 f"segmentation: the loss is {value} at iteration {iteration}; lower segmentation.lr ({config.lr})"
             )
@@ -146,7 +151,7 @@ def confusion(
     total = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     read = partial(_evaluation_example, split, config.size)
     model.eval()
-    seen = 0
+    seen = torch.zeros((), dtype=torch.int64, device=device)
     for images, masks in bar(
         batches(read, count, config.batch_size, device, _list_masks), "segmentation, evaluation", progress
     ):
@@ -157,9 +162,9 @@ def confusion(
             full = F.interpolate(one[None], size=mask.shape, mode="bilinear", align_corners=False)
             total += confusion_matrix(full[0].argmax(dim=0), mask.to(device), classes, IGNORE)
             seen += 1
-    if seen != count:
+    if (seen := ranks.total(seen)) != count:
         raise RuntimeError(f"{split.folder}: {seen} of {count} images were seen")
-    return total
+    return ranks.total(total)
 
 
 def evaluate(
