@@ -17,6 +17,13 @@ include: "workflow/rules/transfer.smk"
 include: "workflow/rules/analysis.smk"
 
 
+# Seconds of work each: not worth a scheduler's job.
+localrules:
+    all,
+    resolve_run,
+    resolve_transfer,
+
+
 rule all:
     default_target: True
     input:
@@ -43,4 +50,4 @@ if any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in sys.
 
 onerror:
     # What stands is compiled all the same; a run that is missing or failed is shown as such.
-    shell(" && ".join(f"{PYTHON} -m mlssl {verb} --study {STUDY.path}" for verb in ("collect", "tables", "figures")))
+    shell(" && ".join(f"{MLSSL} {verb} --study {STUDY.path}" for verb in ("collect", "tables", "figures")))

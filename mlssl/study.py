@@ -82,6 +82,11 @@ class Study:
     """How neighbours and score histograms are drawn; None draws none."""
     search_benchmark: dict[str, Any] | None
     """Settings of the benchmark of searches; None runs none."""
+    gpus_per_run: int = 1
+    """GPUs (without any: processes) that share a pretraining, a detection or a segmentation. Like `nodes`, no part
+    of a run's digest: it changes the time, not the result."""
+    nodes: int = 1
+    """On so many machines they lie, as many on each."""
 
     @property
     def data(self) -> Data:
@@ -159,6 +164,8 @@ def load(path: Path | str) -> Study:
             f"{path}: search_benchmark.method: '{search['method']}' is not compared; give one of "
             f"{', '.join(values['compare'])}"
         )
+    gpus, nodes = values.get("gpus_per_run", 1), values.get("nodes", 1)
+    check_shares(gpus, nodes, runs, transfers, path)
     pictures = build(Pictures, values["pictures"], f"{path}: pictures") if "pictures" in values else None
     return Study(
         path=path,
@@ -172,6 +179,8 @@ def load(path: Path | str) -> Study:
         transfer_runs=transfer_runs,
         pictures=pictures,
         search_benchmark=search,
+        gpus_per_run=gpus,
+        nodes=nodes,
     )
 
 
@@ -227,6 +236,21 @@ def check_sizes(config: Pretrain, images: int | None, where: str) -> None:
         )
     if config.target and images is not None and batch > images:
         raise ConfigError(f"{where}: batch_size {batch} is larger than the dataset of {images} images; give less")
+
+
+def check_shares(
+    gpus: int, nodes: int, runs: Mapping[str, Run], transfers: Mapping[str, Config], path: Path
+) -> None:
+    """Refuse batches that the GPUs of a run cannot share evenly, and GPUs that the nodes cannot."""
+    if gpus % nodes:
+        raise ConfigError(f"{path}: gpus_per_run {gpus} cannot be shared evenly by {nodes} nodes; give a multiple")
+    batches = {f"pretrain.batch_size of {run.config.method}": run.config.batch_size for run in runs.values()}
+    for name in ("detection", "segmentation"):
+        if name in transfers:
+            batches[f"transfers.{name}.batch_size"] = transfers[name].batch_size
+    for key, batch in batches.items():
+        if batch % gpus:
+            raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
 
 
 def read_extended(path: Path) -> Any:

@@ -52,6 +52,7 @@ def pretrain(
     losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the state
     of a run that has not ended; a run that finds one goes on from it. `failed.json` there says why it could not.
 
+    Does nothing where another trainer ends the run while this one waits for it.
     Raises ConfigError for settings that cannot work, FileExistsError for a run that has ended already,
     NonFiniteLoss for divergence, Interrupted when `stop` asks for it, with the state saved; Busy when another
     trainer has this run, Taken when one takes it over.
@@ -59,7 +60,9 @@ def pretrain(
     provenance.refuse_existing(out / "pretrain.json")
     with own(out / "state") if ranks.is_main() else nullcontext() as owner:
         folder = RunFolder(out, describe(config, run), owner)
-        provenance.refuse_existing(out / "pretrain.json")  # who had it before us may have ended it
+        if ranks.anyone(ranks.is_main() and (out / "pretrain.json").exists())[0]:
+            print(f"{run}: another trainer has ended it meanwhile; nothing is left to do", file=sys.stderr)
+            return
         try:
             train(config, store_path, folder, device=device, progress=progress, stop=stop or Stop())
         except NonFiniteLoss as error:

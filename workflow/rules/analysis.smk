@@ -20,7 +20,7 @@ rule collect:
     log:
         OUT / "logs" / "collect.log",
     shell:
-        "{PYTHON} -m mlssl collect --study {STUDY.path} > {log} 2>&1"
+        "{MLSSL} collect --study {STUDY.path} > {log} 2>&1"
 
 
 rule tables:
@@ -48,7 +48,7 @@ rule tables:
     log:
         OUT / "logs" / "tables.log",
     shell:
-        "{PYTHON} -m mlssl tables --study {STUDY.path} --published {params.published} > {log} 2>&1"
+        "{MLSSL} tables --study {STUDY.path} --published {params.published} > {log} 2>&1"
 
 
 rule figures:
@@ -81,7 +81,7 @@ rule figures:
     log:
         OUT / "logs" / "figures.log",
     shell:
-        "{PYTHON} -m mlssl figures --study {STUDY.path} > {log} 2>&1"
+        "{MLSSL} figures --study {STUDY.path} > {log} 2>&1"
 
 
 rule contact_sheet:
@@ -98,7 +98,7 @@ rule contact_sheet:
     log:
         OUT / "logs" / "contact_sheet.log",
     shell:
-        "{PYTHON} -m mlssl contact-sheet --data {STUDY.data.root} --split {params.split} --out {output[0]} > {log} 2>&1"
+        "{MLSSL} contact-sheet --data {STUDY.data.root} --split {params.split} --out {output[0]} > {log} 2>&1"
 
 
 EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", *VIEWS]
@@ -129,7 +129,7 @@ rule neighbours:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{PYTHON} -m mlssl neighbours --checkpoint {input.checkpoint} --store {input.store}"
+        "{ON_GPU} neighbours --checkpoint {input.checkpoint} --store {input.store}"
         " --queries {params.settings.queries} --neighbours {params.settings.neighbours}"
         " --candidates {params.settings.candidates} --dictionary-size {params.settings.dictionary_size}"
         " --seed {params.settings.seed} --threads {threads} --out {output[0]} > {log} 2>&1"
@@ -155,7 +155,7 @@ rule histograms:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{PYTHON} -m mlssl histograms --checkpoint {input.checkpoint} --store {input.store}"
+        "{ON_GPU} histograms --checkpoint {input.checkpoint} --store {input.store}"
         " --dictionary-size {params.settings.dictionary_size} --seed {params.settings.seed}"
         " --threads {threads} --out {output[0]} > {log} 2>&1"
 
@@ -186,5 +186,5 @@ if STUDY.search_benchmark:
             mem_mb=20000,
             runtime=240,
         shell:
-            "{PYTHON} -m mlssl search-benchmark --checkpoint {input.checkpoint} --store {input.store}"
+            "{ON_GPU} search-benchmark --checkpoint {input.checkpoint} --store {input.store}"
             " --sizes {params.sizes} {params.more} --threads {threads} --out {output[0]} > {log} 2>&1"

@@ -38,7 +38,7 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
             shell:
                 # Snakemake takes away the file that says a folder is whole, so what is left of it goes too.
                 ("" if SOURCE.kind == "scenes" else "rm -rf {params.root}; ")
-                + "{PYTHON} -m mlssl {params.command}"
+                + "{MLSSL} {params.command}"
                 + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log} 2>&1"
 
 
@@ -62,5 +62,5 @@ rule store:
     benchmark:
         OUT / "benchmarks" / "store.tsv"
     shell:
-        "{PYTHON} -m mlssl store --images {params.images} --out {output} --short-side {params.short_side}"
+        "{MLSSL} store --images {params.images} --out {output} --short-side {params.short_side}"
         " --workers {threads} > {log} 2>&1"

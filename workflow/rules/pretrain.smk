@@ -6,7 +6,7 @@ def pretrain_sources(wildcards):
     """The engine, and the method that this run trains."""
     run = STUDY.runs[wildcards.run].config
     method = [os.path.relpath(source_file(run.target))] if run.target else []
-    loop = [f"mlssl/engine/{name}.py" for name in ("build", "checkpoint", "initial", "interrupt", "log", "owner", "pretrain", "records", "schedule", "step")]
+    loop = [f"mlssl/engine/{name}.py" for name in ("build", "checkpoint", "initial", "interrupt", "log", "owner", "parallel", "pretrain", "records", "run_folder", "schedule", "step", "training")]
     stage = sources(*SHARED, *loop, *VIEWS, "mlssl/parts/*.py", "mlssl/data/steps.py", "mlssl/data/placement.py")
     return stage + sources("mlssl/method/losses.py", "mlssl/method/pseudo_labels.py") + method
 
@@ -20,7 +20,7 @@ rule resolve_run:
     log:
         OUT / "logs" / "resolve" / "{run}.log",
     shell:
-        "{PYTHON} -m mlssl resolve {wildcards.run} --study {STUDY.path} --out {output} > {log} 2>&1"
+        "{MLSSL} resolve {wildcards.run} --study {STUDY.path} --out {output} > {log} 2>&1"
 
 
 rule pretrain:
@@ -37,16 +37,17 @@ rule pretrain:
         result=OUT / "runs" / "{run}" / "pretrain.json",
     params:
         out=lambda wildcards: OUT / "runs" / wildcards.run,
+        threads=threads_per_rank,
     log:
         OUT / "logs" / "pretrain" / "{run}.log",
-    threads: 1
+    threads: PER_NODE
     resources:
-        gpu=1,
-        mem_mb=3000,
+        **RANKS,
+        mem_mb=3000 * PER_NODE,
         runtime=1440,
     priority: 10
     benchmark:
         OUT / "benchmarks" / "pretrain" / "{run}.tsv"
     shell:
-        "{PYTHON} -m mlssl pretrain --config {input.config} --store {input.store} --out {params.out}"
-        " --run {wildcards.run} --threads {threads} > {log} 2>&1"
+        "{BY_RANKS} pretrain --config {input.config} --store {input.store} --out {params.out}"
+        " --run {wildcards.run} --threads {params.threads} > {log} 2>&1"

@@ -10,12 +10,12 @@ rule resolve_transfer:
     log:
         OUT / "logs" / "resolve" / "{transfer}.log",
     shell:
-        "{PYTHON} -m mlssl resolve {wildcards.transfer} --study {STUDY.path} --out {output} > {log} 2>&1"
+        "{MLSSL} resolve {wildcards.transfer} --study {STUDY.path} --out {output} > {log} 2>&1"
 
 
 def transfer_sources(*own):
     shared = ("mlssl/transfer/load.py", "mlssl/transfer/metrics.py", "mlssl/data/coco.py", "mlssl/data/annotations.py", "mlssl/data/images.py", "mlssl/data/views.py")
-    return sources(*SHARED, *shared, "mlssl/parts/backbone.py", *own)
+    return sources(*SHARED, *shared, "mlssl/parts/backbone.py", "mlssl/parts/batch_norm.py", *own)
 
 
 rule linear:
@@ -37,12 +37,13 @@ rule linear:
     benchmark:
         OUT / "benchmarks" / "linear" / "{run}.tsv"
     shell:
-        "{PYTHON} -m mlssl {rule} --backbone {input.backbone} --config {input.config} --out {output}"
+        "{ON_GPU} {rule} --backbone {input.backbone} --config {input.config} --out {output}"
         " --threads {threads} > {log} 2>&1"
 
 
 # The long ones go first, so that no core idles at the end.
-use rule linear as detection with:
+rule detection:
+    """Mask R-CNN on a backbone, all layers trained."""
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         config=OUT / "transfers" / "detection.yaml",
@@ -50,14 +51,24 @@ use rule linear as detection with:
         code=transfer_sources("mlssl/transfer/detection.py"),
     output:
         OUT / "runs" / "{run}" / "detection.json",
+    params:
+        threads=threads_per_rank,
     log:
         OUT / "logs" / "detection" / "{run}.log",
+    threads: PER_NODE
+    resources:
+        **RANKS,
+        mem_mb=3000 * PER_NODE,
+        runtime=240,
     priority: 20
     benchmark:
         OUT / "benchmarks" / "detection" / "{run}.tsv"
+    shell:
+        "{BY_RANKS} {rule} --backbone {input.backbone} --config {input.config} --out {output}"
+        " --threads {params.threads} > {log} 2>&1"
 
 
-use rule linear as segmentation with:
+use rule detection as segmentation with:
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         config=OUT / "transfers" / "segmentation.yaml",
@@ -93,5 +104,5 @@ rule pseudo_labels:
     benchmark:
         OUT / "benchmarks" / "pseudo_labels" / "{run}.tsv"
     shell:
-        "{PYTHON} -m mlssl pseudo-labels --run {params.folder} --store {input.store} --config {input.config}"
+        "{MLSSL} pseudo-labels --run {params.folder} --store {input.store} --config {input.config}"
         " --out {output} > {log} 2>&1"
