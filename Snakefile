@@ -45,7 +45,7 @@ if any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in sys.
 
     from mlssl import estimate
 
-    atexit.register(lambda: print(estimate.report(STUDY, workflow.cores or 1), file=sys.stderr))
+    atexit.register(lambda: print(estimate.report(STUDY, CORES), file=sys.stderr))
 
 
 onerror:

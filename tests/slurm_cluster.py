@@ -1,6 +1,6 @@
 """A real Slurm on this machine, for a test: three nodes on loopback, two of them with two GPUs that are none.
 
-Everything lies in one folder, its configuration too (SLURM_CONF), so nothing of the machine is touched.
+All lies in one folder but for links to the configuration in /etc/slurm: Snakemake's plugin drops SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pathlib import Path
 
 import psutil
 
+ETC = Path("/etc/slurm")
+MARK = "MLSSL_TEST_CLUSTER"
+"""In the environment of every process of a cluster: its folder."""
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol")
 CONF = """
 ClusterName=test
@@ -63,19 +66,28 @@ def missing() -> str:
     if absent:
         packages = "slurmctld slurmd slurm-client munge"
         return f"{', '.join(absent)} not installed; on Debian: apt-get install --no-install-recommends {packages}"
+    if (ETC / "slurm.conf").exists():
+        return f"{ETC}/slurm.conf: this machine belongs to a cluster already"
     return "" if os.geteuid() == 0 else "Slurm's daemons are to be started as root here"
 
 
 @contextmanager
 def cluster(state: Path):
     """A running cluster; gives the environment in which its commands find it."""
-    environment = os.environ | {"SLURM_CONF": str(state / "slurm.conf")}
+    environment = os.environ | {MARK: str(state)}
     configure(state)
+    links = [ETC / name for name in ("slurm.conf", "gres.conf", "cgroup.conf")]
+    ETC.mkdir(exist_ok=True)
+    for link in links:
+        link.unlink(missing_ok=True)
+        link.symlink_to(state / link.name)
     try:
         start(state, environment)
         yield environment
     finally:
         stop(state)
+        for link in links:
+            link.unlink()
 
 
 def configure(state: Path) -> None:
@@ -129,7 +141,7 @@ def stop(state: Path) -> None:
     """End every process of the cluster, its jobs too."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.environ().get("SLURM_CONF") == str(state / "slurm.conf"):
+            if process.environ().get(MARK) == str(state):
                 process.kill()
     with suppress(FileNotFoundError, ProcessLookupError):
         os.kill(int((state / "munge" / "pid").read_text()), signal.SIGKILL)

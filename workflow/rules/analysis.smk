@@ -180,7 +180,7 @@ if STUDY.search_benchmark:
         log:
             OUT / "logs" / "search_benchmark.log",
         # Timings: nothing else runs beside it.
-        threads: workflow.cores or 1
+        threads: CORES
         resources:
             gpu=1,
             mem_mb=20000,

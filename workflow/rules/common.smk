@@ -23,6 +23,10 @@ PRETRAINED = [OUT / "runs" / run / "pretrain.json" for run in STUDY.runs]
 TRANSFERRED = [OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs]
 TABLES = outputs.table_files(STUDY)
 FIGURES = outputs.figure_files(STUDY)
+try:
+    CORES = workflow.cores or 1
+except WorkflowError:  # a scheduler has no number of cores; its profile says what these rules get
+    CORES = 1
 PER_NODE = STUDY.gpus_per_run // STUDY.nodes
 """GPUs of a run on each of its machines."""
 SLOT = "{python} -m mlssl.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""

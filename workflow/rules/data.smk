@@ -29,7 +29,7 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
                 root=SOURCE.data.root,
             log:
                 OUT / "logs" / f"{Path(SOURCE.data.root).name}.log",
-            threads: workflow.cores or 1
+            threads: CORES
             resources:
                 mem_mb=2000,
                 runtime=240,
@@ -55,7 +55,7 @@ rule store:
         short_side=STUDY.data.short_side,
     log:
         OUT / "logs" / "store.log",
-    threads: workflow.cores or 1
+    threads: CORES
     resources:
         mem_mb=2000,
         runtime=240,
