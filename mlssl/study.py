@@ -244,7 +244,8 @@ def check_shares(
     """Refuse batches that the GPUs of a run cannot share evenly, and GPUs that the nodes cannot."""
     if gpus % nodes:
         raise ConfigError(f"{path}: gpus_per_run {gpus} cannot be shared evenly by {nodes} nodes; give a multiple")
-    batches = {f"pretrain.batch_size of {run.config.method}": run.config.batch_size for run in runs.values()}
+    trained = [run.config for run in runs.values() if run.config.target]
+    batches = {f"pretrain.batch_size of {config.method}": config.batch_size for config in trained}
     for name in ("detection", "segmentation"):
         if name in transfers:
             batches[f"transfers.{name}.batch_size"] = transfers[name].batch_size

@@ -22,7 +22,7 @@ COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 def snakemake(cwd, study, *arguments, check=True, cores=2):
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", str(cores),
-        "--config", f"study={study}", *arguments,
+        "--config", *f"study={study}".split(), *arguments,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd)}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
