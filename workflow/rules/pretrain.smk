@@ -50,4 +50,4 @@ rule pretrain:
         OUT / "benchmarks" / "pretrain" / "{run}.tsv"
     shell:
         "{BY_RANKS} pretrain --config {input.config} --store {input.store} --out {params.out}"
-        " --run {wildcards.run} --threads {params.threads} > {log} 2>&1"
+        " --threads {params.threads} > {log} 2>&1"
