@@ -21,6 +21,7 @@ from mlssl.engine import pretrain as engine
 
 ROOT = Path(__file__).parents[1]
 STEPS = 400
+LONG = {"steps": STEPS, "log_every": 5, "checkpoint_seconds": 0.0}
 WHY = slurm_cluster.missing()
 if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
     WHY = "Snakemake's plugin is not installed: pip install 'mlssl[slurm]'"
@@ -62,8 +63,10 @@ def told(cwd):
 def write_study(cwd, **changes):
     values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
     del values["pictures"], values["search_benchmark"]
+    values["pretrain"]["precision"] = "fp32"  # in bfloat16 two ranks' losses agree to two digits only
     values["data"]["scenes"] |= {"images": 24, "val_images": 12}
     values |= {"compare": ["mls"], "ablations": {}, "transfers": {"linear": values["transfers"]["linear"]}}
+    values["pretrain"] |= changes.pop("pretrain", {})
     values |= changes
     (cwd / "study.yaml").write_text(yaml.safe_dump(values))
     return studies.load(cwd / "study.yaml")
@@ -114,8 +117,7 @@ def test_a_run_is_shared_by_ranks_on_two_nodes(slurm, finished, tmp_path):
 @pytest.fixture
 def training(finished, slurm, tmp_path):
     """A study whose one long pretraining is under way: Snakemake, its folder, its run's folder, Slurm's job."""
-    pretrain = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())["pretrain"]
-    study = write_study(tmp_path, pretrain=pretrain | {"steps": STEPS, "log_every": 5, "checkpoint_seconds": 0.0})
+    study = write_study(tmp_path, pretrain=LONG)
     shutil.copytree(finished[0] / "results" / "data", tmp_path / "results" / "data")
     (run_id,) = study.runs
     folder = tmp_path / study.out / "runs" / run_id
@@ -135,8 +137,7 @@ def training(finished, slurm, tmp_path):
 def whole(finished, tmp_path_factory):
     """The same run in this process, uninterrupted: its losses."""
     cwd = tmp_path_factory.mktemp("whole")
-    pretrain = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())["pretrain"]
-    study = write_study(cwd, pretrain=pretrain | {"steps": STEPS, "log_every": 5, "checkpoint_seconds": 0.0})
+    study = write_study(cwd, pretrain=LONG)
     ((run_id, planned),) = study.runs.items()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
