@@ -158,15 +158,15 @@ def estimate(args: argparse.Namespace) -> None:
     told = study.load(args.study)
     if args.measure:
         from mlssl import device
-        from mlssl.engine.speed import measure
+        from mlssl.calibration import calibrate
 
         on = device.choose("auto", rates.THREADS)
-        seconds = measure(estimate.pretrainings(told), on)
+        seconds = calibrate(told, on)
         rates.save(estimate.RESULTS / "rates.json", seconds, device=device.facts(on)["device"])
     if args.save:
         here = rates.this_device()
         rates.save(args.save, rates.learn(estimate.RESULTS, device=here), device=here)
-    print(estimate.report(told, args.cores))
+    print(estimate.report(told, args.cores, gpus=args.gpus))
 
 
 def contact_sheet(args: argparse.Namespace) -> None:
@@ -339,10 +339,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "tables":
             sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
 
-    sub = verb("estimate", estimate, "How long a study takes, from the rates of earlier results.")
+    sub = verb("estimate", estimate, "What a study costs: time, GPU-hours and disk, in all and for each table.")
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
-    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at once")
-    sub.add_argument("--measure", action="store_true", help="first time a few steps of each pretraining here")
+    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at once, without a GPU")
+    sub.add_argument("--measure", action="store_true", help="first try each stage on this machine, a minute or two")
+    sub.add_argument("--gpus", type=int, default=1, help="GPUs at once, where there are any")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, text in {

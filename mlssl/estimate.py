@@ -58,8 +58,6 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
     """All jobs of a study, each at the first rate found; a job's start is added where it is known."""
     pretrained_on = study.source.images()[0]
     train, val = study.transfer_source.images()
-    starting = rate(sources, rates.START)
-    start = starting.seconds[rates.START] if starting else 0.0
     found = []
     for run in study.runs.values():
         length = steps(run.config, pretrained_on)
@@ -70,10 +68,18 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
                 amount = rates.units(stage, config, steps=length or 0, train_images=train, val_images=val)
             key = rates.key(stage, run.config.backbone, config)
             source = rate(sources, key) if amount is not None else None
-            seconds = amount * source.seconds[key] + start if source else None
+            seconds = amount * source.seconds[key] + start(stage, sources) if source else None
             done = (study.out / "runs" / run.id / f"{stage}.json").exists()
             found.append(Job(run.id, stage, key, seconds, source and source.name, done))
     return found
+
+
+def start(stage: str, sources: Sequence[Source]) -> float:
+    """Seconds that a job of a stage takes beside its work; 0 where they are not known."""
+    for key in (rates.start(stage), rates.START):
+        if known := rate(sources, key):
+            return known.seconds[key]
+    return 0.0
 
 
 def total(found: Iterable[Job]) -> float:
@@ -81,53 +87,63 @@ def total(found: Iterable[Job]) -> float:
     return sum(job.seconds or 0.0 for job in found)
 
 
-def wall_clock(found: Sequence[Job], cores: int) -> float:
-    """Seconds until all is done with one job per core: the longest chain, or the sum shared by the cores.
+SHARED = ("pretrain", "detection", "segmentation")
+"""Stages that a run's GPUs share."""
 
-    A chain is a pretraining and the longest of its transfers, which wait for it.
+
+def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> float:
+    """Seconds until all is done on so many cores, or GPUs: the longest chain, or the sum shared by them.
+
+    A chain is a pretraining and the longest of its transfers, which wait for it. A job that `gpus_per_run` share is
+    taken to be as many times faster.
     """
     chains = Counter()
     for run in {job.run for job in found}:
-        own = [job for job in found if job.run == run]
-        after = [job.seconds or 0.0 for job in own if job.stage != "pretrain"]
-        chains[run] = total(job for job in own if job.stage == "pretrain") + max(after, default=0.0)
-    return max([total(found) / cores, *chains.values()])
+        own = {
+            j.stage: (j.seconds or 0.0) / (gpus_per_run if j.stage in SHARED else 1) for j in found if j.run == run
+        }
+        chains[run] = own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
+    return max([total(found) / at_once, *chains.values()])
 
 
-def report(study: Study, cores: int, *, results: Path = RESULTS, reference: Path = rates.REFERENCE) -> str:
+def report(
+    study: Study, cores: int, *, gpus: int = 1, results: Path = RESULTS, reference: Path = rates.REFERENCE
+) -> str:
     """The estimate as text: a line per run, totals per axis and in all, and where the rates are from.
 
-    Jobs on a GPU run one at a time, as `--resources gpu=1` has it, whatever the number of `cores`.
+    Jobs on a GPU run on `gpus` of them at once, whatever the number of `cores`.
     """
     device = rates.this_device()
     sources = rates.sources(results, device=device, reference=reference)
     found = jobs(study, sources)
-    at_once, where = (cores, f"{cores} cores") if device == "cpu" else (1, f"one {device}")
     published = [job for job in found if job.source == rates.PUBLISHED_SOURCE]
-    if published:
-        at_once, where = 1, f"one {rates.published_machine()}"
+    on_gpu = device != "cpu" or bool(published)
+    at_once, where = (max(gpus, study.gpus_per_run), "") if on_gpu else (cores, f"{cores} cores")
+    if on_gpu:
+        model = rates.published_machine() if published else device
+        where = f"one {model}" if at_once == 1 else f"{at_once} of {model}"
     lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *table(study, found)]
     for axis in study.axes():
         runs = {cell.run for cell in study.cells if cell.axis == axis}
         own = [job for job in found if job.run in runs]
-        lines.append(f"axis {axis}: {len(runs)} runs, {span(own)}")
+        lines.append(f"axis {axis}: {len(runs)} runs, {span(own, on_gpu)}")
     if len(study.axes()) > 1:
         lines[-1] += "  (a run that several axes share counts in each)"
     for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
-        lines.append(f"{name}: {len(part)} jobs, {span(part)}{waiting(part, at_once, where)}")
+        lines.append(
+            f"{name}: {len(part)} jobs, {span(part, on_gpu)}{waiting(part, at_once, where, study.gpus_per_run)}"
+        )
     lines.append(f"disk: {disk(study)}")
     for source, count in Counter(job.source for job in found if job.source).items():
         lines.append(f"{count} jobs by {source}")
-    if published:
-        lines.append("hours by published rates are GPU-hours of that GPU")
+    if on_gpu and study.gpus_per_run > 1:
+        lines.append(f"a run's {study.gpus_per_run} GPUs are taken to share its work without loss")
     if starting := rate(sources, rates.START):
         lines.append(f"{rates.START}: {starting.seconds[rates.START]:.1f} s, by {starting.name}")
     unknown = Counter(job.key for job in found if job.seconds is None)
     lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
-    if any(key.startswith("pretrain") for key in unknown):
-        lines.append(
-            f"`python -m mlssl estimate --study {study.path} --measure` times what is unknown of pretraining"
-        )
+    if any(not key.startswith(("no pretraining", "pseudo_labels")) for key in unknown):
+        lines.append(f"`python -m mlssl estimate --study {study.path} --measure` times what is unknown here")
     lines.append("not counted: drawing or storing the images, tables and figures")
     return "\n".join(lines)
 
@@ -178,19 +194,20 @@ def cell(job: Job | None) -> str:
     return duration(job.seconds) + (" (done)" if job.done else "")
 
 
-def span(found: Sequence[Job]) -> str:
-    """Time of computing; `at least` where some of it is unknown, `unknown` where all of it is."""
+def span(found: Sequence[Job], on_gpu: bool = False) -> str:
+    """Time of computing, or GPU-hours; `at least` where some of it is unknown, `unknown` where all of it is."""
     known = sum(job.seconds is not None for job in found)
     if found and not known:
         return "unknown time of computing"
-    return f"{'at least ' if known < len(found) else ''}{duration(total(found))} of computing"
+    amount = f"{total(found) / 3600:,.1f} GPU-hours" if on_gpu else f"{duration(total(found))} of computing"
+    return f"{'at least ' if known < len(found) else ''}{amount}"
 
 
-def waiting(found: Sequence[Job], at_once: int, where: str) -> str:
+def waiting(found: Sequence[Job], at_once: int, where: str, gpus_per_run: int) -> str:
     """The wall-clock time; empty where no job's time is known."""
     known = sum(job.seconds is not None for job in found)
     about = "about" if known == len(found) else "at least"
-    return f"; {about} {duration(wall_clock(found, at_once))} on {where}" if known else ""
+    return f"; {about} {duration(wall_clock(found, at_once, gpus_per_run))} on {where}" if known else ""
 
 
 def duration(seconds: float | None) -> str:

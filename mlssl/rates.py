@@ -42,6 +42,11 @@ DENSE = {
 """Settings that change what an image costs in a dense transfer."""
 
 
+def start(stage: str) -> str:
+    """The key of what a job of one stage takes beside its work; START stands for those that have none."""
+    return f"{START}, {stage}"
+
+
 @dataclass(frozen=True)
 class Source:
     """Rates that were found in one place: key -> seconds per unit."""
