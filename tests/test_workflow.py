@@ -182,7 +182,7 @@ def test_a_dry_run_is_quick_and_imports_no_torch(tmp_path):
         line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
     }
     assert "mlssl.study" in modules
-    assert not modules & {"torch", "pandas", "matplotlib"}
+    assert not modules & {"torch", "matplotlib"}  # Snakemake's plugin for Slurm imports pandas, if it is there
     assert seconds < 10  # under 3 on an idle machine
 
 

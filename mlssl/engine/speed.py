@@ -16,6 +16,8 @@ from mlssl.engine.step import step
 
 FULL = 640
 """Pixels of a side to take for images kept at full size: about COCO's."""
+CPU_PIXELS = 2**19
+"""On a CPU at most so many pixels of crops are taken per step, and the time is scaled up to the whole batch."""
 WARM_UP = 2
 """Steps before the clock starts: the first ones allocate memory and choose kernels."""
 
@@ -37,6 +39,8 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     if precision(config, device) == "bf16":
         run_encoders_in_bf16(method, device)
     side, batch = config.data.short_side, config.batch_size
+    if device.type == "cpu":
+        batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))
     side = FULL if side == "full" else side
     rng = torch.Generator().manual_seed(config.seed)
     images = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng).unbind()
@@ -49,4 +53,4 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken[WARM_UP:])
+    return statistics.median(taken[WARM_UP:]) * config.batch_size / batch
