@@ -342,6 +342,23 @@ def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path):
     assert not (tmp_path / "owner.lease").exists()
 
 
+def test_a_run_that_another_trainer_ends_while_this_one_waits_is_left_as_it_is(
+    images, tmp_path, monkeypatch, capsys
+):
+    real = engine.own
+
+    @contextmanager
+    def own(folder):
+        with real(folder) as mine:
+            (tmp_path / "pretrain.json").write_text("{}")
+            yield mine
+
+    monkeypatch.setattr(engine, "own", own)
+    train(told(), images, tmp_path)
+    assert "another trainer has ended it meanwhile; nothing is left to do" in capsys.readouterr().err
+    assert (tmp_path / "pretrain.json").read_text() == "{}"
+
+
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("lease", [b"", b"\0\0\0\0", b'00000\n{"host": "elsewhere", "pid": 1}\n'])
 def test_a_lease_of_another_machine_is_taken_once_it_stands_still(tmp_path, lease):
