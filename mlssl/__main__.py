@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlssl import provenance
 from mlssl.config import ConfigError, DataError, Pictures, plain
@@ -87,28 +89,36 @@ def pretrain(args: argparse.Namespace) -> None:
             pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on, stop=stop)
 
 
+def made_already(path: Path, meta: Mapping[str, Any]) -> bool:
+    """Whether the result that `meta` describes stands at `path`; says so."""
+    if there := provenance.stands(path, **meta):
+        print(f"{path}: stands already; nothing is left to do (delete it to make it again)", file=sys.stderr)
+    return there
+
+
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
     from mlssl import config, device, ranks, study
     from mlssl.transfer.load import load_backbone
 
-    provenance.refuse_existing(args.out)
     watch = provenance.Stopwatch()
     told = config.read(study.TRANSFERS[args.verb], args.config)
     evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
     _, meta = load_backbone(args.backbone)
     if args.seed is not None:
         meta["seed"] = args.seed
+    meta["config"] = plain(told)
     with ranks.joined(args.device) as own_device:
         if ranks.count() > 1 and args.verb == "linear":
             raise ConfigError("linear: fits on one device; start it as one process")
+        if ranks.anyone(ranks.is_main() and made_already(args.out, meta))[0]:
+            return
         on = device.choose(own_device, args.threads)
         rows, notes = evaluate(args.backbone, told, seed=meta["seed"], device=on)
         if not ranks.is_main():
             return
         notes["ranks"] = ranks.count()
-    meta["config"] = plain(told)
     result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows, notes=notes)
     provenance.write_result(args.out, result)
     for row in rows:
@@ -119,13 +129,14 @@ def pseudo_labels(args: argparse.Namespace) -> None:
     from mlssl import config
     from mlssl.analysis.label_quality import evaluate, read_run
 
-    provenance.refuse_existing(args.out)
     watch = provenance.Stopwatch()
     told = config.read(config.PseudoLabels, args.config)
-    run = read_run(args.run)
+    run = read_run(args.run) | {"config": plain(told)}
+    if made_already(args.out, run):
+        return
     rows, notes = evaluate(args.run / "pseudo_labels.npz", args.store, told)
     where = {"device": "cpu", "threads": 1}
-    result = provenance.result(**run, **where, config=plain(told), watch=watch, rows=rows, notes=notes)
+    result = provenance.result(**run, **where, watch=watch, rows=rows, notes=notes)
     provenance.write_result(args.out, result)
     for row in rows:
         print(f"{row['metric']:>14} {'undefined' if row['value'] is None else row['value']}  (n = {row['n']})")
@@ -208,19 +219,20 @@ def search_benchmark(args: argparse.Namespace) -> None:
     from mlssl.engine.pretrain import describe
     from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, rows_of
 
-    provenance.refuse_existing(args.out)
     run = read_run(args.checkpoint)
     images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
     on = device.choose(args.device, args.threads)
     told = SearchBenchmark(sizes=args.sizes, k=args.k, batch=args.batch, crops=args.crops, seed=args.seed)
+    meta = describe(run.config, run.name) | {"config": plain(told)}
+    if made_already(args.out, meta):
+        return
     watch = provenance.Stopwatch()
     table, notes = benchmark(run, images, told, on)
-    meta = describe(run.config, run.name) | {"config": plain(told)}
     result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows_of(table), notes=notes)
-    provenance.write_result(args.out, result)
     text = table.round(4).to_csv(sep="\t", index=False, na_rep="NA")
     provenance.write_text(args.out.with_suffix(".tsv"), text)
     write_search_figure(table, result["header"], args.out)
+    provenance.write_result(args.out, result)
 
 
 def size(text: str) -> tuple[int, int]:

@@ -74,12 +74,17 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
     return found
 
 
+def start_key(stage: str, sources: Sequence[Source]) -> str:
+    """The key of what a job of a stage takes beside its work: the stage's own, if there is one."""
+    own = rates.start(stage)
+    return own if rate(sources, own) else rates.START
+
+
 def start(stage: str, sources: Sequence[Source]) -> float:
     """Seconds that a job of a stage takes beside its work; 0 where they are not known."""
-    for key in (rates.start(stage), rates.START):
-        if known := rate(sources, key):
-            return known.seconds[key]
-    return 0.0
+    key = start_key(stage, sources)
+    known = rate(sources, key)
+    return known.seconds[key] if known else 0.0
 
 
 def total(found: Iterable[Job]) -> float:
@@ -138,8 +143,9 @@ def report(
         lines.append(f"{count} jobs by {source}")
     if on_gpu and study.gpus_per_run > 1:
         lines.append(f"a run's {study.gpus_per_run} GPUs are taken to share its work without loss")
-    if starting := rate(sources, rates.START):
-        lines.append(f"{rates.START}: {starting.seconds[rates.START]:.1f} s, by {starting.name}")
+    for key in dict.fromkeys(start_key(job.stage, sources) for job in found):
+        if starting := rate(sources, key):
+            lines.append(f"{key}: {starting.seconds[key]:.1f} s, by {starting.name}")
     unknown = Counter(job.key for job in found if job.seconds is None)
     lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
     if any(not key.startswith(("no pretraining", "pseudo_labels")) for key in unknown):

@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -116,12 +117,33 @@ def result(
 
 
 def write_result(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a result file atomically; one that exists already is never replaced (FileExistsError)."""
-    refuse_existing(path)
-    write_json(path, values)
+    """Write a result file atomically; one that stands already is left as it is (see `stands`)."""
+    if stands(path, **values["header"]):
+        print(f"{path}: has been made by another process meanwhile, and is left as it is", file=sys.stderr)
+    else:
+        write_json(path, values)
 
 
-def refuse_existing(path: Path) -> None:
-    """FileExistsError if there is a result at `path`: to be asked before the work as well as after it."""
-    if Path(path).exists():
-        raise FileExistsError(f"{path}: there is a result already; delete it first if it is to be made again")
+def stands(path: Path, *, run: str, seed: int, digest: str, config: Mapping[str, Any], **_: Any) -> bool:
+    """Whether this very result is at `path` already, by an orphaned job, say; asked before the work and after it.
+
+    The arguments are those of `result`. Raises FileExistsError for any other file there: none is ever replaced.
+    """
+    try:
+        header = json.loads(Path(path).read_text())["header"]
+        theirs = [header[key] for key in ("run", "seed", "digest", "config_digest")]
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):
+        theirs = []
+    if theirs != [run, seed, digest, digest_of(config)]:
+        raise FileExistsError(f"{path}: there is another result already; delete it first, or write elsewhere")
+    return True
+
+
+def code_digest(*more: Path) -> str:
+    """Twelve hex digits that name the sources of this package and `more` files, committed or not."""
+    package = Path(__file__).parent
+    files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    files |= {path.name: path for path in more}
+    return digest_of({name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()})

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_coco import write_backbone
+
+from mlssl import provenance
+from mlssl.__main__ import main
+from mlssl.transfer import linear
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,5 +62,40 @@ def test_by_hand_from_scenes_to_a_result(tmp_path):
     assert {"digest", "config_digest", "commit", "versions", "device", "seed", "wall_s"} <= set(result["header"])
     assert [(r["protocol"], r["metric"], r["n"]) for r in result["rows"]] == [("linear", "mAP", 12)]
     done = mlssl(*steps[-1])
+    assert done.returncode == 0
+    assert "linear.json: stands already; nothing is left to do" in done.stderr
+    (tmp_path / "linear.yaml").write_text(f"data: {{root: {scenes}}}\nsize: 32\nfractions: [1.0]\niterations: 6\n")
+    done = mlssl(*steps[-1])
     assert done.returncode == 1
-    assert "there is a result already" in done.stderr
+    assert "linear.json: there is another result already; delete it first, or write elsewhere" in done.stderr
+
+
+def test_a_result_that_an_orphaned_job_has_made_meanwhile_is_left_as_it_is(tmp_path, monkeypatch, capsys):
+    backbone = write_backbone(tmp_path / "backbone.pt")
+    (tmp_path / "linear.yaml").write_text("data: {root: .}\n")
+    command = ["mlssl", "linear", "--backbone", str(backbone), "--config", str(tmp_path / "linear.yaml"), "--out"]
+    row = {"protocol": "linear", "metric": "mAP", "value": 1.0, "n": 12}
+    monkeypatch.setattr(linear, "evaluate", lambda *_, **__: ([row], {}))
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "orphan.json")])
+    assert main() == 0
+
+    def overtaken(*_, **__):
+        (tmp_path / "orphan.json").rename(tmp_path / "linear.json")
+        return [row | {"value": 2.0}], {}
+
+    monkeypatch.setattr(linear, "evaluate", overtaken)
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "linear.json")])
+    assert main() == 0
+    assert (
+        "linear.json: has been made by another process meanwhile, and is left as it is" in capsys.readouterr().err
+    )
+    assert json.loads((tmp_path / "linear.json").read_text())["rows"] == [row]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"header": {"run": "another"}}'])
+def test_what_is_not_this_very_result_is_never_replaced(tmp_path, content):
+    path = tmp_path / "linear.json"
+    path.write_text(content)
+    with pytest.raises(FileExistsError, match="another result"):
+        provenance.stands(path, run="run", seed=0, digest="d", config={})
+    assert path.read_text() == content

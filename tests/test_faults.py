@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mlssl.config import ConfigError, DataError
 from mlssl.engine import checkpoint, owner
 from mlssl.engine import pretrain as engine
 from mlssl.engine.log import NonFiniteLoss
+from mlssl.engine.run_folder import OUTPUTS
 
 FORK = multiprocessing.get_context("fork")
 KILL = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
@@ -123,6 +125,94 @@ def test_killed_before_its_result_stands_it_ends_again(images, whole, tmp_path, 
     assert not (tmp_path / "pretrain.json").exists()
     train(told(), images, tmp_path)
     assert_same_end(whole, tmp_path)
+
+
+# Outputs that Snakemake deletes at the next attempt, though an orphaned job has just made them
+
+
+def never():
+    raise AssertionError("a step was trained")
+
+
+@pytest.fixture
+def ended(images, tmp_path):
+    """A run that has ended, and its outputs, which may be deleted."""
+    train(told(), images, tmp_path)
+    return tmp_path, [path for path in tmp_path.iterdir() if path.is_file()]
+
+
+@pytest.mark.parametrize("gone", [".", "backbone.pt", "checkpoint.pt", "log.jsonl", "pretrain.json"])
+def test_what_a_run_left_is_written_again_without_training(images, whole, ended, monkeypatch, capsys, gone):
+    out, files = ended
+    result = json.loads((out / "pretrain.json").read_text())
+    for path in files:
+        if gone in path.name:
+            path.unlink()
+    at_step(monkeypatch, 1, never)
+    train(told(), images, out)
+    assert f"run: has been trained; what it leaves is written again from {out / 'state'}" in capsys.readouterr().err
+    assert_same_end(whole, out)
+    again = json.loads((out / "pretrain.json").read_text())
+    assert again["header"]["config_digest"] == result["header"]["config_digest"]
+    assert [row["metric"] for row in again["rows"]] == [row["metric"] for row in result["rows"]]
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(images, ended, monkeypatch, capsys):
+    out, files = ended
+    before = {path: path.stat().st_mtime_ns for path in files}
+    at_step(monkeypatch, 1, never)
+    train(told(), images, out)
+    assert capsys.readouterr().err == "run: has ended already; nothing is left to do\n"
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_the_last_state_takes_no_disk(ended):
+    out, _ = ended
+    assert (out / "checkpoint.pt").samefile(out / "state" / "checkpoint.pt")
+
+
+def test_where_there_are_no_hard_links_the_last_state_is_copied(images, whole, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    train(told(), images, tmp_path)
+    assert not (tmp_path / "checkpoint.pt").samefile(tmp_path / "state" / "checkpoint.pt")
+    assert_same_end(whole, tmp_path)
+
+
+@pytest.mark.parametrize("changed", ["images", "sources"])
+def test_a_run_made_again_for_other_images_or_sources_is_trained(
+    images, ended, tmp_path_factory, monkeypatch, capsys, changed
+):
+    out, files = ended
+    for path in files:
+        path.unlink()
+    if changed == "images":
+        images = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
+    else:
+        monkeypatch.setattr(engine.provenance, "code_digest", lambda *_: "of a mended loss")
+    steps = []
+    at_step(monkeypatch, 1, lambda: steps.append(1))
+    train(told(), images, out)
+    assert steps
+    assert f"checkpoint.pt: is of other {changed}; beginning anew" in capsys.readouterr().err
+    lines = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines == sorted(set(lines))
+
+
+@pytest.mark.parametrize("changed", ["images", "sources"])
+def test_in_the_middle_other_sources_go_on_and_other_images_do_not(
+    images, state, tmp_path_factory, monkeypatch, changed
+):
+    if changed == "images":
+        images = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
+    else:
+        monkeypatch.setattr(engine.provenance, "code_digest", lambda *_: "of a mended loss")
+    steps, real = [], engine.step
+    monkeypatch.setattr(engine, "step", lambda *args: steps.append(1) or real(*args))
+    train(told(), images, state.parent)
+    assert len(steps) == (6 if changed == "images" else 2)
 
 
 def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, whole, state):
@@ -343,20 +433,22 @@ def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path):
 
 
 def test_a_run_that_another_trainer_ends_while_this_one_waits_is_left_as_it_is(
-    images, tmp_path, monkeypatch, capsys
+    images, whole, tmp_path, monkeypatch, capsys
 ):
     real = engine.own
 
     @contextmanager
     def own(folder):
         with real(folder) as mine:
-            (tmp_path / "pretrain.json").write_text("{}")
+            for name in (*OUTPUTS, "pretrain.json"):
+                shutil.copy2(whole / name, tmp_path)
             yield mine
 
     monkeypatch.setattr(engine, "own", own)
+    at_step(monkeypatch, 1, never)
     train(told(), images, tmp_path)
-    assert "another trainer has ended it meanwhile; nothing is left to do" in capsys.readouterr().err
-    assert (tmp_path / "pretrain.json").read_text() == "{}"
+    assert capsys.readouterr().err == "run: has ended already; nothing is left to do\n"
+    assert (tmp_path / "pretrain.json").read_text() == (whole / "pretrain.json").read_text()
 
 
 @pytest.mark.usefixtures("short_lease")

@@ -27,7 +27,9 @@ ALLOWED = {
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view"},
     "mlssl/device.py": set(),
     "mlssl/gpu_slot.py": set(),
-    "mlssl/engine": LEAVES | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device", "mlssl.ranks"},
+    "mlssl/weights.py": {"mlssl.config"},
+    "mlssl/engine": LEAVES
+    | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device", "mlssl.ranks", "mlssl.weights"},
     "mlssl/transfer": LEAVES
     | {
         "mlssl.transfer",
@@ -36,6 +38,7 @@ ALLOWED = {
         "mlssl.parts.batch_norm",
         "mlssl.device",
         "mlssl.ranks",
+        "mlssl.weights",
     },
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
 }

@@ -274,8 +274,8 @@ def test_the_verb_leaves_result_table_and_figure(checkpoint, monkeypatch, capsys
     assert ivf.step_ms == pytest.approx(ivf.ms + ivf.update_ms + 1000 * ivf.build_s * 4 / 256, abs=2e-3)
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert out.with_suffix(".pdf").exists()
-    assert main() == 1
-    assert "there is a result already" in capsys.readouterr().err
+    assert main() == 0
+    assert "stands already; nothing is left to do" in capsys.readouterr().err
 
 
 def test_too_few_crops_are_refused_before_the_work(checkpoint):

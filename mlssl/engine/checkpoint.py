@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -104,6 +105,24 @@ def save(
                 os.replace(path, previous(path))
             os.replace(part, path)
             settle(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def link(path: Path, to: Path, *, writing: Callable[[], AbstractContextManager] = nullcontext) -> None:
+    """Give the checkpoint at `path` a second name, so that it stays when either is deleted; `writing` as in `save`.
+
+    Where the file system has no hard links it is a copy.
+    """
+    part = to.with_name(f".{to.name}.{os.getpid()}.part")
+    try:
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
+        with writing():
+            os.replace(part, to)
+            settle(to.parent)
     finally:
         part.unlink(missing_ok=True)
 

@@ -24,6 +24,7 @@ from mlssl.data.views import make_views
 from mlssl.engine.build import build_method, method_scalars
 from mlssl.parts.backbone import global_average_pool
 from mlssl.seeds import seed_of
+from mlssl.weights import read_weights
 
 BATCH = 64
 """Crops per forward pass. The views follow from it: another value draws other crops."""
@@ -96,13 +97,8 @@ class Folder:
 
 def read_run(path: Path) -> Run:
     """Read `checkpoint.pt` as the engine leaves it; ConfigError when it is not there or is something else."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; pretrain the run first") from None
-    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{path}: cannot be read as a checkpoint ({why}); pretrain the run again") from None
+    remedies = {"missing": "pretrain the run first", "broken": "pretrain the run again"}
+    state = read_weights(path, "a checkpoint", **remedies)
     if not isinstance(state, dict) or not {"method", "meta"} <= state.keys():
         raise ConfigError(f"{path}: holds no 'method' and 'meta'; give the checkpoint.pt of a pretraining")
     meta = state["meta"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mlssl.config import ConfigError
+from mlssl.weights import read_weights
 
 INSIDE = ("backbone", "state_dict", "model", "method")
 """Under which of these a checkpoint keeps its weights; the outermost first."""
@@ -20,15 +20,8 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
     has every weight of the backbone in its shape is taken, and heads are left out. Nothing in the file is run.
     Raises ConfigError for a file that cannot be read, or that lacks a weight of the architecture.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"init: {path}: no such file; check the path") from None
-    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(
-            f"init: {path}: cannot be read as weights ({why}); give a checkpoint of tensors"
-        ) from None
+    remedies = {"missing": "check the path", "broken": "give a checkpoint of tensors"}
+    content = read_weights(path, "weights", key="init", **remedies)
     for key in INSIDE:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
 from contextlib import nullcontext
@@ -49,19 +50,22 @@ def pretrain(
     """Train a method on a store's images and leave in `out` what later stages need; every rank calls it.
 
     `backbone.pt` is the query encoder's backbone, `checkpoint.pt` the whole state at the end, `log.jsonl` the
-    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the state
-    of a run that has not ended; a run that finds one goes on from it. `failed.json` there says why it could not.
+    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the newest
+    state; a run that finds one goes on from it. `failed.json` there says why it could not.
 
-    Does nothing where another trainer ends the run while this one waits for it.
-    Raises ConfigError for settings that cannot work, FileExistsError for a run that has ended already,
+    Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it, and
+    trains nothing where only what it left is gone: that is written again from its last state.
+    Raises ConfigError for settings that cannot work, FileExistsError where another run's result lies in `out`,
     NonFiniteLoss for divergence, Interrupted when `stop` asks for it, with the state saved; Busy when another
     trainer has this run, Taken when one takes it over.
     """
-    provenance.refuse_existing(out / "pretrain.json")
+    meta = describe(config, run)
+    RunFolder(out, meta, None).whole()  # refuses another run's result before anything is touched or waited for
     with own(out / "state") if ranks.is_main() else nullcontext() as owner:
-        folder = RunFolder(out, describe(config, run), owner)
-        if ranks.anyone(ranks.is_main() and (out / "pretrain.json").exists())[0]:
-            print(f"{run}: another trainer has ended it meanwhile; nothing is left to do", file=sys.stderr)
+        folder = RunFolder(out, meta, owner)
+        if ranks.anyone(ranks.is_main() and folder.whole())[0]:
+            if ranks.is_main():
+                print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
             train(config, store_path, folder, device=device, progress=progress, stop=stop or Stop())
@@ -99,10 +103,18 @@ def train(
 
     method, backbone = build_method(config, device)
     training = Training(method, build_optimizer(config, method))
+    sources = provenance.code_digest(Path(inspect.getfile(type(method))))
+    made_of = {"images": f"{store.crc32:08x}", "sources": sources}
     for turn in (True, False):  # the first rank sees to it that there is one whole state, before the others look
-        if turn == ranks.is_main() and (state := folder.open()):
+        if turn == ranks.is_main() and (state := folder.open(made_of, total)):
             training.restore(state, device)
         ranks.wait_for_all()
+    if folder.kept == total and ranks.is_main():
+        print(
+            f"{run}: has been trained; what it leaves is written again from {folder.state} "
+            f"(remove {folder.out} to train it again)",
+            file=sys.stderr,
+        )
     used_precision = precision(config, device)
     if total and used_precision == "bf16":
         run_encoders_in_bf16(method, device)

@@ -35,11 +35,12 @@ from mlssl.transfer.load import (
     batches,
     by_all_ranks,
     draw,
+    evaluation_order,
     image_tensor,
     load_backbone,
     private_rng,
     read_splits,
-    training_batches,
+    training_order,
 )
 
 METRICS = ("AP", "AP50", "AP75")
@@ -170,7 +171,8 @@ def train(
     Raises FloatingPointError, naming the iteration and the parts of the loss, when it is not finite.
     """
     read = partial(training_example, split, trainable(split), seed)
-    loader = training_batches(read, config.iterations, config.batch_size, device, _as_lists)
+    order = training_order(config.iterations, config.batch_size)
+    loader = batches(read, order, config.batch_size // ranks.count(), device, _as_lists)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
@@ -232,7 +234,7 @@ def predict(
     model.eval()
     category_ids = [c["id"] for c in split.categories]
     results, seen = [], []
-    loader = batches(partial(_evaluation_example, split), count, batch_size, device, _as_lists)
+    loader = batches(partial(_evaluation_example, split), evaluation_order(count), batch_size, device, _as_lists)
     for indices, images in bar(loader, "detection, evaluation", progress):
         predictions = model([image.to(device).float() / 255 for image in images])
         for i, prediction in zip(indices, predictions, strict=True):

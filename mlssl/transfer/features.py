@@ -31,7 +31,7 @@ def extract(
     layout = torch.channels_last if gains_from_bf16(device) else torch.contiguous_format
     was_training = backbone.training
     backbone.eval().to(device=device, memory_format=layout)
-    loader = batches(partial(_example, split, size), len(split), batch_size, device)
+    loader = batches(partial(_example, split, size), range(len(split)), batch_size, device)
     found, seen = [], []
     with torch.no_grad():
         for index, images in bar(loader, f"features of {split.folder.name}", progress):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.batch_norm import synchronise
 from mlssl.seeds import seed_of
+from mlssl.weights import read_weights
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
@@ -31,13 +33,8 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
     `output_stride` is in input pixels per cell of the last map. Raises ConfigError when the file cannot be
     read, or when its keys and those of the named model are not exactly the same.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; pretrain and export a backbone first") from None
-    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{path}: cannot be read as a backbone ({why}); export it again") from None
+    remedies = {"missing": "pretrain and export a backbone first", "broken": "export it again"}
+    content = read_weights(path, "a backbone", **remedies)
     if not isinstance(content, dict) or not {"backbone", "meta"} <= content.keys():
         raise ConfigError(f"{path}: holds no 'backbone' and 'meta'; give a file exported by the engine")
     weights, meta = content["backbone"], content["meta"]
@@ -108,50 +105,37 @@ def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Gener
 class Examples(Dataset):
     """What `read` gives for each of `order`; what `read` holds is sent to worker processes."""
 
-    def __init__(self, read: Callable[[int], Any], order: Sequence[int]) -> None:
+    def __init__(self, read: Callable[[int], Any], order: Sequence[int] | np.ndarray) -> None:
         self.read, self.order = read, order
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, i: int) -> Any:
-        return self.read(self.order[i])
+        return self.read(int(self.order[i]))
 
 
-def training_batches(
-    read: Callable[[int], Any],
-    iterations: int,
-    batch_size: int,
-    device: torch.device,
-    collate: Callable | None = None,
-) -> DataLoader:
-    """This rank's part of so many global batches; the first of them has the samples `read(0)` … in order."""
-    mine = ranks.part(batch_size)
-    order = [
-        t for first in range(0, iterations * batch_size, batch_size) for t in range(first, first + batch_size)[mine]
-    ]
-    return _loader(read, order, mine.stop - mine.start, device, collate)
+def training_order(iterations: int, batch_size: int) -> np.ndarray:
+    """The training samples, from 0, of this rank: its part of every global batch, in order."""
+    return np.arange(iterations * batch_size).reshape(iterations, batch_size)[:, ranks.part(batch_size)].ravel()
+
+
+def evaluation_order(count: int) -> range:
+    """Those of `count` images that this rank judges."""
+    return range(ranks.own(), count, ranks.count())
 
 
 def batches(
     read: Callable[[int], Any],
-    count: int,
+    order: Sequence[int] | np.ndarray,
     batch_size: int,
     device: torch.device,
     collate: Callable | None = None,
 ) -> DataLoader:
-    """Of `read(0)` … `read(count - 1)`, in order and in batches, those of this rank."""
-    return _loader(read, range(ranks.own(), count, ranks.count()), batch_size, device, collate)
+    """`read` of each of `order`, in batches; `batch_size` is that of one rank.
 
-
-def _loader(
-    read: Callable[[int], Any],
-    order: Sequence[int],
-    batch_size: int,
-    device: torch.device,
-    collate: Callable | None,
-) -> DataLoader:
-    """Read by this process on a CPU, which has no time to spare, and by one worker per core for a GPU."""
+    Read by this process on a CPU, which has no time to spare, and by one worker per core for a GPU.
+    """
     cuda = device.type == "cuda"
     return DataLoader(
         Examples(read, order),

@@ -22,13 +22,14 @@ from mlssl.transfer.load import (
     batches,
     by_all_ranks,
     draw,
+    evaluation_order,
     image_tensor,
     load_backbone,
     normalise,
     private_rng,
     read_splits,
     resize,
-    training_batches,
+    training_order,
 )
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
@@ -110,7 +111,8 @@ def train(
     Raises FloatingPointError, naming the iteration, for a loss that is not finite.
     """
     read = partial(_training_example, split, config.size, seed)
-    loader = training_batches(read, config.iterations, config.batch_size, device)
+    order = training_order(config.iterations, config.batch_size)
+    loader = batches(read, order, config.batch_size // ranks.count(), device)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
@@ -153,7 +155,9 @@ def confusion(
     model.eval()
     seen = torch.zeros((), dtype=torch.int64, device=device)
     for images, masks in bar(
-        batches(read, count, config.batch_size, device, _list_masks), "segmentation, evaluation", progress
+        batches(read, evaluation_order(count), config.batch_size, device, _list_masks),
+        "segmentation, evaluation",
+        progress,
     ):
         x = normalise(images.to(device)).contiguous(memory_format=torch.channels_last)
         with autocast(device):

@@ -77,6 +77,6 @@ def sources(*patterns):
     return [os.path.relpath(file) for file in files]
 
 
-SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/device.py", "mlssl/ranks.py"]
+SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/device.py", "mlssl/ranks.py", "mlssl/weights.py"]
 """Sources of everything that computes a number."""
 VIEWS = [f"mlssl/data/{name}.py" for name in ("views", "colour", "warp", "store")]
