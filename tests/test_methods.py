@@ -263,7 +263,7 @@ def test_densecl_matches_by_backbone_and_takes_keys_from_the_key_encoder():
             j = int(F.cosine_similarity(f1[b, :, i : i + 1], f2[b], dim=0).argmax())
             query, key = F.normalize(q[b, :, i], dim=0), F.normalize(k[b, :, j], dim=0)
             logits = torch.cat([(query @ key)[None], queues["dense"] @ query]) / 0.2
-            total += float(logits.logsumexp(0) - logits[0])
+            total += (logits.logsumexp(0) - logits[0]).item()
     assert parts["dense"].item() == pytest.approx(total / (B * cells), rel=1e-4)
     assert parts["loss"].item() == pytest.approx(
         0.7 * parts["info_nce"].item() + 0.3 * parts["dense"].item(), rel=1e-5
