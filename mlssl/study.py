@@ -262,7 +262,10 @@ def read_extended(path: Path) -> Any:
     values, seen = read_yaml(path), [path.resolve()]
     at = path
     while isinstance(values, dict) and "extends" in values:
-        at = at.parent / str(values.pop("extends"))
+        named = str(values.pop("extends"))
+        at, by = at.parent / named, at
+        if not at.is_file():
+            raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
         if at.resolve() in seen:
             raise ConfigError(f"{path}: extends: {at} extends itself; name another study")
         seen.append(at.resolve())

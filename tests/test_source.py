@@ -129,6 +129,9 @@ def test_an_extending_study_says_only_what_differs(tmp_path, monkeypatch):
     config = loaded.runs[loaded.compared["mls"]].config
     assert (config.epochs, config.steps, config.batch_size) == (None, 5, 8)
     assert set(loaded.transfers) == {"linear"}
+    own.write_text("extends: elsewhere/base.yaml\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: extends: elsewhere/base\.yaml: no file"):
+        study.load(own)
     own.write_text("extends: mine.yaml\n")
     with pytest.raises(ConfigError, match="extends itself"):
         study.load(own)
