@@ -14,6 +14,7 @@ from mlssl.data.coco import read_split
 from mlssl.data.importer import import_photos, people, photos, work
 from mlssl.data.importer.duplicates import near_duplicates, perceptual_hash
 from mlssl.data.importer.people import FACES, Region, find_faces, hide, read_deny
+from mlssl.data.importer.report import reasons
 
 PLACE = b"Hauptstrasse 17"
 
@@ -387,3 +388,8 @@ def test_the_detector_runs_where_it_is_installed():
     with Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")) as image:
         found = find_faces(np.asarray(image.convert("RGB")))
     assert any(x1 < 256 < x2 and y1 < 170 < y2 for (x1, y1, x2, y2), _ in found)
+
+
+def test_reasons_keep_the_numbers_in_which_they_agree():
+    told = ["is empty (0 bytes)", "has 9 x 70 pixels", "is no image", "is empty (0 bytes)", "has 1 x 5,000 pixels"]
+    assert reasons(told) == {"is empty (0 bytes)": 2, "has N x N pixels": 2, "is no image": 1}

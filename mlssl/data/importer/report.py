@@ -15,8 +15,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def reasons(told: Iterable[str]) -> dict[str, int]:
-    """How often each reason is given, whatever its numbers; the most frequent first."""
-    return dict(Counter(re.sub(r"\d[\d,]*", "N", reason) for reason in told).most_common())
+    """How often each reason is given, its numbers aside (N where they differ); the most frequent first."""
+    kinds: dict[str, list[str]] = {}
+    for reason in told:
+        kinds.setdefault(re.sub(r"\d[\d,]*", "N", reason), []).append(reason)
+    counts = {kind if len(set(given)) > 1 else given[0]: len(given) for kind, given in kinds.items()}
+    return dict(Counter(counts).most_common())
 
 
 def summary(told: Mapping[str, Any], out: Path) -> str:
