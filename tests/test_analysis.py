@@ -140,6 +140,15 @@ def test_means_and_spreads(told):
     assert "20.00 (n = 1)" in cells
 
 
+def test_without_transfers_nothing_is_beside_the_papers_scores(told):
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY | {"transfers": {}}))
+    unjudged = study.load("study.yaml")
+    main = tables(unjudged)["main"]
+    assert float(main.loc["mls", "pretrain_minutes_mean"]) == 1.5
+    assert not [column for column in main if "paper" in column]
+    assert "Transfer: none." in (unjudged.out / "tables" / "main.md").read_text()
+
+
 def test_every_row_names_its_origin(told):
     collect(told)
     metrics = aggregate.read_metrics(told)

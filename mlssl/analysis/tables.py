@@ -59,7 +59,8 @@ def write_tables(study: Study, published: Path) -> None:
     for axis, levels in study.axes().items():
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
-        paper = paper_columns(axis, levels, published)
+        judged = any(score.transfer != "pretrain" for score in scores)
+        paper = paper_columns(axis, levels, published) if judged else {}
         text = caption(study, axis, metrics, summaries)
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
@@ -110,7 +111,8 @@ def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Scor
     spread = f"mean ± sample standard deviation over n = {n} seeds unless a cell says otherwise"
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     return (
-        f"{what}. {about}. Pretraining: {budget(study)}. Transfer: {transfer_budget(study, used)}. "
+        f"{what}. {about}. Pretraining: {budget(study)}. "
+        f"Transfer: {transfer_budget(study, used) or 'none'}. "
         f"Cells: {spread if n > 1 else 'one seed'}; scores in percent. {where[0].upper()}{where[1:]}."
     )
 
