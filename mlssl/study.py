@@ -262,16 +262,16 @@ def read_extended(path: Path) -> Any:
     values, seen = read_yaml(path), [path.resolve()]
     at = path
     while isinstance(values, dict) and "extends" in values:
-        named = str(values.pop("extends"))
-        at, by = at.parent / named, at
+        by, named = at, str(values.pop("extends"))
+        at = by.parent / named
         if not at.is_file():
             raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
         if at.resolve() in seen:
-            raise ConfigError(f"{path}: extends: {at} extends itself; name another study")
+            raise ConfigError(f"{by}: extends: {at} extends itself; name another study")
         seen.append(at.resolve())
         base = read_yaml(at)
         if not isinstance(base, dict):
-            raise ConfigError(f"{path}: extends: {at} is no study")
+            raise ConfigError(f"{by}: extends: {at} is no study")
         values = merged(base, values)
     return values
 

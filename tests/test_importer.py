@@ -391,5 +391,5 @@ def test_the_detector_runs_where_it_is_installed():
 
 
 def test_reasons_keep_the_numbers_in_which_they_agree():
-    told = ["is empty (0 bytes)", "has 9 x 70 pixels", "is no image", "is empty (0 bytes)", "has 1 x 5,000 pixels"]
-    assert reasons(told) == {"is empty (0 bytes)": 2, "has N x N pixels": 2, "is no image": 1}
+    told = ["is no image", "is empty (0 bytes)", "has 9 x 70 pixels", "is empty (0 bytes)", "has 1 x 5,000 pixels"]
+    assert list(reasons(told).items()) == [("is empty (0 bytes)", 2), ("has N x N pixels", 2), ("is no image", 1)]
