@@ -4,22 +4,22 @@ PYTHON ?= python3
 STUDY ?= config/demo.yaml
 CORES ?= all
 PYTEST ?=
-NAME = $(shell sed -n 's/^name: *//p' $(STUDY))
 BIN = .venv/bin
+# By way of the environment, so that the shell sees any character in a path as it is.
+export STUDY
 
 .PHONY: reproduce report test lint clean
 
 reproduce: .venv/ready
-	$(BIN)/snakemake --cores $(CORES) --config study=$(STUDY)
-	@$(MAKE) --no-print-directory report STUDY=$(STUDY)
+	$(BIN)/snakemake --cores $(CORES) --config "study=$$STUDY"
+	@$(MAKE) --no-print-directory report
 
 report: .venv/ready
-	$(BIN)/snakemake --cores 1 --config study=$(STUDY) --report results/$(NAME)/report.html
-	@echo
-	@echo "report:  results/$(NAME)/report.html"
-	@echo "tables:  results/$(NAME)/tables/    figures: results/$(NAME)/figures/    numbers: results/$(NAME)/metrics.tsv"
-	@echo
-	@cat results/$(NAME)/tables/main.md
+	@out=results/$$(sed -n 's/^name: *//p' "$$STUDY") && \
+	$(BIN)/snakemake --cores 1 --config "study=$$STUDY" --report "$$out/report.html" && \
+	printf '\n%s\n' "report:  $$out/report.html" \
+		"tables:  $$out/tables/    figures: $$out/figures/    numbers: $$out/metrics.tsv" "" && \
+	cat "$$out/tables/main.md"
 
 test: .venv/ready
 	$(BIN)/python -m ruff check .

@@ -1,5 +1,5 @@
 # The whole benchmark: pretrain, transfer, tabulate. `snakemake --cores 2` runs config/demo.yaml;
-# `--config study=config/other.yaml` another study. What is in a study: config/ and workflow/schemas/.
+# `--config study=config/other.yaml` another study. What is in a study: docs/settings.md.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -20,8 +20,6 @@ include: "workflow/rules/analysis.smk"
 # Seconds of work each: not worth a scheduler's job.
 localrules:
     all,
-    resolve_run,
-    resolve_transfer,
 
 
 rule all:
@@ -36,11 +34,16 @@ rule all:
         FIGURES,
         OUT / "figures" / "contact_sheet.png" if STUDY.source.labelled else [],
         outputs.picture_files(STUDY),
-        OUT / "search" / "search.png" if STUDY.search_benchmark else [],
+        STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
 
 
-# A dry run ends with what the study would cost; Snakemake itself learns only later that it is one.
-if any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in sys.argv):
+for CHANGE in STUDY.changes:
+    print(f"{CHANGE}; its runs have new names, and the results of the old ones are kept", file=sys.stderr)
+if workflow.is_main_process and PROGRESS.other_code:
+    print(PROGRESS.report(), file=sys.stderr)
+
+# A dry run ends with what the study would cost.
+if workflow.is_main_process and DRY_RUN:
     import atexit
 
     from mlssl import estimate
@@ -48,6 +51,10 @@ if any(argument.startswith(("-n", "--dry-run", "--dryrun")) for argument in sys.
     atexit.register(lambda: print(estimate.report(STUDY, CORES), file=sys.stderr))
 
 
+onstart:
+    expand.freeze(STUDY)
+
+
 onerror:
-    # What stands is compiled all the same; a run that is missing or failed is shown as such.
-    shell(" && ".join(f"{MLSSL} {verb} --study {STUDY.path}" for verb in ("collect", "tables", "figures")))
+    # On failure, build tables and figures from the results that exist; a missing or failed run is shown as such.
+    shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q}")

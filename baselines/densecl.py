@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mlssl.method.losses import info_nce
@@ -17,6 +18,7 @@ from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.heads import dense_projector, projector
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
+from mlssl.ranges import Count, Positive, Probability
 
 
 class DenseEncoder(nn.Module):
@@ -60,12 +62,12 @@ class DenseCL(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        dictionary_size: int = 65536,
-        dim: int = 128,
-        tau: float = 0.2,
-        momentum: float = 0.999,
-        lam: float = 0.5,
-        hidden: int = 0,
+        dictionary_size: Count = 65536,
+        dim: Count = 128,
+        tau: Positive = 0.2,
+        momentum: Probability = 0.999,
+        lam: Probability = 0.5,
+        hidden: NonNegativeInt = 0,
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mlssl.method.losses import info_nce
@@ -16,6 +17,7 @@ from mlssl.parts.encoder import Encoder
 from mlssl.parts.heads import projector
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
+from mlssl.ranges import Count, Positive, Probability
 
 
 class MoCoV2(nn.Module):
@@ -35,11 +37,11 @@ class MoCoV2(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        dictionary_size: int = 65536,
-        dim: int = 128,
-        tau: float = 0.2,
-        momentum: float = 0.999,
-        hidden: int = 0,
+        dictionary_size: Count = 65536,
+        dim: Count = 128,
+        tau: Positive = 0.2,
+        momentum: Probability = 0.999,
+        hidden: NonNegativeInt = 0,
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from benchmarks.cases import CPU_INPUT, CPU_TRAINING, DICTIONARIES, GPU, LARGE, 
 from benchmarks.inputs import PEERS
 from benchmarks.report import markdown
 from mlssl import device as devices
-from mlssl import provenance
+from mlssl import files, results
 from mlssl.data.scenes import write_scenes
 
 GROUPS = ("input", "training", "steps", "memory", "store", "cost")
@@ -42,7 +42,7 @@ def main() -> None:
         skip.add("mls, ivf")
         print("MLS with an inverted file is left out: it needs a CPU and faiss", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
-        rows, watch = pd.DataFrame(), provenance.Stopwatch()
+        rows, watch = pd.DataFrame(), results.Stopwatch()
         folder = Path(scratch)
         write_scenes(folder / "scenes", images=args.images, val_images=1, size=PHOTO, seed=0)
         for group in args.groups:
@@ -50,7 +50,7 @@ def main() -> None:
             rows = pd.concat([rows, pd.DataFrame(found)], ignore_index=True)
     header = {
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
-        "commit": provenance.git_commit(),
+        "commit": results.git_commit(),
         **devices.facts(device),
         "cores": os.cpu_count(),
         "versions": {"python": platform.python_version()}
@@ -64,8 +64,8 @@ def main() -> None:
         "An image is one photo in both its views."
     )
     text = markdown(rows, device.type, about)
-    provenance.write_json(args.out, {"header": header, "rows": [r.dropna().to_dict() for _, r in rows.iterrows()]})
-    provenance.write_text(args.out.with_suffix(".md"), text)
+    files.write_json(args.out, {"header": header, "rows": [r.dropna().to_dict() for _, r in rows.iterrows()]})
+    files.write_text(args.out.with_suffix(".md"), text)
     print(text)
 
 

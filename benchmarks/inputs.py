@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.cases import Case
-from mlssl.config import Data, Pretrain, Views
 from mlssl.data.placement import place
 from mlssl.data.steps import Steps
 from mlssl.data.store import ImageStore, build_store
 from mlssl.data.views import MEAN, STD, padded
+from mlssl.study.settings import Data, Pretrain, Views
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
 ENDLESS = 10**9
@@ -33,7 +33,7 @@ def ours(case: Case, photos: Path, device: torch.device) -> Pairs:
     store = open_store(case, photos)
     place(store, device)
     config = Pretrain(
-        Data(str(photos)), method="", seed=0, batch_size=case.batch, views=Views(crop=case.crop), epochs=1
+        Data(str(photos)), method="", seed=0, batch_size=case.batch, views=Views(crop=case.crop), epochs=1.0
     )
     steps, step = Steps(store, config, device), 0
     while True:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from benchmarks.cases import LARGE, METHODS, Case
 from benchmarks.inputs import INPUT, TRAINING, Pairs, limit
 from mlssl import device as devices
-from mlssl.config import Data, Pretrain, Views
 from mlssl.data.store import build_store
 from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
 from mlssl.engine.pretrain import pretrain
@@ -27,6 +26,7 @@ from mlssl.engine.step import step
 from mlssl.engine.timing import seconds
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.view import View
+from mlssl.study.settings import Data, Pretrain, Views
 
 WARM_UP = 3
 """Batches before the clock starts."""
@@ -126,10 +126,12 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
         part.mkdir(exist_ok=True)
         for path in names[: int(share * len(names))]:
             (part / path.name).symlink_to(path)
-        build_store(part, folder / f"cost-{share:g}", short_side=case.short_side)
+        data = Data(str(part), short_side=case.short_side, images_id=part.name, data_id=part.name)
+        stored = {"short_side": data.short_side, "images_id": data.images_id}
+        build_store(part, folder / f"cost-{share:g}", **stored)
         for epochs in (1, 2):
             config = Pretrain(
-                Data(str(part)),
+                data,
                 method="mls",
                 target=METHODS["mls"][0],
                 backbone=case.backbone,
@@ -175,7 +177,7 @@ def turns(contenders: dict[str, Any], repeats: int, label: str) -> Iterator[tupl
 def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
     target, scalars = METHODS[name]
     config = Pretrain(
-        Data(""),
+        Data("-"),
         method=name,
         target=target,
         backbone=case.backbone,

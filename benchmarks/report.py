@@ -15,7 +15,7 @@ def markdown(rows: pd.DataFrame, device: str, about: str) -> str:
     """All tables, then the targets; `device` is `cpu` or `cuda`."""
     parts = [about]
     for (group, case), found in rows.groupby(["group", "case"], sort=False):
-        unit = next(name for name in UNITS if found[name].notna().any())
+        unit = unit_of(found)
         table = pd.DataFrame(
             {name: summary(values[unit], unit) for name, values in found.groupby("contender", sort=False)}
         ).T
@@ -25,6 +25,11 @@ def markdown(rows: pd.DataFrame, device: str, about: str) -> str:
         parts.append(f"### {group}: {case}\n\n{table.to_markdown(disable_numparse=True)}")
     parts.append(f"### Targets\n\n{targets(rows, device).to_markdown(index=False, disable_numparse=True)}")
     return "\n\n".join(parts) + "\n"
+
+
+def unit_of(rows: pd.DataFrame) -> str:
+    """The column that has the figures of a group."""
+    return next(name for name in UNITS if name in rows and rows[name].notna().any())
 
 
 def summary(values: pd.Series, unit: str) -> dict[str, str]:
@@ -49,7 +54,7 @@ def told(target: Target, rows: pd.DataFrame, device: str) -> dict[str, str]:
     there = set(found.contender)
     verdict, value = "not measured", "–"
     if device == target.device and {target.what, target.per or target.what} <= there:
-        unit = next(name for name in UNITS if found[name].notna().any())
+        unit = unit_of(found)
         if target.per:
             measured = ratio(found, target.what, target.per, unit)
         else:

@@ -1,28 +1,43 @@
-"""`python -m mlssl <verb>`: every stage that has a cost or a result, callable by hand.
+"""`mlssl <command>`: every stage that has a cost or a result, callable by hand.
 
-Snakemake calls exactly these. Each verb imports what it needs when it runs, so `--help` is instant.
+Snakemake calls exactly these. Each command imports what it needs when it runs, so `--help` is instant.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlssl import provenance
-from mlssl.config import ConfigError, DataError, Pictures, plain
+from mlssl import results
+from mlssl.digest import digest_of
 from mlssl.engine import interrupt
 from mlssl.engine.interrupt import GO_ON_LATER, Interrupted
 from mlssl.engine.owner import NOT_OWNER, Busy, Taken
-
-PUBLISHED = Path(__file__).parents[1] / "results" / "published"
+from mlssl.errors import ConfigError, DataError
+from mlssl.files import write_text
+from mlssl.project import PUBLISHED, SNAKEFILE, study_file
+from mlssl.study.settings import (
+    TRANSFERS,
+    Data,
+    Pictures,
+    Pretrain,
+    PseudoLabels,
+    SearchBenchmark,
+    build,
+    experiment,
+    plain,
+    read,
+)
 
 
 def scenes(args: argparse.Namespace) -> None:
     from mlssl.data.scenes import write_scenes
+    from mlssl.study import sources
 
     write_scenes(
         args.out,
@@ -32,152 +47,265 @@ def scenes(args: argparse.Namespace) -> None:
         seed=args.seed,
         workers=args.workers,
     )
+    sources.record(Data(str(args.out)))
 
 
 def store(args: argparse.Namespace) -> None:
     from mlssl.data.store import ImageStore, build_store
 
     build_store(
-        args.images, args.out, short_side=args.short_side, workers=args.workers, max_skipped=args.max_skipped
+        args.images,
+        args.out,
+        short_side=args.short_side,
+        images_id=args.images_id,
+        workers=args.workers,
+        max_skipped=args.max_skipped,
     )
     if args.check:
         ImageStore(args.out).verify()
 
 
 def dataset(args: argparse.Namespace) -> None:
+    from mlssl.data.public.counts import SPLITS
     from mlssl.data.public.prepare import prepare
+    from mlssl.study import sources
 
     prepare(args.name, args.out, source=args.source, download=args.download, splits=args.splits)
+    splits = args.splits or list(SPLITS[args.name])
+    sources.record(Data(str(args.out), train=splits[0], val=splits[-1]))
 
 
 def import_(args: argparse.Namespace) -> None:
     from mlssl.data.importer import import_photos
+    from mlssl.study import sources
 
     names = ("labels", "val_share", "seed", "anonymise", "people", "deny", "max_skipped", "near", "workers")
     import_photos(args.photos, args.out, **{name: getattr(args, name) for name in names if hasattr(args, name)})
+    sources.record(Data(str(args.out), train="train", val="val"))
 
 
 def resolve(args: argparse.Namespace) -> None:
     import yaml
 
-    from mlssl import study
+    from mlssl.study.expand import load
 
-    loaded = study.load(args.study)
-    if args.name in loaded.runs:
-        config = loaded.runs[args.name].config
-    elif args.name in loaded.transfers:
-        config = loaded.transfers[args.name]
+    study = load(args.study)
+    if args.name in study.runs:
+        config = study.runs[args.name].config
+    elif args.name in study.transfers:
+        config = study.transfers[args.name]
     else:
-        known = [*loaded.transfers, *loaded.runs]
+        known = [*study.transfers, *study.runs]
         raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'; it has {', '.join(known)}")
-    provenance.write_text(args.out, yaml.safe_dump(plain(config), sort_keys=False))
+    write_text(args.out, yaml.safe_dump(plain(config), sort_keys=False))
 
 
 def pretrain(args: argparse.Namespace) -> None:
     with interrupt.listening() as stop:
-        from mlssl import config, device, ranks
+        from mlssl import device, ranks
         from mlssl.data.store import build_store
-        from mlssl.engine.pretrain import pretrain
+        from mlssl.engine.pretrain import identified, pretrain
 
-        told = config.read(config.Pretrain, args.config)
-        store_path = args.store or args.out / "store"
+        if args.config:
+            config, out, name = identified(read(Pretrain, args.config)), args.out, args.run or args.out.name
+            store_path = args.store or args.out / "store"
+        else:
+            study, name = of_study(args), args.run
+            config, out = study.runs[name].config, args.out or study.out / "runs" / name
+            store_path = args.store or study.store
         with ranks.joined(args.device) as own_device:
             if ranks.is_main():
-                build_store(Path(told.data.root) / told.data.train, store_path, short_side=told.data.short_side)
+                images = {"short_side": config.data.short_side, "images_id": config.data.images_id}
+                build_store(Path(config.data.root) / config.data.train, store_path, **images)
             ranks.wait_for_all()
             on = device.choose(own_device, args.threads)
-            pretrain(told, store_path, args.out, run=args.run or args.out.name, device=on, stop=stop)
+            pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 
 
-def made_already(path: Path, meta: Mapping[str, Any]) -> bool:
-    """Whether the result that `meta` describes stands at `path`; says so."""
-    if there := provenance.stands(path, **meta):
-        print(f"{path}: stands already; nothing is left to do (delete it to make it again)", file=sys.stderr)
+def of_study(args: argparse.Namespace) -> Any:
+    """The study of `--study`, which has the run of `--run`."""
+    from mlssl.study.expand import load
+
+    study = load(args.study)
+    if args.run not in study.runs:
+        raise ConfigError(
+            f"{args.study}: has no run '{args.run}'; it has {', '.join(study.runs)} "
+            "(names change when data or settings do)"
+        )
+    return study
+
+
+def exists_already(path: Path, about: Mapping[str, Any]) -> bool:
+    """Whether the result that `about` describes is at `path`; says so."""
+    if there := results.exists(path, about):
+        print(f"{path}: exists already; nothing to do (`mlssl redo` lets it be made again)", file=sys.stderr)
     return there
 
 
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
-    from mlssl import config, device, ranks, study
+    from mlssl import device, ranks
+    from mlssl.study.code import stage_code
+    from mlssl.study.identity import about_transfer
+    from mlssl.study.sources import by_content, contents
     from mlssl.transfer.load import load_backbone
 
-    watch = provenance.Stopwatch()
-    told = config.read(study.TRANSFERS[args.verb], args.config)
+    watch = results.Stopwatch()
+    if args.config:
+        config, backbone, out = read(TRANSFERS[args.verb], args.config), args.backbone, args.out
+        config = dataclasses.replace(config, data=by_content(config.data))
+    else:
+        study = of_study(args)
+        folder = study.out / "runs" / args.run
+        if args.verb not in study.transfers:
+            raise ConfigError(f"{args.study}: has no transfer '{args.verb}'; add it under transfers")
+        config, backbone = study.transfers[args.verb], args.backbone or folder / "backbone.pt"
+        out = args.out or study.result(args.run, args.verb)
     evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
-    _, meta = load_backbone(args.backbone)
+    _, meta = load_backbone(backbone)
     if args.seed is not None:
         meta["seed"] = args.seed
-    meta["config"] = plain(told)
+    about = about_transfer(args.verb, config, meta)
     with ranks.joined(args.device) as own_device:
         if ranks.count() > 1 and args.verb == "linear":
             raise ConfigError("linear: fits on one device; start it as one process")
-        if ranks.anyone(ranks.is_main() and made_already(args.out, meta))[0]:
+        if ranks.anyone(ranks.is_main() and exists_already(out, about))[0]:
             return
         on = device.choose(own_device, args.threads)
-        rows, notes = evaluate(args.backbone, told, seed=meta["seed"], device=on)
+        rows, notes = evaluate(backbone, config, seed=meta["seed"], device=on)
         if not ranks.is_main():
             return
         notes["ranks"] = ranks.count()
-    result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows, notes=notes)
-    provenance.write_result(args.out, result)
+    made_by = {"code": stage_code(args.verb), "data": contents(config.data)}
+    result = results.result(about, rows, **made_by, **device.facts(on), watch=watch, notes=notes)
+    results.write_result(out, result)
     for row in rows:
         print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
 
 
 def pseudo_labels(args: argparse.Namespace) -> None:
-    from mlssl import config
-    from mlssl.analysis.label_quality import evaluate, read_run
+    from mlssl.analysis.label_quality import evaluate
+    from mlssl.study.code import stage_code
+    from mlssl.study.identity import about_transfer
+    from mlssl.study.sources import by_content, contents
 
-    watch = provenance.Stopwatch()
-    told = config.read(config.PseudoLabels, args.config)
-    run = read_run(args.run) | {"config": plain(told)}
-    if made_already(args.out, run):
+    watch = results.Stopwatch()
+    if args.config:
+        config, run, store_path, out = read(PseudoLabels, args.config), args.run, args.store, args.out
+        config = dataclasses.replace(config, data=by_content(config.data))
+    else:
+        study = of_study(args)
+        run, store_path = study.out / "runs" / args.run, args.store or study.store
+        if args.verb.replace("-", "_") not in study.transfers:
+            raise ConfigError(f"{args.study}: has no transfer 'pseudo_labels'; add it under transfers")
+        config, out = study.transfers["pseudo_labels"], args.out or study.result(args.run, "pseudo_labels")
+    found = results.read_result(Path(run) / "pretrain.json")
+    if found is None:
+        raise DataError(f"{run}/pretrain.json: no such file; give a finished pretraining")
+    about = about_transfer("pseudo_labels", config, found["header"])
+    if exists_already(out, about):
         return
-    rows, notes = evaluate(args.run / "pseudo_labels.npz", args.store, told)
+    rows, notes = evaluate(Path(run) / "pseudo_labels.npz", store_path, config)
+    made_by = {"code": stage_code("pseudo_labels"), "data": contents(config.data)}
     where = {"device": "cpu", "threads": 1}
-    result = provenance.result(**run, **where, watch=watch, rows=rows, notes=notes)
-    provenance.write_result(args.out, result)
+    result = results.result(about, rows, **made_by, **where, watch=watch, notes=notes)
+    results.write_result(out, result)
     for row in rows:
         print(f"{row['metric']:>14} {'undefined' if row['value'] is None else row['value']}  (n = {row['n']})")
 
 
 def collect(args: argparse.Namespace) -> None:
-    from mlssl import study
     from mlssl.analysis.collect import collect
+    from mlssl.study.expand import load
 
-    collect(study.load(args.study))
+    collect(load(args.study))
 
 
 def tables(args: argparse.Namespace) -> None:
-    from mlssl import study
     from mlssl.analysis.tables import write_tables
+    from mlssl.study.expand import load
 
-    write_tables(study.load(args.study), args.published)
+    write_tables(load(args.study), args.published)
 
 
 def figures(args: argparse.Namespace) -> None:
-    from mlssl import study
     from mlssl.analysis.figures import write_figures
+    from mlssl.study.expand import load
 
-    write_figures(study.load(args.study))
+    write_figures(load(args.study))
 
 
 def estimate(args: argparse.Namespace) -> None:
-    from mlssl import estimate, rates, study
+    from mlssl import estimate, rates
+    from mlssl.study.expand import load
 
-    told = study.load(args.study)
+    study = load(args.study)
     if args.measure:
         from mlssl import device
         from mlssl.calibration import calibrate
 
         on = device.choose("auto", rates.THREADS)
-        seconds = calibrate(told, on)
+        seconds = calibrate(study, on)
         rates.save(estimate.RESULTS / "rates.json", seconds, device=device.facts(on)["device"])
     if args.save:
         here = rates.this_device()
         rates.save(args.save, rates.learn(estimate.RESULTS, device=here), device=here)
-    print(estimate.report(told, args.cores, gpus=args.gpus))
+    print(estimate.report(study, args.cores, gpus=args.gpus))
+
+
+def run(args: argparse.Namespace) -> None:
+    words, study = list(args.snakemake), f"study={study_file(args.study)}"
+    if "--config" in words:
+        words.insert(words.index("--config") + 1, study)
+    else:
+        words += ["--config", study]
+    cores = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-n", "--dry-run", "--dryrun")
+    if not any(word.startswith(cores) for word in words):
+        words = ["--cores", "all", *words]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *words]
+    os.execv(sys.executable, command)
+
+
+def status(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.study.progress import Progress
+
+    print(Progress(load(args.study)).status())
+
+
+def redo(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.study.progress import Progress, redo
+
+    study = load(args.study)
+    stages = args.stage or ["pretrain", *study.transfers]
+    for stage in stages:
+        if stage not in ("pretrain", *study.transfers):
+            raise ConfigError(f"--stage: the study has no '{stage}'; it has pretrain, {', '.join(study.transfers)}")
+    for name in args.run:
+        if name not in study.runs:
+            raise ConfigError(f"{args.study}: has no run '{name}'; it has {', '.join(study.runs)}")
+    if args.run or args.all:
+        wanted = [(run, stage) for run in args.run or study.runs for stage in stages]
+    else:
+        wanted = [key for key in Progress(study).other_code if key[1] in stages]
+    moved = redo(study, wanted)
+    for path in moved:
+        print(f"moved to {path}")
+    print(f"{len(moved)} moved away; the next call of Snakemake makes them again" if moved else "nothing to redo")
+
+
+def settings(args: argparse.Namespace) -> None:
+    import json
+
+    from mlssl.study import reference
+
+    text = json.dumps(reference.schema(), indent=1) if args.format == "json-schema" else reference.markdown()
+    if args.out:
+        write_text(args.out, text.rstrip() + "\n")
+    else:
+        print(text)
 
 
 def contact_sheet(args: argparse.Namespace) -> None:
@@ -194,20 +322,21 @@ def picture(args: argparse.Namespace) -> None:
     run = read_run(args.checkpoint)
     images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
     about = f"{run.about()}, images of {'/'.join((args.store or args.images).parts[-2:])}"
-    told = Pictures(**{key: value for key, value in vars(args).items() if hasattr(Pictures, key)})
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Pictures) if hasattr(args, f.name)}
+    pictures = build(Pictures, given, args.verb)
     on = device.choose(args.device, args.threads)
-    after = embed(run, images, told, on)
+    after = embed(run, images, pictures, on)
     if args.verb == "neighbours":
         from mlssl.analysis.neighbours import write_neighbours
 
-        queries, neighbours = told.queries, told.neighbours
+        queries, neighbours = pictures.queries, pictures.neighbours
         write_neighbours(
             *after, lambda i: images.image(i).numpy(), args.out, rows=queries, neighbours=neighbours, about=about
         )
     else:
         from mlssl.analysis.histograms import write_histograms
 
-        before = embed(run, images, told, on, trained=False)
+        before = embed(run, images, pictures, on, trained=False)
         write_histograms(before, after, lambda i: images.image(i).numpy(), args.out, about=about)
 
 
@@ -216,23 +345,40 @@ def search_benchmark(args: argparse.Namespace) -> None:
     from mlssl.analysis.search_figures import write_search_figure
     from mlssl.data.store import ImageStore
     from mlssl.engine.embed import Folder, read_run
-    from mlssl.engine.pretrain import describe
-    from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, rows_of
+    from mlssl.engine.search_benchmark import benchmark, rows_of
+    from mlssl.study.code import stage_code
+    from mlssl.study.identity import about_run
+    from mlssl.study.sources import contents
 
-    run = read_run(args.checkpoint)
-    images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
+    if args.study:
+        from mlssl.study.expand import load
+
+        study = load(args.study)
+        if not study.search_benchmark:
+            raise ConfigError(f"{args.study}: has no search_benchmark; add it")
+        settings, out = study.search_benchmark, study.search_out / "search.json"
+        run = read_run(study.out / "runs" / study.compared[settings.method] / "checkpoint.pt")
+        images = ImageStore(study.store)
+    else:
+        run, out = read_run(args.checkpoint), args.out
+        images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
+        fields = {
+            f.name: getattr(args, f.name) for f in dataclasses.fields(SearchBenchmark) if hasattr(args, f.name)
+        }
+        settings = build(SearchBenchmark, fields | {"method": run.config.method}, args.verb)
     on = device.choose(args.device, args.threads)
-    told = SearchBenchmark(sizes=args.sizes, k=args.k, batch=args.batch, crops=args.crops, seed=args.seed)
-    meta = describe(run.config, run.name) | {"config": plain(told)}
-    if made_already(args.out, meta):
+    own = {"stage": "search_benchmark", "experiment": experiment(settings), "config": plain(settings)}
+    about = about_run(run.config, run.name) | own | {"config_digest": digest_of(experiment(settings))}
+    if exists_already(out, about):
         return
-    watch = provenance.Stopwatch()
-    table, notes = benchmark(run, images, told, on)
-    result = provenance.result(**meta, **device.facts(on), watch=watch, rows=rows_of(table), notes=notes)
+    watch = results.Stopwatch()
+    table, notes = benchmark(run, images, settings, on)
+    made_by = {"code": stage_code("search_benchmark", run.config.target), "data": contents(run.config.data)}
+    result = results.result(about, rows_of(table), **made_by, **device.facts(on), watch=watch, notes=notes)
     text = table.round(4).to_csv(sep="\t", index=False, na_rep="NA")
-    provenance.write_text(args.out.with_suffix(".tsv"), text)
-    write_search_figure(table, result["header"], args.out)
-    provenance.write_result(args.out, result)
+    write_text(out.with_suffix(".tsv"), text)
+    write_search_figure(table, result["header"], out)
+    results.write_result(out, result)
 
 
 def size(text: str) -> tuple[int, int]:
@@ -252,8 +398,8 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(prog="python -m mlssl", description=__doc__.split("\n\n")[0])
-    verbs = main.add_subparsers(dest="verb", required=True, metavar="verb")
+    main = argparse.ArgumentParser(prog="mlssl", description=__doc__.split("\n\n")[0])
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="command")
 
     def verb(name: str, function, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(
@@ -309,6 +455,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
     sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
+    sub.add_argument("--images-id", help="identity of the images, to be written down; Snakemake gives it")
     sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
     sub = verb("resolve", resolve, "Write the full configuration of one run or transfer of a study.")
@@ -316,11 +463,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
+    def of_run(sub: argparse.ArgumentParser, config: str) -> None:
+        source = sub.add_mutually_exclusive_group(required=True)
+        source.add_argument("--study", type=Path, help="a study file; with --run, a run of it")
+        source.add_argument("--config", type=Path, help=config)
+
     sub = verb("pretrain", pretrain, "Train a backbone without labels. A run that was killed goes on.")
-    sub.add_argument("--config", type=Path, required=True, help="a run's configuration (see resolve)")
-    sub.add_argument("--out", type=Path, required=True, help="folder for backbone, checkpoint, log and cost")
-    sub.add_argument("--store", type=Path, help="image store; built under --out if not given")
-    sub.add_argument("--run", help="name to report; the name of --out if not given")
+    of_run(sub, "instead of --study: a run's settings (see resolve)")
+    sub.add_argument("--run", help="name of the run; with --config the name to report, that of --out if not given")
+    sub.add_argument("--out", type=Path, help="folder for backbone, checkpoint, log and cost; needed with --config")
+    sub.add_argument("--store", type=Path, help="image store; built if it is not there")
+    sub.add_argument("--changed-code", action="store_true", help="go on with a run that other code has begun")
     compute(sub)
 
     for name, text in {
@@ -329,17 +482,18 @@ def parser() -> argparse.ArgumentParser:
         "segmentation": "FCN on a backbone: mIoU, mAcc, aAcc.",
     }.items():
         sub = verb(name, transfer, text)
-        sub.add_argument("--backbone", type=Path, required=True, help="backbone.pt of a pretraining")
-        sub.add_argument("--config", type=Path, required=True, help="the transfer's configuration")
-        sub.add_argument("--out", type=Path, required=True, help="result file (JSON); must not exist")
+        of_run(sub, "instead of --study: the transfer's settings (see resolve)")
+        sub.add_argument("--run", help="name of a run of the study")
+        sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
+        sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
         sub.add_argument("--seed", type=int, help="the pretraining's seed if not given")
         compute(sub)
 
     sub = verb("pseudo-labels", pseudo_labels, "Judge the labels a run trained with by annotations it never saw.")
-    sub.add_argument("--run", type=Path, required=True, help="folder of a finished pretraining")
-    sub.add_argument("--store", type=Path, required=True, help="the image store it trained on")
-    sub.add_argument("--config", type=Path, required=True, help="the configuration (see resolve)")
-    sub.add_argument("--out", type=Path, required=True, help="result file (JSON); must not exist")
+    of_run(sub, "instead of --study: the settings (see resolve)")
+    sub.add_argument("--run", required=True, help="name of a run of the study; with --config the folder of a run")
+    sub.add_argument("--store", type=Path, help="the image store it trained on; needed with --config")
+    sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
 
     for name, function, text in (
         ("collect", collect, "Gather a study's result files into metrics.tsv and runs.tsv."),
@@ -350,6 +504,23 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
         if name == "tables":
             sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
+
+    sub = verb("run", run, "Run a study by Snakemake: pretrain, transfer, tables, figures.")
+    sub.add_argument("study", help="a study file, or the name of one that ships: demo, tiny, ablations, …")
+    sub.add_argument("snakemake", nargs=argparse.REMAINDER, help="options of snakemake, such as -n or --cores 2")
+
+    sub = verb("status", status, "Which results of a study are there, which are missing, which are by other code.")
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+
+    sub = verb("redo", redo, "Move results away, so that they are made again. Without names: those by other code.")
+    sub.add_argument("run", nargs="*", help="names of runs")
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub.add_argument("--all", action="store_true", help="all runs of the study")
+    sub.add_argument("--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given")
+
+    sub = verb("settings", settings, "Print every setting of a study: type, range, default, and what it does.")
+    sub.add_argument("--format", choices=("markdown", "json-schema"), default="markdown")
+    sub.add_argument("--out", type=Path, help="file to write; printed if not given")
 
     sub = verb("estimate", estimate, "What a study costs: time, GPU-hours and disk, in all and for each table.")
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
@@ -379,11 +550,13 @@ def parser() -> argparse.ArgumentParser:
         compute(sub)
 
     sub = verb("search-benchmark", search_benchmark, "Time and recall of the searches, by size of the dictionary.")
-    sub.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a pretraining")
     source = sub.add_mutually_exclusive_group(required=True)
+    source.add_argument("--study", type=Path, help="a study file, which has all settings")
+    source.add_argument("--checkpoint", type=Path, help="instead of --study: checkpoint.pt of a pretraining")
+    source = sub.add_mutually_exclusive_group()
     source.add_argument("--images", type=Path, help="folder of .jpg or .png files")
     source.add_argument("--store", type=Path, help="image store, instead of --images")
-    sub.add_argument("--out", type=Path, required=True, help="JSON to write; TSV, PNG and PDF beside it")
+    sub.add_argument("--out", type=Path, help="JSON to write; TSV, PNG and PDF beside it")
     sub.add_argument("--sizes", type=sizes, default="4096,16384,65536,262144,1048576", help="entries, in commas")
     sub.add_argument("--k", type=int, default=20, help="neighbours per query")
     sub.add_argument("--batch", type=int, default=64, help="queries, and new entries, per step")
@@ -399,8 +572,25 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+NEEDED = {
+    "pretrain": {"study": ["run"], "config": ["out"]},
+    "linear": {"study": ["run"], "config": ["backbone", "out"]},
+    "detection": {"study": ["run"], "config": ["backbone", "out"]},
+    "segmentation": {"study": ["run"], "config": ["backbone", "out"]},
+    "search-benchmark": {"checkpoint": ["out"]},
+    "pseudo-labels": {"study": ["run"], "config": ["store", "out"]},
+}
+"""Command -> what must be given beside `--study` or `--config`."""
+
+
 def main() -> int:
-    args = parser().parse_args()
+    commands = parser()
+    args = commands.parse_args()
+    for option in NEEDED.get(args.verb, {}):
+        if getattr(args, option) is not None:
+            for needed in NEEDED[args.verb][option]:
+                if getattr(args, needed) is None:
+                    commands.error(f"{args.verb}: --{option} needs --{needed} too")
     try:
         args.function(args)
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:

@@ -19,11 +19,13 @@ import yaml
 from tqdm import tqdm
 
 from mlssl import estimate, rates
-from mlssl.config import Data, Detection, Linear, Pretrain, Segmentation, plain
 from mlssl.data.scenes import write_scenes
 from mlssl.engine.speed import measure
 from mlssl.parts.backbone import create_backbone
-from mlssl.study import Study
+from mlssl.study.expand import Study
+from mlssl.study.identity import about_run
+from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation, plain
+from mlssl.tensors import save
 from mlssl.transfer import detection, linear, segmentation
 
 FEW, MORE = 24, 96
@@ -35,7 +37,7 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
     """Seconds per unit of work, and per job's start, under the keys of `rates`; shows progress."""
     wanted = estimate.pretrainings(study)
     found = measure(wanted, device)
-    size = tuple(study.transfer_source.settings.get("size", estimate.PHOTO))
+    size = getattr(study.transfer_source.settings, "size", estimate.PHOTO)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for images in (FEW, MORE):
@@ -118,6 +120,7 @@ def verb(stage: str, config: Any, folder: Path, device: torch.device, arguments:
 
 def untrained(backbone: str, folder: Path) -> Path:
     """A backbone file as the engine exports it."""
-    meta = {"run": "calibration", "method": "none", "seed": 0, "digest": "", "backbone": backbone, "config": {}}
-    torch.save({"backbone": create_backbone(backbone).state_dict(), "meta": meta}, folder / f"{backbone}.pt")
+    config = Pretrain(Data(str(folder)), "untrained", backbone=backbone)
+    weights = {"backbone": create_backbone(backbone).state_dict(), "meta": about_run(config, "calibration")}
+    save(folder / f"{backbone}.pt", weights)
     return folder / f"{backbone}.pt"

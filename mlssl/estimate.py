@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl import rates
-from mlssl.config import Pretrain, plain
 from mlssl.rates import Source
-from mlssl.study import Study
+from mlssl.study.expand import Study
+from mlssl.study.settings import Pretrain, plain
 
 RESULTS = Path("results")
 PHOTO = (640, 480)
@@ -69,7 +69,7 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
             key = rates.key(stage, run.config.backbone, config)
             source = rate(sources, key) if amount is not None else None
             seconds = amount * source.seconds[key] + start(stage, sources) if source else None
-            done = (study.out / "runs" / run.id / f"{stage}.json").exists()
+            done = study.result(run.id, stage).exists()
             found.append(Job(run.id, stage, key, seconds, source and source.name, done))
     return found
 
@@ -149,7 +149,7 @@ def report(
     unknown = Counter(job.key for job in found if job.seconds is None)
     lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
     if any(not key.startswith(("no pretraining", "pseudo_labels")) for key in unknown):
-        lines.append(f"`python -m mlssl estimate --study {study.path} --measure` times what is unknown here")
+        lines.append(f"`mlssl estimate --study {study.path} --measure` times what is unknown here")
     lines.append("not counted: drawing or storing the images, tables and figures")
     return "\n".join(lines)
 
@@ -162,7 +162,7 @@ def disk(study: Study) -> str:
     if images is None:
         parts.append("store unknown, because its images cannot be counted yet")
     else:
-        width, height = study.source.settings.get("size", PHOTO)
+        width, height = getattr(study.source.settings, "size", PHOTO)
         shrink = 1 if side == "full" else min(1, side / min(width, height))
         store = 3 * width * height * shrink**2 * images
         parts.append(f"store {size(store)}, if photos are {width} x {height}")

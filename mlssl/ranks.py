@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlssl.config import ConfigError
+from mlssl.errors import ConfigError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)

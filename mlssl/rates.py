@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlssl.config import ConfigError, Linear
-from mlssl.provenance import digest_of, write_json
-from mlssl.study import TRANSFERS
+from mlssl import project
+from mlssl.digest import digest_of
+from mlssl.errors import ConfigError
+from mlssl.files import write_json
+from mlssl.study.settings import TRANSFERS, Linear
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "rates.json"
-PUBLISHED = Path(__file__).parents[1] / "results" / "published" / "rates.json"
+REFERENCE = project.REFERENCE / "rates.json"
+PUBLISHED = project.PUBLISHED / "rates.json"
 PUBLISHED_SOURCE = "published rates"
 """Name of the last source asked: what others have printed about one GPU."""
 PARAMETERS = {"resnet10t": 4.9e6, "resnet18": 11.2e6, "resnet34": 21.3e6, "resnet50": 23.5e6, "resnet101": 42.5e6}
@@ -108,7 +110,7 @@ def learn(results: Path, *, device: str, threads: int = THREADS) -> dict[str, fl
     """
     found: dict[str, list[float]] = defaultdict(list)
     for path in sorted(Path(results).glob("*/runs/*/*.json")):
-        stage, out = path.stem, path.parents[2]
+        stage, out = path.stem.rpartition("-")[0] or path.stem, path.parents[2]
         if stage not in ("pretrain", *TRANSFERS):
             continue
         try:
@@ -118,7 +120,7 @@ def learn(results: Path, *, device: str, threads: int = THREADS) -> dict[str, fl
                 continue
             name, seconds = of_result(stage, content)
         except (json.JSONDecodeError, KeyError) as error:
-            raise ConfigError(f"{path}: no result file ({error}); delete it and run this stage again") from None
+            raise ConfigError(f"{path}: no result file ({error}); move it away and run this stage again") from None
         found[name].append(seconds)
         benchmark = out / "benchmarks" / stage / f"{path.parent.name}.tsv"
         if benchmark.exists():

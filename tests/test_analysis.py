@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from support.results import put
 
-from mlssl import study
 from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
 from mlssl.analysis.contact_sheet import write_contact_sheet
 from mlssl.analysis.figures import write_figures
 from mlssl.analysis.tables import escape, write_tables
-from mlssl.config import ConfigError, plain
-from mlssl.provenance import digest_of
+from mlssl.errors import ConfigError
+from mlssl.study import expand as study
 
 PAPER = Path(__file__).parents[1] / "results" / "published"
 STUDY = {
@@ -50,32 +50,11 @@ MAP = {0: 40.0, 1: 42.0, 2: 47.0}
 """Mean 43; deviations -3, -1, 4; sample variance 26 / 2 = 13."""
 
 
-def header(run, config, **other):
-    return {
-        "run": run.id,
-        "method": run.config.method,
-        "seed": run.config.seed,
-        "digest": run.digest,
-        "config_digest": digest_of(plain(config)),
-        "commit": "12e4",
-        "device": "cpu",
-        "threads": 2,
-        "versions": {"torch": "2.11"},
-        "wall_s": 90.0,
-        "peak_memory_mb": 100.0,
-    } | other
+MADE = {"commit": "12e4", "threads": 2, "wall_s": 90.0}
 
 
 def rows(protocol, scores, n=100):
     return [{"protocol": protocol, "metric": m, "value": v, "n": n} for m, v in scores.items()]
-
-
-def put(told, run, stage, content, **other):
-    config = run.config if stage == "pretrain" else told.transfers[stage]
-    path = told.out / "runs" / run.id / f"{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"header": header(run, config, **other), "rows": content}))
-    return path
 
 
 def find(told, method, seed, **params):
@@ -95,15 +74,16 @@ def told(tmp_path, monkeypatch):
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
     told = study.load("study.yaml")
     for run in told.runs.values():
-        put(told, run, "pretrain", rows("pretrain", {"steps": 92}))
+        put(told, run, "pretrain", rows("pretrain", {"steps": 92}), **MADE)
         lines = [{"step": t, "loss": 9 / t, "info_nce": 8 / t, "lr": 0.1, "images_per_s": 9.0} for t in (10, 20)]
         log = lines if run.config.target else []
         (told.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
         value = MAP[run.config.seed]
         linear = rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": value / 2})
-        put(told, run, "linear", linear, notes=NOTES)
+        put(told, run, "linear", linear, notes=NOTES, **MADE)
         if run.id in told.transfer_runs["detection"]:
-            put(told, run, "detection", rows("detection", {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}))
+            dense = {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}
+            put(told, run, "detection", rows("detection", dense), **MADE)
     return told
 
 
@@ -117,8 +97,8 @@ def tables(told):
 
 
 def diverge(told, run):
-    for file in ("pretrain", "linear", "detection"):
-        (told.out / "runs" / run.id / f"{file}.json").unlink(missing_ok=True)
+    for stage in ("pretrain", "linear", "detection"):
+        told.result(run.id, stage).unlink(missing_ok=True)
     (told.out / "runs" / run.id / "log.jsonl").unlink()
     state = told.out / "runs" / run.id / "state"
     state.mkdir()
@@ -156,13 +136,33 @@ def test_every_row_names_its_origin(told):
     assert set(metrics["status"]) == {"ok"}
     assert set(metrics["commit"]) == {"12e4"}
     assert set(metrics["digest"]) == {run.digest for run in told.runs.values()}
+    pretrained = metrics["protocol"] == "pretrain"
+    assert set(metrics[pretrained]["images"]) == {told.data.images_id}
+    assert set(metrics[~pretrained]["data"]) == {told.transfers["linear"].data.data_id}
+    assert metrics[~pretrained]["images"].isna().all()
+    assert metrics[pretrained]["data"].isna().all()
+    assert metrics["other_code"].isna().all()
     runs = pd.read_csv(told.out / "runs.tsv", sep="\t")
     assert len(runs) == len(told.cells)
     assert set(runs["status"]) == {"ok"}
+    assert runs["other_code"].isna().all()
+
+
+def test_what_has_changed_in_the_code_since_is_said(told):
+    run = find(told, "mls", 0, k=1)
+    code = json.loads(told.result(run.id, "linear").read_text())["header"]["code"]
+    code |= {"mlssl/seeds.py": "0" * 12, "mlssl/gone.py": "0" * 12}
+    put(told, run, "linear", rows("linear", {"mAP": 1.0}) + rows("linear_10pct", {"mAP": 1.0}), code=code)
+    collect(told)
+    metrics = aggregate.read_metrics(told).query("run == @run.id").set_index("protocol")
+    assert metrics.loc["linear", "other_code"] == "mlssl/gone.py mlssl/seeds.py"
+    assert pd.isna(metrics.loc["pretrain", "other_code"])
+    told_of = pd.read_csv(told.out / "runs.tsv", sep="\t").set_index("run")["other_code"].dropna()
+    assert told_of.to_dict() == {run.id: "linear: mlssl/gone.py mlssl/seeds.py"}
 
 
 def test_missing_and_failed_show_as_such(told):
-    (told.out / "runs" / find(told, "moco_v2", 1).id / "linear.json").unlink()
+    told.result(find(told, "moco_v2", 1).id, "linear").unlink()
     for seed in (0, 1, 2):
         diverge(told, find(told, "mls", seed, k=1))
     diverge(told, find(told, "mls", 0, k=5, dictionary_size=4096))
@@ -200,17 +200,26 @@ def test_nothing_there_at_all(tmp_path, monkeypatch):
     assert all(path.exists() for path in outputs.figure_files(told))
 
 
-def test_a_second_result_is_refused(told):
+def test_only_the_studys_own_results_are_gathered(told):
     run = find(told, "mls", 0, k=1)
-    first = told.out / "runs" / run.id / "linear.json"
-    second = put(told, run, "linear", rows("linear", {"mAP": 99.0}), notes=NOTES).rename(
-        first.with_name("linear_again.json")
-    )
-    put(told, run, "linear", rows("linear", {"mAP": 1.0}), notes=NOTES)
-    with pytest.raises(ConfigError) as error:
+    path = told.result(run.id, "linear")
+    path.with_name("linear-12345678.json").write_text(path.read_text())  # of other settings
+    other = path.parent.with_name("another-12345678-s0") / path.name
+    other.parent.mkdir()
+    other.write_text("{")
+    collect(told)
+    assert len(aggregate.read_metrics(told)) == 15 * 3 + 3 * 3
+
+
+@pytest.mark.parametrize(("stage", "key"), [("pretrain", "images"), ("linear", "all")])
+def test_results_on_different_data_are_not_put_together(told, stage, key):
+    run, first = find(told, "mls", 0, k=1), told.result(next(iter(told.runs)), stage)
+    other = {"images": told.data.images_id, "all": told.data.data_id, key: "another"}
+    path = put(told, run, stage, rows(stage, {"mAP": 1.0}), data=other)
+    with pytest.raises(ConfigError, match="different data") as refused:
         collect(told)
-    assert str(first) in str(error.value)
-    assert str(second) in str(error.value)
+    assert str(path) in str(refused.value)
+    assert str(first) in str(refused.value)
 
 
 @pytest.mark.parametrize("key", ["digest", "config_digest", "seed"])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as rle
 
-from mlssl.config import DataError
 from mlssl.data.annotations import read_annotations, run_lengths
 from mlssl.data.coco import Split, read_split
+from mlssl.errors import DataError
 
 MASK = np.zeros((20, 30), dtype=np.uint8, order="F")
 MASK[3:15, 4:9] = 1

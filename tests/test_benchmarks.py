@@ -106,14 +106,16 @@ def test_the_peak_is_that_of_this_process():
 
 
 def test_the_command_writes_tables_and_refuses_to_replace_them(tmp_path):
+    """The store alone, and whole pretrainings."""
     out = tmp_path / "speed.json"
-    command = [sys.executable, "-m", "benchmarks", "--out", out, "--groups", "store", "--images", "64"]
+    command = [sys.executable, "-m", "benchmarks", "--out", out, "--groups", "store", "cost", "--images", "64"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text())
     assert {"commit", "device", "versions", "command", "cores"} <= set(told["header"])
-    assert {row["case"] for row in told["rows"]} == {"short side 128", "short side 256"}
+    cases = [row["case"] for row in told["rows"]]
+    assert cases == ["short side 128", "short side 256", *["resnet18, 64 px, batch 16"] * 6]
     assert "not measured" in out.with_suffix(".md").read_text()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 1

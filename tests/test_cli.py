@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_coco import write_backbone
 
-from mlssl import provenance
+from mlssl import results
 from mlssl.__main__ import main
+from mlssl.errors import ConfigError
 from mlssl.transfer import linear
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ def mlssl(*arguments, cwd=ROOT):
 def test_help_lists_every_verb_without_torch():
     command = [sys.executable, "-X", "importtime", "-m", "mlssl", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "mlssl.config" in done.stderr
+    assert "mlssl.study.settings" in done.stderr
     assert "torch" not in done.stderr
     for verb in ("scenes", "store", "resolve", "pretrain", "linear", "detection", "segmentation", "collect"):
         assert verb in done.stdout
@@ -55,24 +56,27 @@ def test_by_hand_from_scenes_to_a_result(tmp_path):
     )
     (tmp_path / "linear.yaml").write_text(f"data: {{root: {scenes}}}\nsize: 32\nfractions: [1.0]\niterations: 5\n")
     for step in steps:
-        done = mlssl(*step)
+        done = mlssl(*step, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "linear.json").read_text())
     assert result["header"]["run"] == "run"
-    assert {"digest", "config_digest", "commit", "versions", "device", "seed", "wall_s"} <= set(result["header"])
+    header = result["header"]
+    assert {"digest", "config_digest", "commit", "versions", "device", "seed", "wall_s"} <= set(header)
+    assert header["data"]["data_id"] == header["data"]["all"]
+    assert "mlssl/transfer/linear.py" in header["code"]
     assert [(r["protocol"], r["metric"], r["n"]) for r in result["rows"]] == [("linear", "mAP", 12)]
-    done = mlssl(*steps[-1])
+    done = mlssl(*steps[-1], cwd=tmp_path)
     assert done.returncode == 0
-    assert "linear.json: stands already; nothing is left to do" in done.stderr
+    assert "linear.json: exists already; nothing to do" in done.stderr
     (tmp_path / "linear.yaml").write_text(f"data: {{root: {scenes}}}\nsize: 32\nfractions: [1.0]\niterations: 6\n")
-    done = mlssl(*steps[-1])
+    done = mlssl(*steps[-1], cwd=tmp_path)
     assert done.returncode == 1
-    assert "linear.json: there is another result already; delete it first, or write elsewhere" in done.stderr
+    assert "linear.json: there is another result already; move it away, or write elsewhere" in done.stderr
 
 
 def test_a_result_that_an_orphaned_job_has_made_meanwhile_is_left_as_it_is(tmp_path, monkeypatch, capsys):
     backbone = write_backbone(tmp_path / "backbone.pt")
-    (tmp_path / "linear.yaml").write_text("data: {root: .}\n")
+    (tmp_path / "linear.yaml").write_text("data: {root: ., images_id: images, data_id: data}\n")
     command = ["mlssl", "linear", "--backbone", str(backbone), "--config", str(tmp_path / "linear.yaml"), "--out"]
     row = {"protocol": "linear", "metric": "mAP", "value": 1.0, "n": 12}
     monkeypatch.setattr(linear, "evaluate", lambda *_, **__: ([row], {}))
@@ -86,16 +90,56 @@ def test_a_result_that_an_orphaned_job_has_made_meanwhile_is_left_as_it_is(tmp_p
     monkeypatch.setattr(linear, "evaluate", overtaken)
     monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "linear.json")])
     assert main() == 0
-    assert (
-        "linear.json: has been made by another process meanwhile, and is left as it is" in capsys.readouterr().err
-    )
+    assert "linear.json: another process has written it meanwhile; its result is kept" in capsys.readouterr().err
     assert json.loads((tmp_path / "linear.json").read_text())["rows"] == [row]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"header": {"run": "another"}}'])
-def test_what_is_not_this_very_result_is_never_replaced(tmp_path, content):
+ABOUT = {"stage": "linear", "run": "run", "seed": 0, "digest": "d", "config_digest": "c"}
+HEADER = {"format": results.FORMAT, **ABOUT}
+
+
+OTHERS = [HEADER | {key: 1} for key in ("stage", "digest", "seed", "config_digest", "format")]
+
+
+@pytest.mark.parametrize(
+    "values", [None, [], {}, {"header": HEADER}, *({"header": header, "rows": []} for header in OTHERS)]
+)
+def test_what_is_not_this_very_result_is_never_replaced(tmp_path, values):
     path = tmp_path / "linear.json"
-    path.write_text(content)
+    path.write_text("" if values is None else json.dumps(values))
+    before = path.read_text()
     with pytest.raises(FileExistsError, match="another result"):
-        provenance.stands(path, run="run", seed=0, digest="d", config={})
-    assert path.read_text() == content
+        results.exists(path, ABOUT)
+    with pytest.raises(FileExistsError, match="another result"):
+        results.write_result(path, {"header": HEADER, "rows": []})
+    assert path.read_text() == before
+
+
+def test_a_result_is_written_once_and_then_kept(tmp_path, capsys):
+    path = tmp_path / "linear.json"
+    assert not results.exists(path, ABOUT)
+    assert results.read_result(path) is None
+    for rows in ([{"value": 1.0}], [{"value": 2.0}]):
+        results.write_result(path, {"header": HEADER, "rows": rows})
+    assert results.exists(path, ABOUT)
+    assert results.read_result(path)["rows"] == [{"value": 1.0}]
+    assert "its result is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "keys 'header' and 'rows' are missing"),
+        ('{"header": [], "rows": []}', "keys 'header' and 'rows' are missing"),
+        ('{"header": {}, "rows": []}', "has header format 1, this version reads 2"),
+    ],
+)
+def test_a_file_that_is_no_result_of_this_version_is_named(tmp_path, text, words):
+    path = tmp_path / "linear.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as refused:
+        results.read_result(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert "move it away and run this stage again" in str(refused.value)
+    assert "\n" not in str(refused.value)

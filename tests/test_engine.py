@@ -14,17 +14,20 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from tiny_coco import IDENTIFIED, write_backbone
 
-from mlssl import config, provenance
-from mlssl.config import DataError
+from mlssl import files, tensors
 from mlssl.data import placement
 from mlssl.data import store as store_module
 from mlssl.data.steps import batch_indices
 from mlssl.data.store import ImageStore, build_store
-from mlssl.engine import build, checkpoint
+from mlssl.engine import checkpoint
 from mlssl.engine import pretrain as engine
 from mlssl.engine.log import Log, NonFiniteLoss
 from mlssl.engine.schedule import cosine
+from mlssl.errors import ConfigError, DataError
+from mlssl.study import methods
+from mlssl.study import settings as config
 
 CPU = torch.device("cpu")
 TARGETS = {
@@ -42,14 +45,14 @@ def store(tmp_path_factory):
     for i in range(20):
         pixels = rng.integers(0, 256, (36 + i % 3, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "images" / f"{i:03}.png")
-    build_store(root / "images", root / "store", short_side=64, workers=1)
+    build_store(root / "images", root / "store", short_side=64, images_id="images", workers=1)
     return root / "store"
 
 
 def told(method="mls", **changes):
     scalars = {"k": 2} if method == "mls" else {}
     values = {
-        "data": {"root": "unused"},
+        "data": {"root": "unused", **IDENTIFIED},
         "method": method,
         "target": TARGETS.get(method),
         "params": {"dictionary_size": 10, "dim": 8, **scalars} if method in TARGETS else {},
@@ -72,7 +75,7 @@ class Killed(BaseException):
 
 def train(told, store, out, *, kill_after=None, monkeypatch=None):
     if kill_after is not None:
-        save = checkpoint.save
+        save = tensors.save
 
         def save_then_die(path, values, **how):
             save(path, values, **how)
@@ -80,7 +83,7 @@ def train(told, store, out, *, kill_after=None, monkeypatch=None):
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(checkpoint, "save", save_then_die)
+            patch.setattr(tensors, "save", save_then_die)
             engine.pretrain(told, store, out, run="run", device=CPU, progress=False)
         # Whatever global randomness there was is gone with the process.
         torch.manual_seed(99)
@@ -152,7 +155,7 @@ def test_training_moves_the_query_encoder_and_lets_the_key_encoder_follow(store,
 def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, monkeypatch):
     seen = {}
     for method in TARGETS:
-        cls = build.method_class(TARGETS[method])
+        cls = methods.load_class(TARGETS[method])
 
         def step(self, view1, view2, progress, method=method):
             first = next(iter(self.encoders.query.backbone.parameters()))
@@ -179,7 +182,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(store, tmp_path, monke
         patch.setattr(engine, "cosine", lambda step, *_, **__: 0.1 if step < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(told(), store, tmp_path)
-    with pytest.raises(config.ConfigError, match="another lr; give another --out"):
+    with pytest.raises(ConfigError, match="another lr; give another --out"):
         train(told(lr=0.01), store, tmp_path)
 
 
@@ -236,10 +239,44 @@ def test_two_epochs_read_no_image_file(tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(4):
         Image.new("RGB", (40, 36), (9 * i, 0, 0)).save(tmp_path / "images" / f"{i}.jpg")
-    build_store(tmp_path / "images", tmp_path / "store", short_side=64, workers=1)
+    build_store(tmp_path / "images", tmp_path / "store", short_side=64, images_id="images", workers=1)
     shutil.rmtree(tmp_path / "images")
     train(told(steps=None, epochs=2.0), tmp_path / "store", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "pretrain.json").read_text())["rows"][0]["value"] == 2
+
+
+def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "copy", "other"):
+        photos(tmp_path / name / "train2017", 4)
+    Image.new("RGB", (40, 36), (0, 9, 0)).save(tmp_path / "other" / "train2017" / "003.png")
+    here, copy, other = (told(data={"root": str(tmp_path / name)}) for name in ("data", "copy", "other"))
+    ids = [engine.identified(settings).data for settings in (here, copy, other)]
+    assert ids[0].images_id == ids[1].images_id != ids[2].images_id
+    settings = engine.identified(told())
+    assert engine.identified(settings) == settings
+    made_of = {"short_side": 64, "images_id": ids[0].images_id, "workers": 0}
+    build_store(tmp_path / "data" / "train2017", tmp_path / "store", **made_of)
+    train(here, tmp_path / "store", tmp_path / "run")
+    result = (tmp_path / "run" / "pretrain.json").read_text()
+    assert json.loads(result)["header"]["data"]["images_id"] == ids[0].images_id
+    train(copy, tmp_path / "store", tmp_path / "run")
+    assert (tmp_path / "run" / "pretrain.json").read_text() == result
+    with pytest.raises(FileExistsError, match="another result"):
+        train(other, tmp_path / "store", tmp_path / "run")
+    with pytest.raises(DataError, match="was built of other images"):
+        train(other, tmp_path / "store", tmp_path / "new")
+
+
+def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [write_backbone(tmp_path / f"{i}.pt", name="test_resnet", seed=i % 2) for i in range(3)]
+    first, other, copy = (engine.identified(told(init=str(path))) for path in paths)
+    assert first.init_id == copy.init_id != other.init_id
+    assert config.experiment(first) != config.experiment(other)
+    final = train(told("random", init=str(paths[1])), store, tmp_path / "run")
+    weights = torch.load(paths[1], weights_only=True)["backbone"]
+    assert_same(dict(final["method"]), weights)
 
 
 @pytest.mark.slow
@@ -257,14 +294,14 @@ def test_memory_does_not_grow_over_a_thousand_steps(store, tmp_path, monkeypatch
 
 
 def test_a_dataset_smaller_than_the_batch_is_refused(store, tmp_path):
-    with pytest.raises(config.ConfigError, match="batch_size 21"):
+    with pytest.raises(ConfigError, match="batch_size 21"):
         train(told(batch_size=21), store, tmp_path)
 
 
 def test_unknown_scalars_and_methods_are_named(store, tmp_path):
-    with pytest.raises(config.ConfigError, match=r"params\.kk"):
+    with pytest.raises(ConfigError, match=r"params\.kk"):
         train(told(params={"kk": 1}), store, tmp_path)
-    with pytest.raises(config.ConfigError, match="no_such"):
+    with pytest.raises(ConfigError, match="no_such"):
         train(told(target="baselines.no_such.Method"), store, tmp_path)
 
 
@@ -358,7 +395,7 @@ def test_what_is_left_of_a_build_of_other_images_is_not_used(tmp_path, monkeypat
 
 
 def photos(folder, count):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for i in range(count):
         Image.new("RGB", (40, 36), (i, 0, 0)).save(folder / f"{i:03}.png")
 
@@ -425,8 +462,8 @@ def test_a_schedulers_memory_limit_counts(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    provenance.write_json(path, {"a": 1})
-    with pytest.raises(ZeroDivisionError), provenance.atomic(path) as part:
+    files.write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), files.atomic(path) as part:
         part.write_text("half")
         1 / 0  # noqa: B018
     assert json.loads(path.read_text()) == {"a": 1}

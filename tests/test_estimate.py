@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from support.results import put as put_result
 from tiny_coco import write_coco
 
-from mlssl import device, estimate, provenance, rates, study
-from mlssl.config import ConfigError, Linear, Pretrain, plain
+from mlssl import device, estimate, rates, results
 from mlssl.data.store import build_store
 from mlssl.engine.pretrain import pretrain
 from mlssl.engine.speed import measure
+from mlssl.errors import ConfigError
+from mlssl.study import expand as study
+from mlssl.study.settings import plain
 from mlssl.transfer.linear import evaluate
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +67,7 @@ def put(told, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads
     steps = settings.get("steps") or (STEPS if settings.get("target") else 0)
     rows = [{"metric": "steps", "value": steps}] if stage == "pretrain" else [{"metric": "mAP", "value": 1.0}]
     folder = out or told.out
-    path = folder / "runs" / run.id / f"{stage}.json"
+    path = folder / "runs" / run.id / told.result(run.id, stage).name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"header": header, "rows": rows}))
     if job_s is not None:
@@ -274,7 +277,7 @@ def test_an_estimate_comes_true(told):
     values["transfers"] = {"linear": {"size": 64, "fractions": [1.0], "iterations": 20}}
     Path("real.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     real = study.load("real.yaml")
-    build_store(Path("photos/train2017"), real.store, short_side=256, workers=1)
+    build_store(Path("photos/train2017"), real.store, short_side=256, images_id=real.data.images_id, workers=1)
     cpu = torch.device("cpu")
     took = {0: 0.0, 1: 0.0}
     for run in sorted(real.runs.values(), key=lambda run: run.config.seed):
@@ -291,22 +294,11 @@ def test_an_estimate_comes_true(told):
 
 def train_and_probe(real, run, cpu):
     """Both stages as the verbs run them; their wall time in seconds."""
-    watch = provenance.Stopwatch()
+    watch = results.Stopwatch()
     out = real.out / "runs" / run.id
     pretrain(run.config, real.store, out, run=run.id, device=cpu, progress=False)
-    linear = provenance.Stopwatch()
-    told: Linear = real.transfers["linear"]
-    rows, notes = evaluate(out / "backbone.pt", told, seed=run.config.seed, device=cpu, progress=False)
-    config: Pretrain = run.config
-    head = {"run": run.id, "method": config.method, "seed": config.seed, "digest": run.digest}
-    result = provenance.result(
-        **head,
-        backbone=config.backbone,
-        config=plain(told),
-        **device.facts(cpu),
-        watch=linear,
-        rows=rows,
-        notes=notes,
-    )
-    provenance.write_result(out / "linear.json", result)
+    linear, probe = results.Stopwatch(), real.transfers["linear"]
+    rows, notes = evaluate(out / "backbone.pt", probe, seed=run.config.seed, device=cpu, progress=False)
+    facts = device.facts(cpu) | {"wall_s": linear.seconds()}
+    put_result(real, run, "linear", rows, notes=notes, **facts)
     return watch.seconds()

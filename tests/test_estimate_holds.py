@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_workflow import ROOT, snakemake
+from support.snakemake import ROOT, snakemake
 
 from mlssl import estimate, rates
-from mlssl import study as studies
+from mlssl.study import expand as studies
 
 STUDY = {
     "name": "promise",

@@ -16,15 +16,17 @@ import torch
 from test_engine import told
 from test_preemption import assert_same_end, at_step, tiny_store, train
 
-from mlssl import config
-from mlssl.config import ConfigError, DataError
+from mlssl import tensors
 from mlssl.engine import checkpoint, owner
 from mlssl.engine import pretrain as engine
 from mlssl.engine.log import NonFiniteLoss
 from mlssl.engine.run_folder import OUTPUTS
+from mlssl.errors import ConfigError, DataError
+from mlssl.study import settings as config
 
 FORK = multiprocessing.get_context("fork")
 KILL = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+LOSSES = "mlssl/method/losses.py"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -61,9 +63,13 @@ def forked(action):
 
 def steps_kept(state):
     return [
-        checkpoint.load(path, config=config.plain(told()))["step"]
+        checkpoint.load(path, experiment=config.experiment(engine.identified(told())))["step"]
         for path in checkpoint.all_of(state / "checkpoint.pt")[:2]
     ]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 # Killed processes
@@ -81,7 +87,7 @@ def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, whole, tmp_p
 
 
 def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(images, whole, tmp_path, monkeypatch):
-    writers, write = [], checkpoint.Summed.write
+    writers, write = [], tensors.Summed.write
 
     def die_within_the_third_file(self, data):
         if self not in writers:
@@ -93,7 +99,7 @@ def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(imag
         return write(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Summed, "write", die_within_the_third_file)
+        patch.setattr(tensors.Summed, "write", die_within_the_third_file)
         assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
     assert len(list((tmp_path / "state").glob(".checkpoint.pt.*.part"))) == 1
     assert steps_kept(tmp_path / "state") == [2, 1]
@@ -105,7 +111,7 @@ def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, who
     real = os.replace
 
     def die_before_the_last(source, to):
-        if checkpoint.previous(tmp_path / "state" / "checkpoint.pt").exists() and str(to).endswith("checkpoint.pt"):
+        if tensors.previous(tmp_path / "state" / "checkpoint.pt").exists() and str(to).endswith("checkpoint.pt"):
             KILL()
         real(source, to)
 
@@ -114,13 +120,14 @@ def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, who
         assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
     assert not (tmp_path / "state" / "checkpoint.pt").exists()
     train(told(), images, tmp_path)
-    assert "checkpoint.pt: is missing; going on from the previous one, of step 1" in capsys.readouterr().err
+    assert "checkpoint.pt: is missing; resuming from the previous one, of step 1" in capsys.readouterr().err
     assert_same_end(whole, tmp_path)
 
 
-def test_killed_before_its_result_stands_it_ends_again(images, whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", ["engine.run_folder.write_json", "results.write_result"])
+def test_killed_before_its_result_exists_it_ends_again(images, whole, tmp_path, monkeypatch, before):
     with monkeypatch.context() as patch:
-        patch.setattr(engine.provenance, "write_result", lambda *_: KILL())
+        patch.setattr(f"mlssl.{before}", lambda *_: KILL())
         assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
     assert not (tmp_path / "pretrain.json").exists()
     train(told(), images, tmp_path)
@@ -141,20 +148,29 @@ def ended(images, tmp_path):
     return tmp_path, [path for path in tmp_path.iterdir() if path.is_file()]
 
 
+def result_of(out):
+    return json.loads((out / "pretrain.json").read_text())
+
+
+def other_code(patch, digest="0123456789ab"):
+    """Training by changed sources of the losses from now on."""
+    real = engine.stage_code
+    patch.setattr(engine, "stage_code", lambda *of: real(*of) | {LOSSES: digest})
+
+
 @pytest.mark.parametrize("gone", [".", "backbone.pt", "checkpoint.pt", "log.jsonl", "pretrain.json"])
 def test_what_a_run_left_is_written_again_without_training(images, whole, ended, monkeypatch, capsys, gone):
     out, files = ended
-    result = json.loads((out / "pretrain.json").read_text())
+    result = result_of(out)
     for path in files:
         if gone in path.name:
             path.unlink()
     at_step(monkeypatch, 1, never)
     train(told(), images, out)
-    assert f"run: has been trained; what it leaves is written again from {out / 'state'}" in capsys.readouterr().err
+    said = f"run: has been trained; its outputs are written again from {out / 'state' / 'checkpoint.pt'}"
+    assert said in capsys.readouterr().err
     assert_same_end(whole, out)
-    again = json.loads((out / "pretrain.json").read_text())
-    assert again["header"]["config_digest"] == result["header"]["config_digest"]
-    assert [row["metric"] for row in again["rows"]] == [row["metric"] for row in result["rows"]]
+    assert result_of(out) == result
 
 
 def test_a_run_that_has_ended_is_left_as_it_is(images, ended, monkeypatch, capsys):
@@ -181,38 +197,90 @@ def test_where_there_are_no_hard_links_the_last_state_is_copied(images, whole, t
     assert_same_end(whole, tmp_path)
 
 
-@pytest.mark.parametrize("changed", ["images", "sources"])
-def test_a_run_made_again_for_other_images_or_sources_is_trained(
-    images, ended, tmp_path_factory, monkeypatch, capsys, changed
+@pytest.mark.parametrize("result_kept", [True, False])
+def test_what_a_run_left_is_written_again_by_other_code_and_names_the_code_that_trained(
+    images, whole, ended, monkeypatch, result_kept
 ):
     out, files = ended
+    result = result_of(out)
     for path in files:
         path.unlink()
-    if changed == "images":
-        images = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
-    else:
-        monkeypatch.setattr(engine.provenance, "code_digest", lambda *_: "of a mended loss")
-    steps = []
-    at_step(monkeypatch, 1, lambda: steps.append(1))
+    if not result_kept:
+        (out / "state" / "result.json").unlink()
+    at_step(monkeypatch, 1, never)
+    other_code(monkeypatch)
     train(told(), images, out)
-    assert steps
-    assert f"checkpoint.pt: is of other {changed}; beginning anew" in capsys.readouterr().err
-    lines = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
-    assert lines == sorted(set(lines))
+    assert_same_end(whole, out)
+    again = result_of(out)
+    assert again["header"]["code"] == result["header"]["code"]
+    assert "segments" not in again["header"]["notes"]
+    assert again == result or not result_kept
 
 
-@pytest.mark.parametrize("changed", ["images", "sources"])
-def test_in_the_middle_other_sources_go_on_and_other_images_do_not(
-    images, state, tmp_path_factory, monkeypatch, changed
-):
-    if changed == "images":
-        images = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
+def test_a_run_of_other_code_in_the_middle_is_refused(images, state, monkeypatch):
+    other_code(monkeypatch)
+    at_step(monkeypatch, 1, never)
+    before = contents(state)
+    match = rf"step 4 of 6 .* other code \({LOSSES}\); .*--changed-code.*redo"
+    with pytest.raises(ConfigError, match=match) as error:
+        train(told(), images, state.parent)
+    assert "\n" not in str(error.value)
+    assert contents(state) == before
+
+
+def test_told_so_a_run_goes_on_with_other_code_and_its_result_lists_the_parts(images, whole, state, monkeypatch):
+    code = engine.stage_code("pretrain", told().target)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        other_code(patch)
+        at_step(patch, 2, lambda: 1 / 0)
+        train(told(), images, state.parent, changed_code=True)
+    with monkeypatch.context() as patch:
+        other_code(patch)
+        train(told(), images, state.parent)  # who has allowed it once is not asked again
+    assert_same_end(whole, state.parent, same_code=False)
+    header = result_of(state.parent)["header"]
+    assert [part["from_step"] for part in header["notes"]["segments"]] == [0, 4]
+    assert len({part["code"] for part in header["notes"]["segments"]}) == 2
+    assert header["code"] == code | {LOSSES: f"{code[LOSSES]}+0123456789ab"}
+
+
+def test_a_run_whose_state_is_gone_too_is_trained_anew_and_has_a_result_of_its_own(images, ended, monkeypatch):
+    out, files = ended
+    result = result_of(out)
+    for path in [*files, out / "state" / "checkpoint.pt"]:
+        path.unlink()
+    other_code(monkeypatch)
+    train(told(), images, out)
+    assert result_of(out)["header"]["code"] == result["header"]["code"] | {LOSSES: "0123456789ab"}
+    assert json.loads((out / "state" / "result.json").read_text()) == result_of(out)
+    assert json.loads((out / "state" / "result.json.old1").read_text()) == result
+
+
+@pytest.mark.parametrize("when", ["ended", "in the middle"])
+@pytest.mark.parametrize("changed_code", [False, True])
+def test_a_state_of_other_images_is_refused_and_kept(request, tmp_path_factory, monkeypatch, when, changed_code):
+    if when == "ended":
+        out, files = request.getfixturevalue("ended")
+        for path in files:
+            path.unlink()
     else:
-        monkeypatch.setattr(engine.provenance, "code_digest", lambda *_: "of a mended loss")
-    steps, real = [], engine.step
-    monkeypatch.setattr(engine, "step", lambda *args: steps.append(1) or real(*args))
-    train(told(), images, state.parent)
-    assert len(steps) == (6 if changed == "images" else 2)
+        out = request.getfixturevalue("state").parent
+    before = contents(out / "state")
+    other = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
+    at_step(monkeypatch, 1, never)
+    with pytest.raises(DataError, match=r"checkpoint\.pt: was trained on other images .*redo") as error:
+        train(told(), other, out, changed_code=changed_code)
+    assert "\n" not in str(error.value)
+    assert contents(out / "state") == before
+    assert [path.name for path in out.iterdir()] == ["state"]
+
+
+def test_a_store_of_other_images_is_refused(state, tmp_path_factory):
+    other = tiny_store(tmp_path_factory.mktemp("other"), seed=1, images_id="others")
+    before = contents(state)
+    with pytest.raises(DataError, match=r"was built of other images \(others\) than those of this run \(images\)"):
+        train(told(), other, state.parent)
+    assert contents(state) == before
 
 
 def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, whole, state):
@@ -222,7 +290,7 @@ def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, whole, s
     assert_same_end(whole, state.parent)
 
 
-# Damaged states
+# Damaged states; tests/test_tensors.py has other readers' answers
 
 
 def flip(path, place):
@@ -242,11 +310,11 @@ DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 
 def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, whole, state, capsys, damage, place):
     assert steps_kept(state) == [4, 3]
     damage(state / "checkpoint.pt", place)
-    values = checkpoint.load_newest(state / "checkpoint.pt", config=config.plain(told()))
+    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=config.experiment(engine.identified(told())))
     assert values["step"] == 3
     said = capsys.readouterr().err
     assert "checkpoint.pt: " in said
-    assert said.endswith("going on from the previous one, of step 3\n")
+    assert said.endswith("resuming from the previous one, of step 3\n")
     assert said.count("\n") == 1
     if place == 100_000:
         train(told(), images, state.parent)
@@ -280,9 +348,9 @@ class Harm:
 @pytest.mark.parametrize("with_checksum", [False, True])
 def test_a_foreign_pickle_is_refused_unread(images, state, tmp_path, monkeypatch, with_checksum):
     monkeypatch.chdir(tmp_path)
-    checkpoint.previous(state / "checkpoint.pt").unlink()
+    tensors.previous(state / "checkpoint.pt").unlink()
     if with_checksum:
-        checkpoint.save(state / "checkpoint.pt", {"meta": Harm()})
+        tensors.save(state / "checkpoint.pt", {"meta": Harm()})
     else:
         (state / "checkpoint.pt").write_bytes(pickle.dumps(Harm()))
     with pytest.raises(DataError, match="is no checkpoint" if with_checksum else "no checksum at its end") as error:
@@ -297,19 +365,13 @@ def test_the_state_of_another_configuration_is_no_damage(images, state):
     assert steps_kept(state) == [4, 3]
 
 
-def test_other_readers_pass_over_the_checksum(tmp_path):
-    checkpoint.save(tmp_path / "a.pt", {"a": torch.arange(5)})
-    assert torch.load(tmp_path / "a.pt", weights_only=True)["a"].tolist() == [0, 1, 2, 3, 4]
-    checkpoint.verify(tmp_path / "a.pt")
-
-
 # Full and faulty disks
 
 
 @contextmanager
 def disk_full(patch, from_file=1, to_file=10**9):
     """Checkpoints written meanwhile, counted from 1, meet a full disk when they are half written."""
-    writers, write = [], checkpoint.Summed.write
+    writers, write = [], tensors.Summed.write
 
     def full(self, data):
         if self not in writers:
@@ -319,7 +381,7 @@ def disk_full(patch, from_file=1, to_file=10**9):
         return write(self, data)
 
     with patch.context() as inner:
-        inner.setattr(checkpoint.Summed, "write", full)
+        inner.setattr(tensors.Summed, "write", full)
         yield
 
 
@@ -349,17 +411,17 @@ def test_a_disk_full_at_the_end_loses_nothing(images, whole, tmp_path, monkeypat
 
 
 def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatch):
-    write = checkpoint.Summed.write
-    values = checkpoint.load(state / "checkpoint.pt", config=config.plain(told()))
+    write = tensors.Summed.write
+    values = checkpoint.load(state / "checkpoint.pt", experiment=config.experiment(engine.identified(told())))
 
     def otherwise(self, data):
         write(self, data)
         self.file.seek(-1, os.SEEK_CUR)
         self.file.write(bytes([bytes(data)[-1] ^ 1]))
 
-    monkeypatch.setattr(checkpoint.Summed, "write", otherwise)
+    monkeypatch.setattr(tensors.Summed, "write", otherwise)
     with pytest.raises(OSError, match="was not read back"):
-        checkpoint.save(state / "checkpoint.pt", values, keep_previous=True)
+        tensors.save(state / "checkpoint.pt", values, keep_previous=True)
     assert steps_kept(state) == [4, 3]
     assert not list(state.glob(".*.part"))
 
@@ -369,9 +431,9 @@ def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatc
 
 def test_a_clock_that_jumps_changes_nothing(images, tmp_path, monkeypatch):
     days, real, saves = itertools.cycle((86_400, -86_400)), time.time, []
-    save = checkpoint.save
+    save = tensors.save
     monkeypatch.setattr(time, "time", lambda: real() + next(days))
-    monkeypatch.setattr(checkpoint, "save", lambda path, *a, **k: (saves.append(path.name), save(path, *a, **k)))
+    monkeypatch.setattr(tensors, "save", lambda path, *a, **k: (saves.append(path.name), save(path, *a, **k)))
     train(told(checkpoint_seconds=3600.0), images, tmp_path)
     assert saves == ["checkpoint.pt", "backbone.pt"]  # none in between, and no lease was lost
 
@@ -487,12 +549,12 @@ def test_an_orphan_that_wakes_up_stops_and_writes_nothing(images, whole, tmp_pat
 
 def test_what_was_taken_over_is_not_renamed_into_place(tmp_path):
     with owner.own(tmp_path) as mine:
-        checkpoint.save(tmp_path / "a.pt", {"by": "me"}, writing=mine.writing)
+        tensors.save(tmp_path / "a.pt", {"by": "me"}, writing=mine.writing)
         lease = (tmp_path / "owner.lease").read_bytes()
         (tmp_path / "owner.lease").unlink()  # as by replacing: the holder's file is another one from now on
         (tmp_path / "owner.lease").write_bytes(lease.replace(mine.token.encode(), b"theirs"))
         with pytest.raises(owner.Taken, match="was taken over by process"):
-            checkpoint.save(tmp_path / "a.pt", {"by": "the orphan"}, writing=mine.writing)
+            tensors.save(tmp_path / "a.pt", {"by": "the orphan"}, writing=mine.writing)
     assert torch.load(tmp_path / "a.pt", weights_only=True) == {"by": "me"}
     assert [path.name for path in tmp_path.glob("*.lease")] == ["owner.lease"]  # it is not ours to remove
 

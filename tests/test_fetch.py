@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from mlssl.config import DataError
 from mlssl.data.public import fetch
 from mlssl.data.public.fetch import download
 from mlssl.data.public.unpack import HARMLESS, unpack
+from mlssl.errors import DataError
 
 BODY = np.random.default_rng(0).bytes(300_000)
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlssl.config import DataError
 from mlssl.data import images
 from mlssl.data.images import UnusableImage, find_images, read_image
+from mlssl.errors import DataError
 
 RAMP = np.linspace(0, 255, 24 * 32).astype(np.uint8).reshape(24, 32)
 COLOUR = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=2)

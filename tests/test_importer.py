@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mlssl.config import ConfigError, DataError
 from mlssl.data.coco import read_split
 from mlssl.data.importer import import_photos, people, photos, work
 from mlssl.data.importer.duplicates import near_duplicates, perceptual_hash
 from mlssl.data.importer.people import FACES, Region, find_faces, hide, read_deny
 from mlssl.data.importer.report import reasons
+from mlssl.errors import ConfigError, DataError
 
 PLACE = b"Hauptstrasse 17"
 

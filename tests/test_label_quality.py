@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from support.results import put
+from tiny_coco import write_coco
 
-from mlssl import study
-from mlssl.analysis import label_figures, label_quality
+from mlssl import results
+from mlssl.analysis import label_figures
 from mlssl.analysis.crop_categories import read_objects, shown
 from mlssl.analysis.label_figures import label_quality as label_quality_figure
 from mlssl.analysis.label_quality import evaluate, judge
 from mlssl.analysis.outputs import label_axes
-from mlssl.config import Data, DataError, PseudoLabels
 from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
-from tests.tiny_coco import write_coco
-
-ROOT = Path(__file__).parents[1]
+from mlssl.errors import DataError
+from mlssl.study import expand as study
+from mlssl.study.settings import Data, PseudoLabels
 
 
 @pytest.fixture(scope="module")
@@ -148,29 +149,31 @@ def test_files_that_are_not_there_or_broken_are_named(data, tmp_path):
         evaluate(tmp_path / "bad.npz", data / "store", told)
     with pytest.raises(DataError, match="no image store"):
         evaluate(write_records(tmp_path / "r.npz"), tmp_path, told)
-    with pytest.raises(DataError, match=r"pretrain\.json"):
-        label_quality.read_run(tmp_path)
 
 
 def test_the_verb_writes_a_whole_result_once_and_without_torch(data, tmp_path):
     write_records(tmp_path / "pseudo_labels.npz")
-    run = {"run": "mls-x-s0", "method": "mls", "seed": 0, "digest": "0" * 12, "backbone": "test_resnet"}
-    (tmp_path / "pretrain.json").write_text(json.dumps({"header": {**run, "device": "cuda"}, "rows": []}))
+    run = {"run": "mls-x-s0", "method": "mls", "target": "mlssl.method.mls.MLS", "seed": 0, "digest": "0" * 12}
+    run |= {"backbone": "test_resnet"}
     (tmp_path / "told.yaml").write_text(f"data: {{root: {data}}}\nvisible: 0.3\n")
     out = tmp_path / "pseudo_labels.json"
     command = [sys.executable, "-X", "importtime", "-m", "mlssl", "pseudo-labels", "--run", tmp_path]
     command += ["--store", data / "store", "--config", tmp_path / "told.yaml", "--out", out]
+    no_run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert no_run.returncode == 1
+    assert f"{tmp_path}/pretrain.json: no such file; give a finished pretraining" in no_run.stderr
+    (tmp_path / "pretrain.json").write_text(json.dumps({"header": {**run, "format": results.FORMAT}, "rows": []}))
     first, second = (
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for _ in range(2)
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
     assert not re.search(r"\| +torch$", first.stderr, re.MULTILINE)
     header = json.loads(out.read_text())["header"]
     assert header.items() >= run.items()
-    assert {"config_digest", "commit", "device", "threads", "versions", "wall_s"} <= header.keys()
+    assert {"config_digest", "code", "commit", "data", "device", "threads", "versions", "wall_s"} <= header.keys()
     assert header["config"]["visible"] == 0.3
     assert second.returncode == 0
-    assert "stands already; nothing is left to do" in second.stderr
+    assert "exists already; nothing to do" in second.stderr
 
 
 @pytest.fixture
@@ -193,9 +196,7 @@ def told(tmp_path, monkeypatch):
     for run, shared in zip(label_axes(told)["k"].values(), (40.0, 60.0), strict=True):
         series = {"epoch": [1, 2, 3], "pairs": [9, 10, 50], "shared": [99.0, shared, 50.0]}
         series["chance"] = [30.0, shared / 2, 30.0]
-        path = told.out / "runs" / run[0] / "pseudo_labels.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps({"header": {"notes": {"series": series}}, "rows": []}))
+        put(told, told.runs[run[0]], "pseudo_labels", [], notes={"series": series})
     return told
 
 
@@ -219,6 +220,5 @@ def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(told,
     (grey,) = lines(label_quality_figure(told), "--")
     assert grey.get_color() == "0.5"
     np.testing.assert_array_equal(grey.get_ydata(), [30, 25, 30])
-    run = label_axes(told)["k"]["5"][0]
-    (told.out / "runs" / run / "pseudo_labels.json").unlink()
+    told.result(label_axes(told)["k"]["5"][0], "pseudo_labels").unlink()
     assert "k = 5: 1 of 1 seeds" in label_quality_figure(told).get_suptitle()

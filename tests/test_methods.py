@@ -1,6 +1,7 @@
 """The contract every method keeps, and the traps of each paper."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ import torch.nn.functional as F
 
 from baselines.densecl import DenseCL
 from baselines.moco_v2 import MoCoV2
-from mlssl.method.mls import MLS
+from mlssl.engine.build import build_method
+from mlssl.errors import ConfigError
+from mlssl.method.mls import MLS, MULTI_LABEL
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
-from mlssl.scalars import constructor_defaults
+from mlssl.study.methods import constructor, resolve
+from mlssl.study.settings import Data, Pretrain
 
 B = 6
 
@@ -229,19 +233,51 @@ def test_a_record_tells_the_crops_of_query_and_labels():
 
 
 @pytest.mark.parametrize(
-    ("scalars", "word"),
+    ("params", "words"),
     [
-        ({"k": 17}, "dictionary_size"),
-        ({"loss": "hinge"}, "hinge"),
-        ({"rule": "best"}, "top_k"),
-        ({"search": "fast"}, "exact"),
-        ({"labels_from": "q"}, "labels_from"),
-        ({"nce_until": 0.1, "ml_from": 0.2}, "nothing trains"),
+        ({"k": 17}, "k <= dictionary_size must hold, but k is 17, dictionary_size is 16"),
+        ({"k": 0}, "k: 0 is not allowed; give at least 1"),
+        ({"loss": "hinge"}, "loss: 'hinge' is not allowed; give 'bce', 'bce_pos'"),
+        ({"rule": "best"}, "rule: 'best' is not allowed; give 'top_k'"),
+        ({"search": "fast"}, "search: 'fast' is not allowed; give 'exact'"),
+        ({"labels_from": "q"}, "labels_from: 'q' is not allowed; give 'g' or 'z'"),
+        ({"logits_from": "q"}, "logits_from: 'q' is not allowed; give 'g' or 'z'"),
+        # Nothing would train in between.
+        ({"nce_until": 0.1, "ml_from": 0.2}, "ml_from <= nce_until must hold, but ml_from is 0.2, nce_until"),
     ],
 )
-def test_mls_refuses_scalars_that_cannot_work(scalars, word):
-    with pytest.raises(ValueError, match=word):
-        make(MLS, **scalars)
+def test_mls_refuses_parameters_that_cannot_work(params, words):
+    told = {"dictionary_size": 16, "k": 3} | params
+    with pytest.raises(ConfigError, match=words) as error:
+        resolve("mlssl.method.mls.MLS", {}, told, "methods.mls")
+    assert str(error.value).startswith("methods.mls.params")
+    config = Pretrain(
+        Data("unused"), method="mls", target="mlssl.method.mls.MLS", params=told, backbone="test_resnet"
+    )
+    with pytest.raises(ConfigError, match=words):  # by hand, without a study
+        build_method(config, torch.device("cpu"))
+
+
+def test_every_choice_of_mls_is_one_that_it_knows():
+    """Annotations say what is allowed, the code what there is."""
+    assert set(get_args(constructor("mlssl.method.mls.MLS").types["loss"])) == set(MULTI_LABEL)
+
+
+@METHODS
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"tau": 0.0}, "tau: 0.0 is not allowed; give more than 0"),
+        ({"momentum": 1.1}, "momentum: 1.1 is not allowed; give at most 1"),
+        ({"dictionary_size": 0}, "dictionary_size: 0 is not allowed; give at least 1"),
+        ({"dim": 2.5}, "dim: 2.5 is not allowed; give a whole number"),
+        ({"hidden": -1}, "hidden: -1 is not allowed; give at least 0"),
+        ({"projector_batch_norm": 1}, "projector_batch_norm: 1 is not allowed; give true or false"),
+    ],
+)
+def test_every_method_refuses_values_outside_of_their_range(cls, params, words):
+    with pytest.raises(ConfigError, match=words):
+        resolve(f"{cls.__module__}.{cls.__name__}", {}, params, "methods.x")
 
 
 def test_densecl_matches_by_backbone_and_takes_keys_from_the_key_encoder():
@@ -285,9 +321,9 @@ def test_papers_defaults():
         "search": "exact",
     }
     own = {"threshold": 0.9, "most": 100, "sample": 4096}  # not the paper's: of rules and searches it has not
-    assert constructor_defaults("mlssl.method.mls.MLS") == shared | mls | own
-    assert constructor_defaults("baselines.moco_v2.MoCoV2") == shared | baseline
-    assert constructor_defaults("baselines.densecl.DenseCL") == shared | baseline | {"lam": 0.5}
+    assert constructor("mlssl.method.mls.MLS").defaults == shared | mls | own
+    assert constructor("baselines.moco_v2.MoCoV2").defaults == shared | baseline
+    assert constructor("baselines.densecl.DenseCL").defaults == shared | baseline | {"lam": 0.5}
 
 
 def test_dictionary_is_first_in_first_out_and_never_shows_an_empty_slot():

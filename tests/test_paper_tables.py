@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from support.results import put
 
-from mlssl import config, scalars, study
 from mlssl.analysis import outputs
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
 from mlssl.analysis.paper_tables import PROTOCOLS, paper_tables
 from mlssl.analysis.tables import paper_columns, read_paper, write_tables
-from mlssl.config import plain
-from mlssl.provenance import digest_of
+from mlssl.study import expand as study
+from mlssl.study import settings
+from mlssl.study.methods import constructor
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "results" / "published"
@@ -41,13 +41,8 @@ AP = {("mls", 0): 10.0, ("mls", 1): 14.0, ("densecl", 0): 9.0}
 """Mean 12; sample variance (4 + 4) / 1 = 8. DenseCL lacks a seed, MoCo-v2 both."""
 
 
-def write(told, run, stage, rows):
-    settings = run.config if stage == "pretrain" else told.transfers[stage]
-    header = {"run": run.id, "digest": run.digest, "seed": run.config.seed, "commit": "12e4", "device": "cpu"}
-    header |= {"config_digest": digest_of(plain(settings)), "threads": 1, "wall_s": 1.0, "peak_memory_mb": 1.0}
-    path = told.out / "runs" / run.id / f"{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"header": header, "rows": [{"protocol": stage, "n": 20} | row for row in rows]}))
+def rows(stage, scores):
+    return [{"protocol": stage, "n": 20, "metric": metric, "value": value} for metric, value in scores.items()]
 
 
 @pytest.fixture
@@ -56,10 +51,10 @@ def told(tmp_path, monkeypatch):
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
     told = study.load("study.yaml")
     for run in told.runs.values():
-        write(told, run, "pretrain", [{"metric": "steps", "value": 1500}])
+        put(told, run, "pretrain", rows("pretrain", {"steps": 1500}))
         value = AP.get((run.config.method, run.config.seed))
         if value is not None:
-            write(told, run, "detection", [{"metric": m, "value": value} for m in ("AP_bbox", "AP_segm")])
+            put(told, run, "detection", rows("detection", {"AP_bbox": value, "AP_segm": value}))
     collect(told)
     write_tables(told, PUBLISHED)
     return told
@@ -145,7 +140,7 @@ def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
     paper = read_paper(PUBLISHED)
     tables = paper[paper["table"].isin([name.removeprefix("paper_") for name in outputs.PAPER_TABLES])]
     assert set(PROTOCOLS) == set(zip(tables["benchmark"], tables["architecture"], strict=True))
-    assert {p for p in PROTOCOLS.values() if p} <= set(study.TRANSFERS)
+    assert {p for p in PROTOCOLS.values() if p} <= set(settings.TRANSFERS)
 
 
 def test_another_protocol_fills_another_table(told, monkeypatch):
@@ -165,7 +160,7 @@ DOCUMENT = ROOT / "docs" / "faithfulness.md"
 CELL = re.compile(r"(?<!\\)\|")
 
 
-def settings():
+def document_rows():
     """(target or None, setting, our default, demo study) of every row of the document's tables."""
     target = None
     for line in DOCUMENT.read_text().splitlines():
@@ -183,7 +178,7 @@ def in_code(target, setting, demo):
     """Default and demo study's value of a setting, from the code."""
     if target:
         run = next(r.config for r in demo.runs.values() if r.config.target == target)
-        return scalars.constructor_defaults(target)[setting], run.params[setting]
+        return constructor(target).defaults[setting], run.params[setting]
     cls, name = setting.split(".")
     run = next(r.config for r in demo.runs.values() if r.config.target)
     used = {
@@ -192,11 +187,11 @@ def in_code(target, setting, demo):
         "Data": run.data,
         **{t.title(): c for t, c in demo.transfers.items()},
     }
-    default = next(f.default for f in dataclasses.fields(getattr(config, cls)) if f.name == name)
+    default = next(f.default for f in dataclasses.fields(getattr(settings, cls)) if f.name == name)
     return default, getattr(used[cls], name)
 
 
-@pytest.mark.parametrize(("target", "setting", "default", "demo_value"), list(settings()))
+@pytest.mark.parametrize(("target", "setting", "default", "demo_value"), list(document_rows()))
 def test_the_document_tells_our_values(target, setting, default, demo_value):
     ours, demo = map(plain_value, in_code(target, setting, study.load(ROOT / "config" / "demo.yaml")))
     assert default == ours, f"{DOCUMENT.name}: our default of {setting} is {ours!r}, it says {default!r}"
@@ -208,12 +203,12 @@ def plain_value(value):
 
 
 def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
-    rows = [(target, setting) for target, setting, _, _ in settings()]
+    rows = [(target, setting) for target, setting, _, _ in document_rows()]
     assert len(rows) == len(set(rows))
     targets = {target for target, _ in rows if target}
     assert targets == {
         run.config.target for run in study.load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
     }
     for target in targets:
-        assert {s for t, s in rows if t == target} == set(scalars.constructor_defaults(target))
-    assert {f"Views.{f.name}" for f in dataclasses.fields(config.Views)} <= {s for _, s in rows}
+        assert {s for t, s in rows if t == target} == set(constructor(target).types)
+    assert {f"Views.{f.name}" for f in dataclasses.fields(settings.Views)} <= {s for _, s in rows}

@@ -5,14 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from mlssl import config
 from mlssl.analysis import histograms, neighbours
-from mlssl.config import ConfigError, DataError, Pictures
 from mlssl.data.store import ImageStore, build_store
 from mlssl.engine import pretrain as engine
 from mlssl.engine.embed import Folder, embed, read_run
-from tests.tiny_coco import write_coco
+from mlssl.errors import ConfigError, DataError
+from mlssl.study import settings as config
+from mlssl.study.settings import Pictures
+from tests.tiny_coco import IDENTIFIED, write_coco
 
 CPU = torch.device("cpu")
 TARGETS = {
@@ -29,10 +31,11 @@ def trained(tmp_path_factory):
     """Checkpoints of two steps of every method, and the images they saw."""
     root = tmp_path_factory.mktemp("pictures")
     write_coco(root / "coco")
-    build_store(root / "coco" / "train2017", root / "store", short_side=64, workers=1)
+    build_store(root / "coco" / "train2017", root / "store", short_side=64, images_id="images", workers=1)
     for method, target in TARGETS.items():
         params = {"dictionary_size": 8, "dim": 8} if target else {}
-        values = {"data": {"root": "unused", "short_side": 64}, "method": method, "target": target}
+        data = {"root": "unused", "short_side": 64, **IDENTIFIED}
+        values = {"data": data, "method": method, "target": target}
         values |= {
             "params": params | ({"k": 2} if method == "mls" else {}),
             "backbone": "test_resnet",
@@ -141,17 +144,23 @@ def test_histograms_leave_the_own_image_out_and_fit_its_mean():
         histograms.first_scores(query, crops([[1.0, 0.0], [0.6, 0.8]], [3, 4]), "g")
 
 
+@pytest.mark.parametrize("key", ["candidates", "dictionary_size", "queries", "neighbours"])
+def test_sizes_below_one_are_refused(key):
+    with pytest.raises(ConfigError, match=f"{key}: 0 is not allowed; give at least"):
+        config.build(Pictures, {key: 0}, "pictures")
+    with pytest.raises(ValidationError):
+        Pictures(**{key: 0})
+
+
 def test_what_is_no_checkpoint_is_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_run(tmp_path / "checkpoint.pt")
     (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ConfigError, match="cannot be read as a checkpoint"):
+    with pytest.raises(ConfigError, match="has no checksum at its end"):
         read_run(tmp_path / "checkpoint.pt")
-    with pytest.raises(ConfigError, match="no 'method'"):
+    with pytest.raises(ConfigError, match="holds no meta and method"):
         read_run(trained / "mls" / "backbone.pt")
     run = read_run(trained / "mls" / "checkpoint.pt")
-    with pytest.raises(ConfigError, match="dictionary_size: 0"):
-        embed(run, ImageStore(trained / "store"), Pictures(dictionary_size=0), CPU)
     broken = type(run)(run.path, run.name, run.config, {})
     with pytest.raises(ConfigError, match="pretrain the run again"):
         broken.method(CPU)

@@ -16,24 +16,26 @@ import torch
 import yaml
 from PIL import Image
 from test_engine import CPU, assert_same, told
+from tiny_coco import IDENTIFIED
 
-from mlssl import config
+from mlssl import tensors
 from mlssl.data.store import build_store
 from mlssl.engine import checkpoint
 from mlssl.engine import pretrain as engine
 from mlssl.engine.interrupt import GO_ON_LATER, SIGNALS, Interrupted, listening
+from mlssl.study import settings as config
 
 ROOT = Path(__file__).parents[1]
 
 
-def tiny_store(root, seed=0):
+def tiny_store(root, seed=0, images_id="images"):
     rng = np.random.default_rng(seed)
     (root / "train2017").mkdir(parents=True)
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (36 + i % 3, 40, 3), dtype=np.uint8)).save(
             root / f"train2017/{i:03}.png"
         )
-    build_store(root / "train2017", root / "store", short_side=256, workers=0)
+    build_store(root / "train2017", root / "store", short_side=256, images_id=images_id, workers=0)
     return root / "store"
 
 
@@ -42,8 +44,8 @@ def images(tmp_path_factory):
     return tiny_store(tmp_path_factory.mktemp("data"))
 
 
-def train(settings, images, out, stop=None):
-    engine.pretrain(settings, images, out, run="run", device=CPU, progress=False, stop=stop)
+def train(settings, images, out, stop=None, **how):
+    engine.pretrain(settings, images, out, run="run", device=CPU, progress=False, stop=stop, **how)
 
 
 def at_step(monkeypatch, number, action):
@@ -59,13 +61,18 @@ def at_step(monkeypatch, number, action):
     monkeypatch.setattr(engine, "step", step)
 
 
-def assert_same_end(one, other):
-    """Every output, but for the times in it, and for two generators that each process seeds anew and none uses."""
+def assert_same_end(one, other, *, same_code=True):
+    """Every output, but for the times in it, and for two generators that each process seeds anew and none uses.
+
+    Without `same_code` the sources that trained may be others, as if a part was trained by changed code.
+    """
     states = [torch.load(out / "checkpoint.pt", weights_only=True) for out in (one, other)]
     for state in states:
         state.pop("seconds")
         state.pop("log")  # compared below, without its rates
         del state["random"]["numpy"], state["random"]["python"]
+        if not same_code:
+            del state["segments"]
     assert_same(*states)
     assert_same(*(torch.load(out / "backbone.pt", weights_only=True) for out in (one, other)))
     lines = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (one, other)]
@@ -76,7 +83,9 @@ def assert_same_end(one, other):
     records = [np.load(out / "pseudo_labels.npz") for out in (one, other)]
     assert records[0].files == records[1].files
     assert all(np.array_equal(records[0][column], records[1][column]) for column in records[0])
-    assert sorted(path.name for path in (other / "state").iterdir()) == ["checkpoint.pt", "owner.lock"]
+    assert (other / "pretrain.json").read_text() == (other / "state" / "result.json").read_text()
+    kept = ["checkpoint.pt", "owner.lock", "result.json"]
+    assert sorted(path.name for path in (other / "state").iterdir()) == kept
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -179,7 +188,7 @@ def test_forked_workers_leave_the_first_signal_to_their_parent():
 
 
 def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, monkeypatch):
-    settings, writers, write = told(steps=3), [], checkpoint.Summed.write
+    settings, writers, write = told(steps=3), [], tensors.Summed.write
 
     def full_from_the_second_file_on(self, data):
         writers.append(self)
@@ -188,19 +197,19 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
         return write(self, data)
 
     with monkeypatch.context() as patch, listening() as stop:
-        patch.setattr(checkpoint.Summed, "write", full_from_the_second_file_on)
+        patch.setattr(tensors.Summed, "write", full_from_the_second_file_on)
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(
             Interrupted, match=r"step 2 could not be saved .*No space left.* that of step 1 is kept"
         ):
             train(settings, images, tmp_path, stop)
-    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", config=config.plain(settings))
+    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=config.experiment(engine.identified(settings)))
     assert kept["step"] == 1
 
 
 @pytest.mark.slow
 def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_path):
-    settings = told(steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent)})
+    settings = told(steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent), **IDENTIFIED})
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config.plain(settings)))
     out = tmp_path / "out"

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import yaml
-from test_workflow import ROOT, snakemake
+from support.snakemake import ROOT, snakemake
 
-from mlssl import study as studies
-from mlssl.config import ConfigError
+from mlssl.errors import ConfigError
+from mlssl.study import expand as studies
 
 PROFILES = ROOT / "workflow" / "profiles"
 RULES = {"scenes", "dataset", "photos", "store", "pretrain", "linear", "detection", "segmentation", "neighbours"}
@@ -59,7 +59,8 @@ def test_gpus_of_several_machines_get_a_launcher_on_each(tmp_path):
 
 
 def test_slots_are_taken_where_the_profile_says_so(tmp_path):
-    job = planned(tmp_path, f"{tiny(tmp_path)} gpu_slots=true", "--profile", str(PROFILES / "workstation"))
+    study, profile = tiny(tmp_path), PROFILES / "workstation"
+    job = planned(tmp_path, study, "--profile", str(profile), "--config", f"study={study}", "gpu_slots=true")
     assert "-m mlssl.gpu_slot --gpus 1 -- " in job
 
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from test_fetch import md5, serving, write_tar, write_zip
 
-from mlssl.config import DataError
 from mlssl.data.coco import read_split
 from mlssl.data.public import catalogue, layout
 from mlssl.data.public.catalogue import DATASETS
 from mlssl.data.public.prepare import prepare
 from mlssl.data.store import ImageStore, build_store
+from mlssl.errors import DataError
 
 SIZE = (40, 30)
 needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")

@@ -17,23 +17,26 @@ import torch.multiprocessing as mp
 import yaml
 from test_engine import CPU, told
 from test_preemption import tiny_store
-from tiny_coco import write_backbone, write_coco
+from tiny_coco import IDENTIFIED, write_backbone, write_coco
 from torch import nn
 
-from mlssl import config, ranks
-from mlssl.config import ConfigError, plain
+from mlssl import ranks
 from mlssl.data.steps import Steps
 from mlssl.data.store import ImageStore
-from mlssl.engine import checkpoint
 from mlssl.engine import pretrain as engine
 from mlssl.engine.build import build_method, build_optimizer
 from mlssl.engine.parallel import parallel
 from mlssl.engine.step import step
+from mlssl.errors import ConfigError
 from mlssl.parts import batch_norm
+from mlssl.study import settings as config
+from mlssl.study.settings import plain
+from mlssl.tensors import previous
 from mlssl.transfer import segmentation
 
 ROOT = Path(__file__).parents[1]
 STEPS = 3
+BATCH_NORMS = ("sync", "local", "shuffle")
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +170,7 @@ def test_shuffled_keys_meet_others_and_come_back_to_their_queries(images, tmp_pa
 
 def settings_by_norm(images):
     found = {}
-    for how in config.BATCH_NORMS:
+    for how in BATCH_NORMS:
         settings = told("mls", steps=STEPS, batch_norm=how)
         found[how] = trained(settings, images)["state"]
     return found
@@ -175,7 +178,7 @@ def settings_by_norm(images):
 
 def test_local_and_shuffled_statistics_differ_and_dictionaries_agree_all_the_same(images, tmp_path):
     one, other = by_ranks(2, partial(settings_by_norm, images), tmp_path)
-    for how in config.BATCH_NORMS:
+    for how in BATCH_NORMS:
         for key in one[how]:
             if "running" not in key or how == "sync":
                 assert torch.equal(one[how][key], other[how][key]), (how, key)
@@ -190,7 +193,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_an_unknown_batch_norm_is_refused():
-    with pytest.raises(ConfigError, match="batch_norm: 'ghost' is not known; give sync, local or shuffle"):
+    with pytest.raises(ConfigError, match="batch_norm: 'ghost' is not allowed; give 'sync', 'local' or 'shuffle'"):
         told(batch_norm="ghost")
 
 
@@ -228,7 +231,7 @@ def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_detection_by_two_ranks_sees_every_image_and_writes_one_result(tmp_path):
-    data = {"root": str(write_coco(tmp_path / "coco"))}
+    data = {"root": str(write_coco(tmp_path / "coco")), **IDENTIFIED}
     small = {
         "fpn_channels": 8,
         "box_head_channels": 16,
@@ -282,7 +285,7 @@ def launch(world, out, settings, images):
 @pytest.fixture
 def with_images(images):
     """Settings whose data lie where the verb looks for them."""
-    return partial(told, data={"root": str(images.parent)})
+    return partial(told, data={"root": str(images.parent), **IDENTIFIED})
 
 
 def workers(launcher):
@@ -301,7 +304,7 @@ def until(condition, seconds=60):
 
 def step_of(state_file):
     """Of the newest state; 0 where there is none."""
-    for path in (state_file, checkpoint.previous(state_file)):
+    for path in (state_file, previous(state_file)):
         with suppress(FileNotFoundError):
             return torch.load(path, weights_only=True)["step"]
     return 0
@@ -358,7 +361,8 @@ def test_kill_9_of_a_rank_or_of_the_launcher_ends_all_and_the_rerun_goes_on(imag
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in ended), seconds=60)
     before = step_of(state_file)
     again = launch(2, tmp_path, settings, images)
-    until(lambda: step_of(state_file) > before)
+    until(lambda: step_of(state_file) > before or again.poll() is not None)
+    assert again.poll() is None, again.stderr.read()
     os.kill(again.pid, signal.SIGTERM)
     _, err = again.communicate(timeout=60)
     assert "its state is saved" in err

@@ -9,16 +9,20 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_coco import write_coco
+from tiny_coco import IDENTIFIED, write_coco
 
-from mlssl import config
+from mlssl import tensors
 from mlssl.analysis.search_figures import looks, search_figure, short
 from mlssl.data.store import build_store
 from mlssl.engine.embed import read_run
-from mlssl.engine.search_benchmark import SearchBenchmark, benchmark, in_sample, recall, rows_of
+from mlssl.engine.search_benchmark import benchmark, in_sample, recall, rows_of
 from mlssl.engine.search_entries import fill_up
+from mlssl.errors import ConfigError
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.search import PER_LIST, InvertedFile, exact, sampled_slots
+from mlssl.study import settings as config
+from mlssl.study.identity import about_run
+from mlssl.study.settings import SearchBenchmark
 
 
 def unit(*shape, seed=0):
@@ -81,7 +85,7 @@ def test_a_sample_is_a_view_of_the_same_rows_and_follows_the_global_generator():
     torch.set_rng_state(state)
     assert [sampled_slots(64, 8) for _ in range(21)] == [rows, *later]
     assert len({s.start for s in later}) > 1
-    with pytest.raises(config.ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="at least 1"):
         sampled_slots(64, 0)
 
 
@@ -197,12 +201,12 @@ def test_a_resumed_search_is_the_same_bit_for_bit(tmp_path, stop):
 
 def test_without_faiss_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(config.ConfigError, match=r"pip install 'mlssl\[search\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'mlssl\[search\]'"):
         InvertedFile(100)
 
 
 def test_mistaken_settings_of_the_lists_are_named():
-    with pytest.raises(config.ConfigError, match="probes 0"):
+    with pytest.raises(ConfigError, match="probes 0"):
         InvertedFile(100, probes=0)
 
 
@@ -233,7 +237,7 @@ def checkpoint(tmp_path):
     root = write_coco(tmp_path / "coco")
     build_store(root / "train2017", tmp_path / "store", short_side=32, workers=1)
     told = {
-        "data": {"root": str(root)},
+        "data": {"root": str(root), **IDENTIFIED},
         "method": "moco_v2",
         "target": "baselines.moco_v2.MoCoV2",
         "params": {"dictionary_size": 16, "dim": 8},
@@ -241,11 +245,10 @@ def checkpoint(tmp_path):
         "batch_size": 4,
         "views": {"crop": 32},
     }
-    values = config.plain(config.build(config.Pretrain, told, "test"))
-    method, _ = build_method(config.build(config.Pretrain, values, "test"), torch.device("cpu"))
-    torch.save(
-        {"method": method.state_dict(), "meta": {"run": "tiny", "config": values}}, tmp_path / "checkpoint.pt"
-    )
+    settings = config.build(config.Pretrain, told, "test")
+    method, _ = build_method(settings, torch.device("cpu"))
+    state = {"method": method.state_dict(), "meta": about_run(settings, "tiny")}
+    tensors.save(tmp_path / "checkpoint.pt", state)
     return tmp_path
 
 
@@ -275,15 +278,15 @@ def test_the_verb_leaves_result_table_and_figure(checkpoint, monkeypatch, capsys
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert out.with_suffix(".pdf").exists()
     assert main() == 0
-    assert "stands already; nothing is left to do" in capsys.readouterr().err
+    assert "exists already; nothing to do" in capsys.readouterr().err
 
 
 def test_too_few_crops_are_refused_before_the_work(checkpoint):
     from mlssl.data.store import ImageStore
 
     run, store = read_run(checkpoint / "checkpoint.pt"), ImageStore(checkpoint / "store")
-    with pytest.raises(config.ConfigError, match="give --crops 24 or more, or --sizes up to 20"):
-        benchmark(run, store, SearchBenchmark(sizes=(64,), crops=20, batch=4), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="give --crops 24 or more, or --sizes up to 20"):
+        benchmark(run, store, SearchBenchmark("moco_v2", sizes=(64,), crops=20, batch=4), torch.device("cpu"))
 
 
 def test_rows_leave_out_what_does_not_apply():

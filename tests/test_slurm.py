@@ -16,8 +16,8 @@ import torch
 import yaml
 from slurm_cluster import run, until
 
-from mlssl import study as studies
 from mlssl.engine import pretrain as engine
+from mlssl.study import expand as studies
 
 ROOT = Path(__file__).parents[1]
 STEPS = 400

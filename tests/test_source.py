@@ -4,12 +4,14 @@ import pytest
 import torch
 import yaml
 
-from mlssl import study
-from mlssl.config import ConfigError, Data, Pretrain
+from mlssl.__main__ import parser
 from mlssl.engine.build import build_method
 from mlssl.engine.initial import load_initial
+from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
-from mlssl.source import read_source
+from mlssl.study import expand as study
+from mlssl.study.settings import Data, DataSource, Pretrain, build
+from mlssl.study.sources import identify, read_source
 
 SCENES = {"scenes": {"images": 80, "val_images": 20, "size": [64, 48], "seed": 3}}
 STUDY = {
@@ -35,32 +37,75 @@ def load(tmp_path, monkeypatch):
     return load
 
 
-def test_a_folder_is_used_as_it_is():
-    source = read_source({"root": "photos"}, "test")
-    assert (source.kind, source.data, str(source.ready)) == ("root", Data("photos"), "photos")
+def source(values):
+    return identify(read_source(build(DataSource, values, "test"), "test"))[0]
 
 
-def test_drawn_scenes_have_a_place_that_their_settings_name():
-    source = read_source(SCENES, "test")
-    assert source.command()[:7] == ["scenes", "--out", source.data.root, "--images", "80", "--val-images", "20"]
-    assert source.images() == (80, 20)
-    other = read_source({"scenes": {**SCENES["scenes"], "seed": 4}}, "test")
-    assert other.data.root != source.data.root
+def test_a_folder_is_used_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = source({"root": "photos"})
+    assert (found.kind, found.settings, str(found.ready)) == ("root", None, "photos")
+    assert found.data == Data("photos", images_id="-", data_id="-")
+
+
+def test_drawn_scenes_have_a_place_that_their_settings_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = source(SCENES)
+    assert found.command() == [
+        "scenes", f"--out={found.data.root}", "--images=80", "--val-images=20", "--size=64x48", "--seed=3",
+    ]  # fmt: skip
+    assert found.images() == (80, 20)
+    assert source({"scenes": {**SCENES["scenes"], "seed": 4}}).data.root != found.data.root
 
 
 def test_a_public_dataset_brings_its_splits_and_counts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = read_source({"dataset": {"name": "voc2007", "source": "/voc", "download": True}}, "test")
-    assert (source.data.train, source.data.val) == ("trainval", "test")
-    assert source.images() == (5011, 4952)
-    command = source.command()
-    assert command[:2] == ["dataset", "voc2007"]
-    assert command[-3:] == ["--source", "/voc", "--download"]
-    assert source.ready.name == "prepared.json"
+    found = source({"dataset": {"name": "voc2007", "source": "/voc", "download": True}})
+    assert (found.data.train, found.data.val) == ("trainval", "test")
+    assert found.images() == (5011, 4952)
+    words = ["dataset", "voc2007", f"--out={found.data.root}", "--splits", "trainval", "test"]
+    assert found.command() == [*words, "--source=/voc", "--download"]
+    assert found.ready.name == "prepared.json"
     with pytest.raises(ConfigError, match="no split 'train2017'; give trainval or test"):
-        read_source({"dataset": {"name": "voc2007"}, "train": "train2017"}, "test")
+        source({"dataset": {"name": "voc2007"}, "train": "train2017"})
     with pytest.raises(ConfigError, match="'imagenet' is not known; one of coco2017"):
-        read_source({"dataset": {"name": "imagenet"}}, "test")
+        source({"dataset": {"name": "imagenet"}})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (SCENES | {"train": "val2017"}, "test.train: scenes has no split 'val2017'; give train2017"),
+        ({"photos": {"folder": "x"}, "val": "val2017"}, "test.val: photos has no split 'val2017'; give val"),
+    ],
+)
+def test_what_a_command_makes_has_splits_of_its_own(given, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        source(given)
+    assert source(SCENES | {"train": "train2017", "val": None}).data == source(SCENES).data
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "none is given; give one of root, scenes, dataset, photos"),
+        ({"root": "here", **SCENES}, "root and scenes are given; give one of"),
+    ],
+)
+def test_there_is_exactly_one_source(given, words):
+    with pytest.raises(ConfigError, match=words):
+        source(given)
+
+
+def test_options_survive_whatever_a_name_begins_with(tmp_path, monkeypatch):
+    """A folder `-x` would be an option of its own, were it not joined by `=`."""
+    monkeypatch.chdir(tmp_path)
+    photos = {"folder": "-shop", "labels": "-a.csv", "anonymise": "blur", "people": "faces"}
+    command = source({"photos": photos}).command()
+    read = parser().parse_args(command)
+    assert (str(read.photos), str(read.labels), read.anonymise, read.people) == ("-shop", "-a.csv", "blur", "faces")
+    assert (read.near, read.max_skipped, read.val_share, read.seed) == (6, 0.05, 0.25, 0)
 
 
 def test_photos_without_labels_are_not_transferred_to(load):
@@ -69,14 +114,12 @@ def test_photos_without_labels_are_not_transferred_to(load):
     assert set(plain.compared) == {"mls", "random"}
     labelled = load({"data": {"photos": {"folder": "shop", "labels": "shop.csv"}}})
     assert set(labelled.transfers) == {"linear", "pseudo_labels"}
-    assert labelled.source.command() == [
-        "import", "--photos", "shop", "--out", labelled.data.root, "--labels", "shop.csv",
-    ]  # fmt: skip
+    assert "--labels=shop.csv" in labelled.source.command()
 
 
 def test_transfers_may_be_on_other_images_than_pretraining(load):
     loaded = load({"transfer_data": {"root": "elsewhere"}})
-    assert loaded.transfers["linear"].data == Data("elsewhere")
+    assert loaded.transfers["linear"].data == Data("elsewhere", images_id="-", data_id="-")
     assert loaded.transfers["pseudo_labels"].data == loaded.data
     assert all(run.config.data == loaded.data for run in loaded.runs.values())
 
@@ -92,7 +135,7 @@ def test_a_method_may_have_its_own_budget(load):
     ("changes", "words"),
     [
         ({"methods": {"mls": {"target": "mlssl.method.mls.MLS", "params": {"dictionary_size": 64, "k": 65}}}},
-         ["k 65", "dictionary_size 64"]),
+         ["k <= dictionary_size must hold, but k is 65, dictionary_size is 64"]),
         ({"methods": {"mls": {"target": "mlssl.method.mls.MLS", "params": {"dictionary_size": 4, "k": 2}}}},
          ["dictionary_size 4", "batch_size 8", "at least 8"]),
         ({"pretrain": {**STUDY["pretrain"], "batch_size": 64},
@@ -125,7 +168,7 @@ def test_an_extending_study_says_only_what_differs(tmp_path, monkeypatch):
         "pretrain: {epochs: null, steps: 5}\ntransfers: {pseudo_labels: null}\n"
     )
     loaded = study.load(own)
-    assert (loaded.name, loaded.data) == ("mine", Data("photos"))
+    assert (loaded.name, loaded.data.root) == ("mine", "photos")
     config = loaded.runs[loaded.compared["mls"]].config
     assert (config.epochs, config.steps, config.batch_size) == (None, 5, 8)
     assert set(loaded.transfers) == {"linear"}

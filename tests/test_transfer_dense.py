@@ -6,9 +6,10 @@ import pytest
 import torch
 from tiny_coco import write_backbone, write_coco
 
-from mlssl.config import Data, DataError, Detection, Segmentation
 from mlssl.data.coco import IGNORE, read_split
+from mlssl.errors import DataError
 from mlssl.parts.backbone import create_backbone, stage_maps
+from mlssl.study.settings import Data, Detection, Segmentation
 from mlssl.transfer import detection, segmentation
 from mlssl.transfer.load import image_tensor, load_backbone
 

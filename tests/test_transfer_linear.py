@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from tiny_coco import write_backbone, write_coco
 from torch.nn import functional as F
 
-from mlssl.config import ConfigError, Data, DataError, Linear
+from mlssl import tensors
 from mlssl.data.coco import read_split
+from mlssl.errors import ConfigError, DataError
+from mlssl.study.settings import Data, Linear, build
 from mlssl.transfer import features, linear
 from mlssl.transfer.load import draw, image_tensor, load_backbone, normalise, read_splits, resize
 
@@ -56,10 +59,16 @@ def test_files_that_hold_no_backbone_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_backbone(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="has no checksum at its end"):
         load_backbone(tmp_path / "text.pt")
     torch.save({"model": {}}, tmp_path / "other.pt")
-    with pytest.raises(ConfigError, match="no 'backbone'"):
+    with pytest.raises(ConfigError, match="not written by mlssl"):
+        load_backbone(tmp_path / "other.pt")
+    tensors.save(tmp_path / "other.pt", {"model": {}})
+    with pytest.raises(ConfigError, match=r"holds no backbone and meta; give a backbone\.pt"):
+        load_backbone(tmp_path / "other.pt")
+    tensors.save(tmp_path / "other.pt", {"backbone": {}, "meta": {"run": "x"}})
+    with pytest.raises(ConfigError, match="meta has no 'backbone', the model's name"):
         load_backbone(tmp_path / "other.pt")
 
 
@@ -104,7 +113,9 @@ def test_images_become_normalised_pixels(tmp_path):
 
 def test_protocol_names():
     assert [Linear.protocol(f) for f in (1.0, 0.1, 0.005)] == ["linear", "linear_10pct", "linear_0.5pct"]
-    with pytest.raises(ConfigError, match="fractions"):
+    with pytest.raises(ConfigError, match=r"fractions\.0: 10.0 is not allowed; give at most 1"):
+        build(Linear, {"data": {"root": "unused"}, "fractions": [10.0]}, "linear")
+    with pytest.raises(ValidationError, match="fractions"):
         Linear(Data("unused"), fractions=(10.0,))
 
 

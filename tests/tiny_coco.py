@@ -9,8 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mlssl import tensors
 from mlssl.parts.backbone import create_backbone
+from mlssl.study.identity import about_run
+from mlssl.study.settings import Data, Pretrain
 
+IDENTIFIED = {"images_id": "images", "data_id": "data"}
+"""Identities of some data, given so that nobody looks at their content."""
 CATEGORIES = ({"id": 3, "name": "red"}, {"id": 7, "name": "green"}, {"id": 8, "name": "blue"})
 """With gaps between the ids, as in COCO."""
 COLOURS = ((220, 30, 30), (30, 200, 40), (40, 60, 230))
@@ -78,6 +83,7 @@ def write_backbone(path: Path, *, name: str = "resnet10t", seed: int = 0, **chan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weights = {**create_backbone(name).state_dict(), **changes}
-    meta = {"run": "tiny", "method": "none", "seed": seed, "digest": "0" * 12, "backbone": name, "config": {}}
-    torch.save({"backbone": {k: v for k, v in weights.items() if v is not None}, "meta": meta}, path)
+    config = Pretrain(Data("unused", **IDENTIFIED), method="none", seed=seed, backbone=name)
+    kept = {k: v for k, v in weights.items() if v is not None}
+    tensors.save(path, {"backbone": kept, "meta": about_run(config, "tiny")})
     return path

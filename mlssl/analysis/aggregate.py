@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mlssl.analysis.outputs import MINUTES, Score, headline
-from mlssl.config import ConfigError
-from mlssl.study import Study
+from mlssl.errors import ConfigError
+from mlssl.study.expand import Study
 
+OTHER_CODE = "†"
+"""Marks a cell with a result that was made by other code than there is now."""
 NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
 
 
@@ -26,6 +28,8 @@ class Summary:
     """Seeds that the study wants; 0 where this level does not go through the protocol."""
     absent: tuple[str, ...] = ()
     """Why the others are not there: `missing`, `undefined` or `failed: <reason>`, one per seed."""
+    other_code: bool = False
+    """Whether one of them was made by other code than there is now."""
 
     @property
     def n(self) -> int:
@@ -56,7 +60,8 @@ class Summary:
         if self.n:
             said = "" if self.n == usual_n > 1 else f" (n = {self.n})"
             spread = f" ± {self.std:.{digits}f}" if self.n > 1 else ""
-            parts.append(f"{self.mean:.{digits}f}{spread}{said}")
+            mark = f" {OTHER_CODE}" if self.other_code else ""
+            parts.append(f"{self.mean:.{digits}f}{spread}{said}{mark}")
         if self.absent:
             parts.append(self.status)
         return "; ".join(parts)
@@ -66,7 +71,7 @@ def read_metrics(study: Study) -> pd.DataFrame:
     """`metrics.tsv` of a study; ConfigError says to collect first when there is none."""
     path = study.out / "metrics.tsv"
     if not path.exists():
-        raise ConfigError(f"{path}: no such file; run `python -m mlssl collect --study {study.path}` first")
+        raise ConfigError(f"{path}: no such file; run `mlssl collect --study {study.path}` first")
     # Digests such as 12e4… would be read as numbers, and a method named `null` as nothing.
     frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
     frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
@@ -84,14 +89,15 @@ def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> d
             cells[cell.level].append(cell.run)
     summaries = {}
     for level, runs in cells.items():
-        values, absent = {}, []
+        values, absent, other_code = {}, [], False
         for run in runs:
             value = _value(by_run.get(run), score)
             if isinstance(value, str):
                 absent.append(value)
             else:
                 values[study.runs[run].config.seed] = value
-        summaries[level] = Summary(values, len(runs), tuple(absent))
+                other_code = other_code or bool(by_run[run]["other_code"].notna().any())
+        summaries[level] = Summary(values, len(runs), tuple(absent), other_code)
     return summaries
 
 
@@ -134,4 +140,6 @@ def origin(metrics: pd.DataFrame) -> str:
     ):
         known = sorted(ok[column].dropna().unique())
         parts.append(one.format(" and ".join(known)) if len(known) < 3 else f"{len(known)} {many}")
+    if ok["other_code"].notna().any():
+        parts.append(f"{OTHER_CODE} made by other code than there is now (runs.tsv lists the sources)")
     return "computed on " + ", ".join(parts)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlssl.config import DataError
 from mlssl.data.coco import Split
+from mlssl.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mlssl.analysis.outputs import budget
 from mlssl.analysis.style import WIDTH, colours, finish
-from mlssl.study import COMPARE, Study
+from mlssl.study.expand import COMPARE, Study
 
 NOT_LOSSES = ("step", "lr", "images_per_s", "positives")
 

@@ -35,8 +35,8 @@ from mlssl.analysis.style import (
     untrained,
     widen,
 )
-from mlssl.provenance import atomic
-from mlssl.study import COMPARE, Study
+from mlssl.files import atomic
+from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
 """The method that ablations are drawn against, where the study has it."""

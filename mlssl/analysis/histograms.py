@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from mlssl.analysis.figures import save
 from mlssl.analysis.neighbours import QUERY, Crops, Pixels, scores, show, tile
 from mlssl.analysis.style import OKABE_ITO, STYLE, WIDTH, finish
-from mlssl.config import DataError
+from mlssl.errors import DataError
 
 BINS = 50
 COLOURS = {"g": OKABE_ITO[0], "z": OKABE_ITO[2]}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mlssl.analysis.outputs import budget, label_axes
 from mlssl.analysis.style import OKABE_ITO, TRUNCATED, WIDTH, finish
-from mlssl.study import Study
+from mlssl.study.expand import Study
 
 Series = dict[str, list[float | None]]
 """What a result of `pseudo_labels` notes: metric -> its value at every record."""
@@ -68,7 +68,7 @@ def label_quality(study: Study) -> Figure:
 
 def read_series(study: Study, run: str) -> Series | None:
     """The series of a run's result; None where it is not there."""
-    path = study.out / "runs" / run / "pseudo_labels.json"
+    path = study.result(run, "pseudo_labels")
     return json.loads(path.read_text())["header"]["notes"]["series"] if path.exists() else None
 
 

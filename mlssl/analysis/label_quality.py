@@ -7,7 +7,6 @@ Only queries that show a category at all can tell, and only they are counted. Im
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mlssl.analysis.crop_categories import Objects, read_objects, shown
-from mlssl.config import DataError, PseudoLabels
 from mlssl.data.coco import read_split
+from mlssl.errors import DataError
+from mlssl.study.settings import PseudoLabels
 
 PROTOCOL = "pseudo_labels"
 COLUMNS = ("step", "query_image", "query_box", "image", "box", "positive", "filled")
@@ -135,13 +135,3 @@ def read_records(path: Path, images: int) -> dict[str, np.ndarray]:
     if highest >= images:
         raise DataError(f"{path}: names image {highest}, but the store has {images}; give the run's own store")
     return kept
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Name, method, seed, digest and backbone of a finished run, as its `pretrain.json` tells them."""
-    path = folder / "pretrain.json"
-    try:
-        header = json.loads(path.read_text())["header"]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give the folder of a finished pretraining") from None
-    return {key: header[key] for key in ("run", "method", "seed", "digest", "backbone")}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import summarise
 from mlssl.analysis.outputs import linear_scores, pretrained_and_not
-from mlssl.study import COMPARE, Study
+from mlssl.study.expand import COMPARE, Study
 
 Curve = list[tuple[int, float]]
 """Labelled images and mAP in percent, by ascending number of images."""
@@ -66,7 +66,7 @@ def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]
         seed = study.runs[cell.run].config.seed
         if cell.axis != COMPARE or cell.level != method or not all(seed in by_seed for by_seed in values):
             continue
-        notes = json.loads((study.out / "runs" / cell.run / "linear.json").read_text())["header"]["notes"]
+        notes = json.loads(study.result(cell.run, "linear").read_text())["header"]["notes"]
         images = [notes["protocols"][score.protocol]["train_images"] for score in scores]
         found[seed] = [(n, by_seed[seed]) for n, by_seed in zip(images, values, strict=True)]
     return found

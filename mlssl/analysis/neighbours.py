@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from mlssl.analysis.figures import save
 from mlssl.analysis.style import STYLE, WIDTH, finish
-from mlssl.config import ConfigError, DataError
+from mlssl.errors import ConfigError, DataError
 
 QUERY, NEIGHBOUR = "#D55E00", "#F0E442"
 """The paper's red and yellow, in Okabe and Ito's shades."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlssl.study import COMPARE, Study
+from mlssl.study.expand import COMPARE, Study
 
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
@@ -149,7 +149,7 @@ def budget(study: Study) -> str:
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
     # Not the images that are there: captions would change, and with them what is rebuilt, once they are.
-    drawn = study.source.settings.get("images")
+    drawn = getattr(study.source.settings, "images", None)
     images = f"{drawn:,} images" if drawn else f"{config.data.train}'s images"
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, summarise
 from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, transfer_budget
-from mlssl.study import COMPARE, Study
+from mlssl.study.expand import COMPARE, Study
 
 PROTOCOLS = {
     ("coco_instances", "mask_rcnn_r50_fpn"): "detection",

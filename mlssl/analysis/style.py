@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mlssl.analysis.aggregate import Summary
 from mlssl.analysis.outputs import MINUTES, Score
-from mlssl.study import Study
+from mlssl.study.expand import Study
 
 DPI = 150
 WIDTH = 7.6

@@ -22,8 +22,8 @@ from mlssl.analysis.outputs import (
     transfer_budget,
 )
 from mlssl.analysis.paper_tables import paper_tables
-from mlssl.provenance import write_text
-from mlssl.study import COMPARE, Study
+from mlssl.files import write_text
+from mlssl.study.expand import COMPARE, Study
 
 PAPER = "mls_iccv2023.csv"
 

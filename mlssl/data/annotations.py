@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlssl.config import DataError
+from mlssl.errors import DataError
 
 Record = dict[str, Any]
 

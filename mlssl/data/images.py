@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mlssl.config import DataError
+from mlssl.errors import DataError
 
 try:
     from pillow_heif import register_heif_opener

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mlssl.config import Pretrain
 from mlssl.data.store import ImageStore
 from mlssl.data.views import make_views
 from mlssl.parts.view import View
 from mlssl.seeds import seed_of
+from mlssl.study.settings import Pretrain
 
 
 class Steps:

@@ -24,11 +24,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mlssl.config import DataError
 from mlssl.data.images import UnusableImage, find_images, read_image
-from mlssl.provenance import digest_of, write_json, write_text
+from mlssl.digest import digest_of
+from mlssl.errors import DataError
+from mlssl.files import write_json, write_text
+from mlssl.study.code import stage_code
 
-VERSION = 3
+VERSION = 4
 CHUNK = 64
 """Images between two lines of the journal: so many are decoded again at most when a build goes on."""
 MAX_SKIPPED = 0.05
@@ -54,6 +56,7 @@ def build_store(
     out: Path,
     *,
     short_side: int | str,
+    images_id: str | None = None,
     workers: int | None = None,
     max_skipped: float = MAX_SKIPPED,
 ) -> None:
@@ -61,24 +64,28 @@ def build_store(
 
     An image that cannot be used is skipped, and named with the reason in the index; more than a share `max_skipped`
     of them stops the build. The store appears under its name only when it is whole; a build that was killed goes on
-    where it was. One that is there already is left as it is. Raises DataError for too many unusable images, a full
-    disk, or if what is there was made with another `short_side`.
+    where it was. One that is there already is left as it is. `images_id` is the identity of the images (see
+    `study.sources`), to be found again in the store. Raises DataError for too many unusable images, a full disk, or
+    if the store that is there was made with another `short_side` or of other images.
     """
     folder, out = Path(folder), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         if (out / "index.json").exists():
-            made_with = json.loads((out / "index.json").read_text())["short_side"]
-            if made_with != short_side:
-                raise DataError(
-                    f"{out}: was built with short_side {made_with}, not {short_side}; remove the folder"
-                )
+            made = json.loads((out / "index.json").read_text())
+            asked = {"version": VERSION, "short_side": short_side, "images_id": images_id}
+            for key, value in asked.items():
+                if made.get(key) != value:
+                    raise DataError(
+                        f"{out}: was built with {key} {made.get(key)}, not {value}; move the folder away, "
+                        "it is built again"
+                    )
             return
         if out.exists():
             raise DataError(f"{out}: exists but holds no whole store; remove the folder")
-        part, asked = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
+        part, workers = out.with_name(f".{out.name}.part"), (os.cpu_count() or 1) if workers is None else workers
         try:
-            skipped = fill(part, folder, find_images(folder), short_side, asked, max_skipped)
+            skipped = fill(part, folder, find_images(folder), short_side, images_id, workers, max_skipped)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -90,7 +97,13 @@ def build_store(
 
 
 def fill(
-    part: Path, folder: Path, paths: list[Path], short_side: int | str, workers: int, max_skipped: float
+    part: Path,
+    folder: Path,
+    paths: list[Path],
+    short_side: int | str,
+    images_id: str | None,
+    workers: int,
+    max_skipped: float,
 ) -> list[tuple[str, str]]:
     """Write the store into the folder `part`, going on with what a killed build has left there.
 
@@ -133,6 +146,8 @@ def fill(
     index = {
         "version": VERSION,
         "short_side": short_side,
+        "images_id": images_id,
+        "code": stage_code("store"),
         "crc32": crc,
         "sizes": [size for _, size in used],
         "names": [name for name, _ in used],
@@ -188,12 +203,14 @@ class ImageStore:
         except FileNotFoundError:
             raise DataError(f"{path}: no image store there; build it with `mlssl store`") from None
         if index["version"] != VERSION:
-            raise DataError(f"{path}: store version {index['version']}, this code reads {VERSION}; rebuild it")
+            raise DataError(f"{path}: store version {index['version']}, this code reads {VERSION}; move it away")
         self.path = path
         self.names: list[str] = index["names"]
         """Paths below the folder of images, with `/`."""
         self.skipped: list[tuple[str, str]] = [(name, reason) for name, reason in index["skipped"]]
         """Images that cannot be used, with the reasons."""
+        self.images_id: str | None = index["images_id"]
+        """Identity of the images (see `study.sources`)."""
         self.crc32: int = index["crc32"]
         self.sizes = torch.tensor(index["sizes"], dtype=torch.int64)
         self._ends = (self.sizes.prod(dim=1) * 3).cumsum(0).tolist()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlssl.config import Views
 from mlssl.data import colour, warp
 from mlssl.parts.view import View
+from mlssl.study.settings import Views
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from mlssl.config import ConfigError, Pretrain
 from mlssl.device import gains_from_bf16
 from mlssl.engine.initial import load_initial
 from mlssl.parts.backbone import create_backbone
 from mlssl.seeds import seed_of
+from mlssl.study.methods import load_class, resolve
+from mlssl.study.settings import Pretrain
 
 
 def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.Module]:
@@ -30,32 +28,11 @@ def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.
     torch.manual_seed(seed_of(config.seed, "heads"))
     method = backbone
     if config.target is not None:
-        cls = method_class(config.target)
-        known = inspect.signature(cls).parameters
-        for key in config.params:
-            if key not in known:
-                names = ", ".join(known)
-                raise ConfigError(f"params.{key}: {config.target} has no such scalar; it has {names}")
-        method = cls(backbone, **config.params)
+        cls = load_class(config.target)
+        params = resolve(config.target, {}, config.params, config.method)
+        method = cls(backbone, **params)
     method.to(device, memory_format=torch.channels_last).train()
     return method, backbone
-
-
-def method_class(target: str) -> type[nn.Module]:
-    """Import a method by its dotted path, for example `mlssl.method.mls.MLS`."""
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"target '{target}' cannot be imported: {error}") from error
-
-
-def method_scalars(config: Pretrain) -> dict[str, Any]:
-    """Every scalar the method runs with, its constructor's defaults included."""
-    if config.target is None:
-        return {}
-    parameters = inspect.signature(method_class(config.target)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | config.params
 
 
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
@@ -69,8 +46,6 @@ def precision(config: Pretrain, device: torch.device) -> str:
     """`fp32` or `bf16`: as told, or where `auto` by what the device gains from."""
     if config.precision == "auto":
         return "bf16" if gains_from_bf16(device) else "fp32"
-    if config.precision not in ("fp32", "bf16"):
-        raise ConfigError(f"precision: '{config.precision}' is not known; give fp32, bf16 or auto")
     return config.precision
 
 

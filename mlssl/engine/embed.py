@@ -17,14 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mlssl.config import ConfigError, Pictures, Pretrain, Views, build
 from mlssl.data.images import find_images
 from mlssl.data.store import ImageStore, load_resized
 from mlssl.data.views import make_views
-from mlssl.engine.build import build_method, method_scalars
+from mlssl.engine.build import build_method
+from mlssl.errors import ConfigError
 from mlssl.parts.backbone import global_average_pool
 from mlssl.seeds import seed_of
-from mlssl.weights import read_weights
+from mlssl.study.settings import Pictures, Pretrain, Views, build
+from mlssl.tensors import read_own
 
 BATCH = 64
 """Crops per forward pass. The views follow from it: another value draws other crops."""
@@ -70,8 +71,8 @@ class Run:
 
     def about(self) -> str:
         """Name, method and k, for a caption."""
-        scalars = method_scalars(self.config)
-        k = f", k = {scalars['k']}" if "k" in scalars else ""
+        params = self.config.params
+        k = f", k = {params['k']}" if "k" in params else ""
         return f"Run {self.name}, method {self.config.method}{k}"
 
 
@@ -98,10 +99,10 @@ class Folder:
 def read_run(path: Path) -> Run:
     """Read `checkpoint.pt` as the engine leaves it; ConfigError when it is not there or is something else."""
     remedies = {"missing": "pretrain the run first", "broken": "pretrain the run again"}
-    state = read_weights(path, "a checkpoint", **remedies)
-    if not isinstance(state, dict) or not {"method", "meta"} <= state.keys():
-        raise ConfigError(f"{path}: holds no 'method' and 'meta'; give the checkpoint.pt of a pretraining")
+    state = read_own(path, "the checkpoint.pt of a pretraining", {"method", "meta"}, **remedies)
     meta = state["meta"]
+    if "experiment" not in meta:
+        raise ConfigError(f"{path}: was written by an earlier version of mlssl; pretrain the run again")
     config = build(Pretrain, meta["config"], f"{path}: meta.config")
     return Run(Path(path), meta["run"], config, state["method"])
 
@@ -115,11 +116,8 @@ def embed(
     through all images before it takes a second crop of one. Which images and which crops follows from
     `told.seed` alone, so runs with one augmentation are asked the same, trained or not.
 
-    Raises ConfigError for a size below one, FloatingPointError for embeddings that are not finite.
+    Raises FloatingPointError for embeddings that are not finite.
     """
-    for key in ("candidates", "dictionary_size"):
-        if getattr(told, key) < 1:
-            raise ConfigError(f"{key}: {getattr(told, key)} is too few; give at least 1")
     method = run.method(device, trained=trained)
     # Without a target the method is the bare backbone: one encoder for both.
     encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mlssl.config import ConfigError
-from mlssl.weights import read_weights
+from mlssl.errors import ConfigError
+from mlssl.tensors import has_checksum, read_weights
 
 INSIDE = ("backbone", "state_dict", "model", "method")
 """Under which of these a checkpoint keeps its weights; the outermost first."""
@@ -18,10 +18,16 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
 
     MoCo's, DenseCL's and torchvision's files work as they are: the first prefix (`module.encoder_q.`, …) that
     has every weight of the backbone in its shape is taken, and heads are left out. Nothing in the file is run.
-    Raises ConfigError for a file that cannot be read, or that lacks a weight of the architecture.
+    Raises ConfigError for a file that cannot be read, that lacks a weight of the architecture, or that is our own
+    and has lost its checksum.
     """
     remedies = {"missing": "check the path", "broken": "give a checkpoint of tensors"}
     content = read_weights(path, "weights", key="init", **remedies)
+    if ours(content) and not has_checksum(path):
+        raise ConfigError(
+            f"init: {path}: is a file of mlssl without its checksum at the end, so cut off or changed; "
+            "give it as it was written"
+        )
     for key in INSIDE:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -41,6 +47,12 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
         f"init: {path}: has no weight '{missing}' of shape {tuple(needed[missing].shape)}; "
         "give weights of the backbone that the study names"
     )
+
+
+def ours(content: object) -> bool:
+    """Whether the engine has made this `backbone.pt` or `checkpoint.pt`; others' files have a `meta` too."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    return isinstance(meta, dict) and {"run", "config_digest"} <= meta.keys()
 
 
 def fits(found: object, wanted: Tensor) -> bool:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from mlssl import provenance, ranks
-from mlssl.config import ConfigError, Pretrain, plain
+from mlssl import ranks, results
 from mlssl.data.placement import place
 from mlssl.data.steps import Steps
 from mlssl.data.store import ImageStore
 from mlssl.device import facts
-from mlssl.engine import checkpoint
+from mlssl.digest import digest_of
 from mlssl.engine.build import (
     build_method,
     build_optimizer,
-    method_scalars,
     precision,
     run_encoders_in_bf16,
 )
@@ -35,6 +32,14 @@ from mlssl.engine.run_folder import DISK, RunFolder
 from mlssl.engine.schedule import cosine
 from mlssl.engine.step import step
 from mlssl.engine.training import Training
+from mlssl.errors import ConfigError, DataError
+from mlssl.study.code import stage_code
+from mlssl.study.fingerprint import content_id
+from mlssl.study.identity import about_run
+from mlssl.study.methods import resolve
+from mlssl.study.settings import Pretrain
+from mlssl.study.sources import CACHE, by_content, contents
+from mlssl.tensors import previous
 
 
 def pretrain(
@@ -46,6 +51,7 @@ def pretrain(
     device: torch.device,
     progress: bool = True,
     stop: Stop | None = None,
+    changed_code: bool = False,
 ) -> None:
     """Train a method on a store's images and leave in `out` what later stages need; every rank calls it.
 
@@ -54,21 +60,31 @@ def pretrain(
     state; a run that finds one goes on from it. `failed.json` there says why it could not.
 
     Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it, and
-    trains nothing where only what it left is gone: that is written again from its last state.
+    trains nothing where only what it left is gone: that is written again from its last state. A run that other code
+    has begun goes on only with `changed_code`, and its result then lists the parts.
     Raises ConfigError for settings that cannot work, FileExistsError where another run's result lies in `out`,
     NonFiniteLoss for divergence, Interrupted when `stop` asks for it, with the state saved; Busy when another
     trainer has this run, Taken when one takes it over.
     """
-    meta = describe(config, run)
-    RunFolder(out, meta, None).whole()  # refuses another run's result before anything is touched or waited for
+    config = identified(config)
+    about = about_run(config, run)
+    RunFolder(out, about, None).whole()  # refuses another run's result before anything is touched or waited for
     with own(out / "state") if ranks.is_main() else nullcontext() as owner:
-        folder = RunFolder(out, meta, owner)
+        folder = RunFolder(out, about, owner)
         if ranks.anyone(ranks.is_main() and folder.whole())[0]:
             if ranks.is_main():
                 print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
-            train(config, store_path, folder, device=device, progress=progress, stop=stop or Stop())
+            train(
+                config,
+                store_path,
+                folder,
+                device=device,
+                progress=progress,
+                stop=stop or Stop(),
+                changed_code=changed_code,
+            )
         except NonFiniteLoss as error:
             folder.fail(str(error))
             ranks.wait_for_all()  # the launcher ends all ranks as soon as one has ended
@@ -79,7 +95,7 @@ def pretrain(
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            kept = any(path.exists() for path in (folder.state, checkpoint.previous(folder.state)))
+            kept = any(path.exists() for path in (folder.state, previous(folder.state)))
             again = (
                 f"go on from the last state saved in {folder.state.parent}"
                 if kept
@@ -92,27 +108,41 @@ def pretrain(
 
 
 def train(
-    config: Pretrain, store_path: Path, folder: RunFolder, *, device: torch.device, progress: bool, stop: Stop
+    config: Pretrain,
+    store_path: Path,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    progress: bool,
+    stop: Stop,
+    changed_code: bool,
 ) -> None:
     """`pretrain`, by the one who owns the run, and its other ranks."""
-    store, run = ImageStore(store_path), folder.meta["run"]
+    store, run = ImageStore(store_path), folder.about["run"]
+    if store.images_id != config.data.images_id:
+        raise DataError(
+            f"{store_path}: was built of other images ({store.images_id}) than those of this run "
+            f"({config.data.images_id}); move the store away, it is built again"
+        )
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
     total = config.total_steps(len(store)) if config.target else 0
+    if config.target and not total:
+        raise ConfigError(f"epochs {config.epochs:g} of {len(store)} images are 0 optimiser steps; give more")
     mine = ranks.part(config.batch_size)
 
     method, backbone = build_method(config, device)
     training = Training(method, build_optimizer(config, method))
-    sources = provenance.code_digest(Path(inspect.getfile(type(method))))
-    made_of = {"images": f"{store.crc32:08x}", "sources": sources}
+    made_by = stage_code("pretrain", config.target)
+    opened = {"images": f"{store.crc32:08x}", "code": made_by, "total": total, "changed_code": changed_code}
     for turn in (True, False):  # the first rank sees to it that there is one whole state, before the others look
-        if turn == ranks.is_main() and (state := folder.open(made_of, total)):
+        if turn == ranks.is_main() and (state := folder.open(**opened)):
             training.restore(state, device)
         ranks.wait_for_all()
-    if folder.kept == total and ranks.is_main():
+    ended = folder.kept == total
+    if ended and ranks.is_main():
         print(
-            f"{run}: has been trained; what it leaves is written again from {folder.state} "
-            f"(remove {folder.out} to train it again)",
+            f"{run}: has been trained; its outputs are written again from {folder.state}",
             file=sys.stderr,
         )
     used_precision = precision(config, device)
@@ -193,13 +223,19 @@ def train(
     cost = {"steps": total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     notes = {
         "precision": used_precision,
-        "scalars": method_scalars(config),
         "store": lies,
         "skipped_images": len(store.skipped),
         "ranks": ranks.count(),
     }
-    result = provenance.result(
-        **folder.meta,
+    if len(folder.segments) > 1:
+        notes["segments"] = [
+            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in folder.segments
+        ]
+    # Of before only if nothing was trained: where the state is gone but not the result, the run has begun anew.
+    result = (folder.result_of_before() if ended else None) or results.result(
+        folder.about,
+        code=folder.code(),
+        data=contents(config.data),
         **facts(device),
         watch=training.watch,
         rows=[
@@ -212,15 +248,11 @@ def train(
     ranks.wait_for_all()
 
 
-def describe(config: Pretrain, run: str) -> dict[str, Any]:
-    """What every file of a run says about it: its name, method, seed, digest (without the seed) and settings."""
-    values = plain(config)
-    digest = provenance.digest_of({k: v for k, v in values.items() if k != "seed"})
-    return {
-        "run": run,
-        "method": config.method,
-        "seed": config.seed,
-        "digest": digest,
-        "backbone": config.backbone,
-        "config": values,
-    }
+def identified(config: Pretrain) -> Pretrain:
+    """The settings with all parameters of the method, and with the identities of images and initial weights.
+
+    Where identities are not given they are found by content.
+    """
+    init = content_id(Path(config.init), CACHE) if config.init and not config.init_id else config.init_id
+    params = resolve(config.target, {}, config.params, config.method)
+    return replace(config, data=by_content(config.data), init_id=init, params=params)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlssl import ranks
-from mlssl.provenance import atomic
+from mlssl.files import atomic
 
 ABSENT = {"image": -1, "dictionary_image": -1}
 """What stands where an early, shorter record has no entry; 0 or False in all other columns."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -21,29 +20,10 @@ from mlssl.engine.search_entries import features, made_note
 from mlssl.engine.timing import quartiles, seconds
 from mlssl.parts.search import InvertedFile, as_numpy, exact, import_faiss, sampled_slots
 from mlssl.seeds import seed_of
+from mlssl.study.settings import SearchBenchmark
 
 Found = tuple[Tensor, Tensor]
 """Similarity and index, B x k each, as `exact` gives them."""
-
-
-@dataclass(frozen=True)
-class SearchBenchmark:
-    """What is measured."""
-
-    sizes: tuple[int, ...] = (4096, 16384, 65536, 262144, 1048576)
-    """Entries of the dictionary, D."""
-    k: int = 20
-    batch: int = 64
-    """Queries searched, and keys enqueued, per step."""
-    batches: int = 9
-    """Batches of queries; the first one warms up and is not timed."""
-    crops: int = 32768
-    """Crops put through the key encoder; larger dictionaries are filled up with entries made from them."""
-    samples: tuple[int, ...] = (4096, 16384)
-    probes: tuple[int, ...] = (1, 4, 16, 64)
-    graph_up_to: int = 65536
-    """Largest dictionary for which a graph (HNSW) is built: that takes minutes beyond."""
-    seed: int = 0
 
 
 def benchmark(

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlssl.config import ConfigError
 from mlssl.data.store import ImageStore
 from mlssl.engine.embed import Folder, Run, embed_crops
+from mlssl.errors import ConfigError
 from mlssl.parts.search import exact
 from mlssl.seeds import seed_of
 

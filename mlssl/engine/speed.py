@@ -9,10 +9,10 @@ from collections.abc import Mapping
 import torch
 from tqdm import tqdm
 
-from mlssl.config import Pretrain
 from mlssl.data.views import make_views
 from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
 from mlssl.engine.step import step
+from mlssl.study.settings import Pretrain
 
 FULL = 640
 """Pixels of a side to take for images kept at full size: about COCO's."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlssl import provenance
 from mlssl.engine import checkpoint
 from mlssl.engine.log import NonFiniteLoss
 from mlssl.engine.records import LabelRecords
+from mlssl.results import Stopwatch
 
 
 class Training:
@@ -23,7 +23,7 @@ class Training:
         self.labels = LabelRecords()
         self.unlogged: list[dict[str, Tensor]] = []
         """The parts of the losses since the last line of the log: of them its next one is made."""
-        self.watch = provenance.Stopwatch()
+        self.watch = Stopwatch()
 
     def state(self) -> dict[str, Any]:
         """To be saved; `restore` takes it back."""
@@ -44,7 +44,7 @@ class Training:
         checkpoint.set_random_state(state["random"])
         self.step, self.labels = state["step"], LabelRecords(state["labels"])
         self.unlogged = [{name: value.to(device) for name, value in parts.items()} for parts in state["unlogged"]]
-        self.watch = provenance.Stopwatch(before=state["seconds"])
+        self.watch = Stopwatch(before=state["seconds"])
 
     def refuse_non_finite(self) -> None:
         """Raises NonFiniteLoss unless all weights are finite; waits for the device once."""

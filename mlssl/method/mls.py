@@ -10,8 +10,11 @@ p           logits z1 · Q_z^T: the entries of Q_z are the weights of D binary c
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mlssl.method import losses
@@ -23,6 +26,7 @@ from mlssl.parts.encoder import Encoder
 from mlssl.parts.heads import projector
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
+from mlssl.ranges import Cosine, Count, NotNegative, Positive, Probability
 
 MULTI_LABEL = {
     "bce": losses.bce,
@@ -33,15 +37,9 @@ MULTI_LABEL = {
     "asymmetric": losses.asymmetric,
     "positive_unlabelled": losses.positive_unlabelled,
 }
-
-
-CHOICES = {
-    "loss": tuple(MULTI_LABEL),
-    "labels_from": ("g", "z"),
-    "logits_from": ("g", "z"),
-    "rule": ("top_k", "threshold", "quantile", "mutual"),
-    "search": ("exact", "sample", "ivf"),
-}
+Loss = Literal[
+    "bce", "bce_pos", "knn_softmax", "bce_soft", "focal", "asymmetric", "positive_unlabelled"
+]
 SAMPLE = 1024
 """At most so many entries of the dictionary go into a record of labels."""
 
@@ -72,38 +70,32 @@ class MLS(nn.Module):
         projector_batch_norm: batch norm in the projector; not in the paper.
     """
 
+    REQUIRES = ("k <= dictionary_size", "ml_from <= nce_until")
+
     def __init__(
         self,
         backbone: nn.Module,
         *,
-        k: int = 20,
-        dictionary_size: int = 4096,
-        dim: int = 256,
-        tau: float = 0.2,
-        momentum: float = 0.995,
-        lam: float = 0.5,
-        loss: str = "bce",
-        nce_until: float = 1.0,
-        ml_from: float = 0.0,
-        labels_from: str = "g",
-        logits_from: str = "z",
-        rule: str = "top_k",
-        threshold: float = 0.9,
-        most: int = 100,
-        search: str = "exact",
-        sample: int = 4096,
-        hidden: int = 0,
+        k: Count = 20,
+        dictionary_size: Count = 4096,
+        dim: Count = 256,
+        tau: Positive = 0.2,
+        momentum: Probability = 0.995,
+        lam: NotNegative = 0.5,
+        loss: Loss = "bce",
+        nce_until: Probability = 1.0,
+        ml_from: Probability = 0.0,
+        labels_from: Literal["g", "z"] = "g",
+        logits_from: Literal["g", "z"] = "z",
+        rule: Literal["top_k", "threshold", "quantile", "mutual"] = "top_k",
+        threshold: Cosine = 0.9,
+        most: Count = 100,
+        search: Literal["exact", "sample", "ivf"] = "exact",
+        sample: Count = 4096,
+        hidden: NonNegativeInt = 0,
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        dictionaries = {"labels_from": labels_from, "logits_from": logits_from}
-        for name, value in {"loss": loss, **dictionaries, "rule": rule, "search": search}.items():
-            if value not in CHOICES[name]:
-                raise ValueError(f"mls: {name} '{value}' is not known; give one of {', '.join(CHOICES[name])}")
-        if not 1 <= k <= dictionary_size:
-            raise ValueError(f"mls: k = {k} must lie in 1 .. dictionary_size = {dictionary_size}")
-        if nce_until < ml_from:
-            raise ValueError(f"mls: nothing trains between nce_until = {nce_until} and ml_from = {ml_from}")
         d_g = backbone.num_features
         f = projector(d_g, dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(Encoder(backbone, f))

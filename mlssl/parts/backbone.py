@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mlssl.config import ConfigError
+from mlssl.errors import ConfigError
 
 
 def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:

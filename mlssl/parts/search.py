@@ -1,7 +1,7 @@
 """The search of eq. 7 (MLS, arXiv 2308.03286): the k entries of the dictionary nearest to each query.
 
 Exact over the whole dictionary; exact over a sample of it; or approximate, over an inverted file. Queries and
-entries are L2-normalised, so inner products are cosines. No gradient flows. `python -m mlssl search-benchmark`
+entries are L2-normalised, so inner products are cosines. No gradient flows. `mlssl search-benchmark`
 measures them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlssl.config import ConfigError
+from mlssl.errors import ConfigError
 
 PER_LIST = 39
 """Entries per list to train on: the fewest with which faiss's k-means does not warn of poor centroids."""

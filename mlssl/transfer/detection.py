@@ -24,11 +24,12 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mlssl import ranks
-from mlssl.config import DataError, Detection
 from mlssl.data.coco import Split
 from mlssl.data.views import MEAN, STD
+from mlssl.errors import DataError
 from mlssl.parts.backbone import stage_maps
 from mlssl.seeds import seed_of
+from mlssl.study.settings import Detection
 from mlssl.transfer.load import (
     autocast,
     bar,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.config import ConfigError, DataError, Linear
+from mlssl.errors import ConfigError, DataError
 from mlssl.seeds import seed_of
+from mlssl.study.settings import Linear
 from mlssl.transfer.features import extract
 from mlssl.transfer.load import bar, load_backbone, read_splits
 from mlssl.transfer.metrics import mean_average_precision, scorable

@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mlssl import ranks
-from mlssl.config import ConfigError, Data, DataError
 from mlssl.data.coco import Split, read_split
 from mlssl.data.views import MEAN, STD
 from mlssl.device import gains_from_bf16
+from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.batch_norm import synchronise
 from mlssl.seeds import seed_of
-from mlssl.weights import read_weights
+from mlssl.study.settings import Data
+from mlssl.tensors import read_own
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
@@ -34,9 +35,7 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
     read, or when its keys and those of the named model are not exactly the same.
     """
     remedies = {"missing": "pretrain and export a backbone first", "broken": "export it again"}
-    content = read_weights(path, "a backbone", **remedies)
-    if not isinstance(content, dict) or not {"backbone", "meta"} <= content.keys():
-        raise ConfigError(f"{path}: holds no 'backbone' and 'meta'; give a file exported by the engine")
+    content = read_own(path, "a backbone.pt", {"backbone", "meta"}, **remedies)
     weights, meta = content["backbone"], content["meta"]
     if "backbone" not in meta:
         raise ConfigError(f"{path}: meta has no 'backbone', the model's name; export it again")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlssl import ranks
-from mlssl.config import Segmentation
 from mlssl.data.coco import IGNORE, Split
 from mlssl.data.views import MEAN
 from mlssl.seeds import seed_of
+from mlssl.study.settings import Segmentation
 from mlssl.transfer.load import (
     autocast,
     bar,

@@ -1,8 +1,10 @@
 # From result files to what one reads. The tables' list of files follows from the study alone.
+from mlssl.digest import digest_of_file
+from mlssl.project import PUBLISHED
+
 
 
 OWN_CAPTION = ("training_curves", "label_quality")
-DRAWING = ["mlssl/analysis/figures.py", "mlssl/analysis/style.py"]
 
 
 rule collect:
@@ -10,17 +12,19 @@ rule collect:
     input:
         pretrain=PRETRAINED,
         transfers=TRANSFERRED,
-        code=sources("mlssl/analysis/collect.py"),
     output:
         metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
         runs=OUT / "runs.tsv",
     params:
+        # What has no file of its own: the places in the tables, and which results the code has left behind.
         cells=digest_of([[c.axis, c.level, c.run] for c in STUDY.cells]),
+        other_code=digest_of({" ".join(key): files for key, files in PROGRESS.other_code.items()}),
+        code=code_of("collect"),
         **CAPTION,
     log:
         OUT / "logs" / "collect.log",
     shell:
-        "{MLSSL} collect --study {STUDY.path} > {log} 2>&1"
+        "{MLSSL} collect --study={FROZEN:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -28,8 +32,6 @@ rule tables:
     input:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
-        published=sources("results/published/*.csv"),
-        code=sources("mlssl/analysis/*tables.py", "mlssl/analysis/aggregate.py", "mlssl/analysis/outputs.py"),
     output:
         report(
             [table for table in TABLES if table.suffix == ".md" and table.stem not in outputs.PAPER_TABLES],
@@ -43,12 +45,13 @@ rule tables:
         ),
         [table for table in TABLES if table.suffix != ".md"],
     params:
-        published=os.path.relpath(ROOT / "results" / "published"),
+        published=[digest_of_file(file) for file in sorted(PUBLISHED.glob("*.csv"))],
+        code=code_of("tables"),
         **CAPTION,
     log:
         OUT / "logs" / "tables.log",
     shell:
-        "{MLSSL} tables --study {STUDY.path} --published {params.published} > {log} 2>&1"
+        "{MLSSL} tables --study={FROZEN:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -57,8 +60,6 @@ rule figures:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
-        code=sources(*DRAWING, "mlssl/analysis/curves.py", "mlssl/analysis/label_figures.py", "mlssl/analysis/aggregate.py",
-            "mlssl/analysis/outputs.py"),
     output:
         report(
             [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem not in OWN_CAPTION],
@@ -77,31 +78,31 @@ rule figures:
         ),
         [figure for figure in FIGURES if figure.suffix != ".png"],
     params:
+        code=code_of("figures"),
         **CAPTION,
     log:
         OUT / "logs" / "figures.log",
     shell:
-        "{MLSSL} figures --study {STUDY.path} > {log} 2>&1"
+        "{MLSSL} figures --study={FROZEN:q} > {log:q} 2>&1"
 
 
 rule contact_sheet:
     """Labelled samples of the training images."""
     input:
-        data=ancient(DATA),
-        code=sources(*DRAWING, "mlssl/analysis/contact_sheet.py", "mlssl/data/coco.py", "mlssl/data/annotations.py", "mlssl/data/images.py"),
+        DATA,
     output:
         report(OUT / "figures" / "contact_sheet.png", caption="../report/contact_sheet.rst", category="Data"),
         OUT / "figures" / "contact_sheet.pdf",
     params:
-        split=STUDY.data.train,
+        root=lambda wildcards: STUDY.data.root,
+        split=lambda wildcards: STUDY.data.train,
+        data=STUDY.data.data_id,
+        code=code_of("contact_sheet"),
         **CAPTION,
     log:
         OUT / "logs" / "contact_sheet.log",
     shell:
-        "{MLSSL} contact-sheet --data {STUDY.data.root} --split {params.split} --out {output[0]} > {log} 2>&1"
-
-
-EMBEDDING = ["mlssl/engine/embed.py", "mlssl/engine/build.py", "mlssl/parts/*.py", *VIEWS]
+        "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output[0]:q} > {log:q} 2>&1"
 
 
 def pictured_checkpoint(wildcards):
@@ -114,11 +115,11 @@ rule neighbours:
     input:
         checkpoint=pictured_checkpoint,
         store=STUDY.store,
-        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/analysis/neighbours.py"),
     output:
         report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
         OUT / "figures" / "neighbours_{method}.pdf",
     params:
+        code=code_of("neighbours"),
         settings=lambda wildcards: STUDY.pictures,
         **CAPTION,
     log:
@@ -129,10 +130,10 @@ rule neighbours:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{ON_GPU} neighbours --checkpoint {input.checkpoint} --store {input.store}"
+        "{ON_GPU} neighbours --checkpoint={input.checkpoint:q} --store={input.store:q}"
         " --queries {params.settings.queries} --neighbours {params.settings.neighbours}"
         " --candidates {params.settings.candidates} --dictionary-size {params.settings.dictionary_size}"
-        " --seed {params.settings.seed} --threads {threads} --out {output[0]} > {log} 2>&1"
+        " --seed {params.settings.seed} --threads {threads} --out={output[0]:q} > {log:q} 2>&1"
 
 
 rule histograms:
@@ -140,11 +141,11 @@ rule histograms:
     input:
         checkpoint=pictured_checkpoint,
         store=STUDY.store,
-        code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/analysis/histograms.py"),
     output:
         report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
         OUT / "figures" / "histograms_{method}.pdf",
     params:
+        code=code_of("histograms"),
         settings=lambda wildcards: STUDY.pictures,
         **CAPTION,
     log:
@@ -155,27 +156,24 @@ rule histograms:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{ON_GPU} histograms --checkpoint {input.checkpoint} --store {input.store}"
+        "{ON_GPU} histograms --checkpoint={input.checkpoint:q} --store={input.store:q}"
         " --dictionary-size {params.settings.dictionary_size} --seed {params.settings.seed}"
-        " --threads {threads} --out {output[0]} > {log} 2>&1"
+        " --threads {threads} --out={output[0]:q} > {log:q} 2>&1"
 
 
-if STUDY.search_benchmark:
+if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
 
     rule search_benchmark:
         """Time and recall of exact, sampled and approximate search over the size of the dictionary."""
         input:
-            checkpoint=OUT / "runs" / STUDY.compared[STUDY.search_benchmark["method"]] / "checkpoint.pt",
+            checkpoint=OUT / "runs" / STUDY.compared[STUDY.search_benchmark.method] / "checkpoint.pt",
             store=STUDY.store,
-            code=sources(*SHARED, *DRAWING, *EMBEDDING, "mlssl/engine/search_*.py", "mlssl/analysis/search_figures.py"),
         output:
-            OUT / "search" / "search.json",
-            OUT / "search" / "search.tsv",
-            report(OUT / "search" / "search.png", caption="../report/search.rst", category="Search"),
-            OUT / "search" / "search.pdf",
+            STUDY.search_out / "search.json",
+            STUDY.search_out / "search.tsv",
+            report(STUDY.search_out / "search.png", caption="../report/search.rst", category="Search"),
+            STUDY.search_out / "search.pdf",
         params:
-            sizes=",".join(map(str, STUDY.search_benchmark["sizes"])),
-            more=" ".join(f"--{k} {STUDY.search_benchmark[k]}" for k in ("k", "batch", "crops") if k in STUDY.search_benchmark),
             **CAPTION,
         log:
             OUT / "logs" / "search_benchmark.log",
@@ -186,5 +184,4 @@ if STUDY.search_benchmark:
             mem_mb=20000,
             runtime=240,
         shell:
-            "{ON_GPU} search-benchmark --checkpoint {input.checkpoint} --store {input.store}"
-            " --sizes {params.sizes} {params.more} --threads {threads} --out {output[0]} > {log} 2>&1"
+            "{ON_GPU} search-benchmark --study={FROZEN:q} --threads {threads} > {log:q} 2>&1"

@@ -1,32 +1,72 @@
-# What every rule file uses: the study, expanded; the places of its files; the sources of each stage.
-import os
+# What every rule file uses: the study, expanded; the places of its files; what is finished of it.
+import re
+import shlex
 import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
-from mlssl import study as studies
 from mlssl.analysis import outputs
-from mlssl.config import ConfigError
-from mlssl.provenance import digest_of
+from mlssl.digest import digest_of
+from mlssl.errors import ConfigError, DataError
+from mlssl.study import expand
+from mlssl.study.code import stage_code
+from mlssl.study.progress import Progress
+from mlssl.study.sources import KINDS
 
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)
 MLSSL = f"{PYTHON} -m mlssl"
 try:
-    STUDY = studies.load(config.get("study", ROOT / "config" / "demo.yaml"))
-except ConfigError as error:
+    STUDY = expand.load(Path(config.get("study", ROOT / "config" / "demo.yaml")).expanduser(), in_job=not workflow.is_main_process)
+    PROGRESS = Progress(STUDY)
+except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
 OUT = STUDY.out
-DATA, TRANSFER_DATA = STUDY.source.ready, STUDY.transfer_source.ready
-PRETRAINED = [OUT / "runs" / run / "pretrain.json" for run in STUDY.runs]
-TRANSFERRED = [OUT / "runs" / run / f"{t}.json" for t, runs in STUDY.transfer_runs.items() for run in runs]
+FROZEN = STUDY.frozen
+"""The study as this call of Snakemake has read it: what its jobs read."""
+DRY_RUN = any(re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", word) for word in sys.argv)
+"""Snakemake itself learns only later that it is one."""
+
+
+def made(source):
+    """What is there once a command has made a data set; nothing for a folder that nobody makes."""
+    if source.kind in KINDS:
+        return [source.ready]
+    if not DRY_RUN and not Path(source.data.root).is_dir():
+        raise WorkflowError(f"{STUDY.path}: data.root: {source.data.root}: no such folder; check the path")
+    return []
+
+
+DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
+PRETRAINED = [STUDY.result(run, "pretrain") for run in STUDY.runs]
+TRANSFERRED = [STUDY.result(run, t) for t, runs in STUDY.transfer_runs.items() for run in runs]
 TABLES = outputs.table_files(STUDY)
 FIGURES = outputs.figure_files(STUDY)
 try:
     CORES = workflow.cores or 1
 except WorkflowError:  # a scheduler has no number of cores; its profile says what these rules get
     CORES = 1
+
+# Data sets, pretrainings and transfers are offered to Snakemake only while they are not finished. So nothing makes it
+# do them again, and delete them first: no newer input, no edited source, no touched file. `mlssl redo` does.
+# A job sees all rules, since it may have ended once already; so does the report, which lists what was done.
+ALL_RULES = not workflow.is_main_process or "--report" in sys.argv
+CHANGED_CODE = "--changed-code" if config.get("changed_code") else ""
+"""On request, unfinished runs that other code has begun go on."""
+
+
+def unfinished(stage):
+    """A pattern of the runs that still need this stage."""
+    wanted = STUDY.runs if stage == "pretrain" else STUDY.transfer_runs.get(stage, ())
+    return "|".join(run for run in wanted if ALL_RULES or run not in PROGRESS.finished(stage)) or "(?!)"
+
+
+def code_of(stage):
+    """A digest of the sources of a cheap stage, which follows every change of them."""
+    return digest_of(stage_code(stage))
+
+
 PER_NODE = STUDY.gpus_per_run // STUDY.nodes
 """GPUs of a run on each of its machines."""
 SLOT = "{python} -m mlssl.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""
@@ -49,7 +89,7 @@ else:
     )
     BY_RANKS = (
         f"srun --nodes {STUDY.nodes} --ntasks {STUDY.nodes} --ntasks-per-node 1 --gres gpu:{PER_NODE}"
-        f""" bash -c '{LAUNCH} "$@"' mlssl"""
+        f""" bash -c {shlex.quote(LAUNCH + ' "$@"')} mlssl"""
     )
     # `gres` is per node, where `gpu` would be the job's total; without `mpi` the plugin starts one task on one node.
     RANKS = {"gres": f"gpu:{PER_NODE}", "nodes": STUDY.nodes, "tasks": STUDY.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
@@ -60,7 +100,12 @@ def threads_per_rank(wildcards, threads):
     return max(1, threads // PER_NODE)
 
 
-CAPTION = {"about": STUDY.about, "budget": outputs.budget(STUDY), "seeds": ", ".join(map(str, STUDY.seeds))}
+# By functions, because Snakemake looks for wildcards in plain texts.
+CAPTION = {
+    "about": lambda wildcards: STUDY.about,
+    "budget": lambda wildcards: outputs.budget(STUDY),
+    "seeds": lambda wildcards: ", ".join(map(str, STUDY.seeds)),
+}
 """What the report's captions state."""
 
 
@@ -69,14 +114,3 @@ wildcard_constraints:
     transfer="|".join(STUDY.transfers),
     protocol="|".join(STUDY.transfers),
     method="|".join(STUDY.pictured) or "none",
-
-
-def sources(*patterns):
-    """Source files of a stage, as inputs: Snakemake's own code trigger does not see imported modules."""
-    files = sorted(file for pattern in patterns for file in ROOT.glob(pattern))
-    return [os.path.relpath(file) for file in files]
-
-
-SHARED = ["mlssl/config.py", "mlssl/seeds.py", "mlssl/provenance.py", "mlssl/device.py", "mlssl/ranks.py", "mlssl/weights.py"]
-"""Sources of everything that computes a number."""
-VIEWS = [f"mlssl/data/{name}.py" for name in ("views", "colour", "warp", "store")]

@@ -1,32 +1,20 @@
 # Images: made ready where they are not simply there, then decoded once.
-import shlex
-
-from mlssl.source import KINDS
-
-MAKERS = {
-    "scenes": ["mlssl/data/scenes/*.py"],
-    "dataset": ["mlssl/data/public/*.py"],
-    "photos": ["mlssl/data/importer/*.py", "mlssl/data/images.py"],
-}
-TOLD = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
+TELLS = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
+"""What a person should see of an import, also in the report."""
 
 
 for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, STUDY.source)}.values():
-    if SOURCE.kind in KINDS:
+    if SOURCE.kind in KINDS and (ALL_RULES or not SOURCE.ready.exists()):
 
         rule:
-            # Scenes drawn, a public dataset brought into COCO's layout, or photos imported.
+            # Scenes drawn, a public data set brought into COCO's layout, or photos imported.
             name:
                 SOURCE.kind if SOURCE == STUDY.source else f"transfer_{SOURCE.kind}"
-            input:
-                code=sources(*MAKERS[SOURCE.kind]),
             output:
                 directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
-                # What a person should see of an import, also in the report.
-                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in TOLD[SOURCE.kind]],
+                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in TELLS[SOURCE.kind]],
             params:
-                command=shlex.join(SOURCE.command()),
-                root=SOURCE.data.root,
+                command=lambda wildcards, words=SOURCE.command(): shlex.join(words),
             log:
                 OUT / "logs" / f"{Path(SOURCE.data.root).name}.log",
             threads: CORES
@@ -36,31 +24,27 @@ for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, ST
             benchmark:
                 OUT / "benchmarks" / f"{Path(SOURCE.data.root).name}.tsv"
             shell:
-                # Snakemake takes away the file that says a folder is whole, so what is left of it goes too.
-                ("" if SOURCE.kind == "scenes" else "rm -rf {params.root}; ")
-                + "{MLSSL} {params.command}"
-                + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log} 2>&1"
+                "{MLSSL} {params.command}" + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log:q} 2>&1"
 
 
-rule store:
-    """Decode the training images once, for every pretraining to read."""
-    input:
-        # A dataset's folder is touched by much that does not change its images.
-        data=ancient(DATA),
-        code=sources("mlssl/data/store.py", "mlssl/data/images.py"),
-    output:
-        directory(STUDY.store),
-    params:
-        images=Path(STUDY.data.root) / STUDY.data.train,
-        short_side=STUDY.data.short_side,
-    log:
-        OUT / "logs" / "store.log",
-    threads: CORES
-    resources:
-        mem_mb=2000,
-        runtime=240,
-    benchmark:
-        OUT / "benchmarks" / "store.tsv"
-    shell:
-        "{MLSSL} store --images {params.images} --out {output} --short-side {params.short_side}"
-        " --workers {threads} > {log} 2>&1"
+if ALL_RULES or not (STUDY.store / "index.json").exists():
+
+    rule store:
+        """Decode the training images once, for every pretraining to read."""
+        input:
+            DATA,
+        output:
+            directory(STUDY.store),
+        params:
+            images=lambda wildcards: Path(STUDY.data.root) / STUDY.data.train,
+        log:
+            OUT / "logs" / "store.log",
+        threads: CORES
+        resources:
+            mem_mb=2000,
+            runtime=240,
+        benchmark:
+            OUT / "benchmarks" / "store.tsv"
+        shell:
+            "{MLSSL} store --images={params.images:q} --out={output:q} --short-side={STUDY.data.short_side}"
+            " --images-id={STUDY.data.images_id} --workers {threads} > {log:q} 2>&1"

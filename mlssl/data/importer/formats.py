@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from mlssl.config import DataError
+from mlssl.errors import DataError
 
 
 @dataclass(frozen=True)

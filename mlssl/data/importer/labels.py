@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlssl.config import DataError
 from mlssl.data.importer.formats import Labelled, Told, read_coco, read_csv, read_voc, read_yolo
 from mlssl.data.public.layout import annotation
+from mlssl.errors import DataError
 
 MAX_MISSING = 0.1
 """Share of the labels that may be of photos that are not there; more are a wrong folder, not a lost file."""

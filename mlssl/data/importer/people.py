@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFilter
 
-from mlssl.config import ConfigError, DataError
 from mlssl.data.coco import decode
 from mlssl.data.importer.formats import Labelled
 from mlssl.data.importer.labels import placed
+from mlssl.errors import ConfigError, DataError
 
 FACES = "faces"
 WAYS = ("blur", "pixelate")

@@ -13,7 +13,6 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from mlssl.config import ConfigError, DataError
 from mlssl.data.images import find_images
 from mlssl.data.importer.duplicates import NEAR
 from mlssl.data.importer.labels import read_labels
@@ -21,7 +20,9 @@ from mlssl.data.importer.people import FACES, WAYS, check_detector, read_deny
 from mlssl.data.importer.report import summary, table
 from mlssl.data.importer.work import Photo, make_all
 from mlssl.data.importer.write import write_dataset
-from mlssl.provenance import digest_of, write_text
+from mlssl.digest import digest_of
+from mlssl.errors import ConfigError, DataError
+from mlssl.files import write_text
 
 VERSION = 1
 """Of what an import makes of the same photos and settings."""

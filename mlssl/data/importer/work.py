@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from mlssl.config import DataError
 from mlssl.data.images import UnusableImage, read_image
 from mlssl.data.importer.duplicates import perceptual_hash
 from mlssl.data.importer.formats import Labelled
 from mlssl.data.importer.labels import placed
 from mlssl.data.importer.people import FACES, find_faces, hide, regions_of
-from mlssl.provenance import write_text
+from mlssl.errors import DataError
+from mlssl.files import write_text
 
 QUALITY = 95
 JPEG_SIDE = 65_500

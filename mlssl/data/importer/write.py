@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mlssl.config import DataError
 from mlssl.data.importer.duplicates import near_duplicates
 from mlssl.data.importer.labels import Labels, placed
 from mlssl.data.importer.report import reasons, table
 from mlssl.data.importer.work import Photo
-from mlssl.provenance import write_json, write_text
+from mlssl.errors import DataError
+from mlssl.files import write_json, write_text
 from mlssl.seeds import seed_of
 
 SPLITS = ("train", "val")

@@ -14,8 +14,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from mlssl.config import DataError
 from mlssl.data.public.layout import Found, Picture, annotation, find
+from mlssl.errors import DataError
 
 THINGS = {
     24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",

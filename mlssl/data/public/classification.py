@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mlssl.config import DataError
 from mlssl.data.public.layout import Found, Picture, find
+from mlssl.errors import DataError
 
 TORCHVISION = {
     "Flowers102": {"flowers-102/jpg": "jpg", "flowers-102/setid.mat": "setid.mat",

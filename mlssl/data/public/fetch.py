@@ -17,8 +17,8 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from mlssl.config import DataError
-from mlssl.provenance import write_text
+from mlssl.errors import DataError
+from mlssl.files import write_text
 
 CHUNK = 2**20
 TIMEOUT_S = 60

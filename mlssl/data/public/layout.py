@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from mlssl.config import DataError
-from mlssl.provenance import write_text
+from mlssl.errors import DataError
+from mlssl.files import write_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mlssl.config import DataError
 from mlssl.data.public.catalogue import DATASETS, Archive, Dataset
 from mlssl.data.public.fetch import download as fetch
 from mlssl.data.public.fetch import verify
 from mlssl.data.public.layout import candidates, write_split
 from mlssl.data.public.unpack import unpack
-from mlssl.provenance import write_json
+from mlssl.errors import DataError
+from mlssl.files import write_json
 
 
 def prepare(

@@ -17,7 +17,7 @@ from typing import IO, Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from mlssl.config import DataError
+from mlssl.errors import DataError
 
 RATIO = 100
 """Bytes an archive may unpack to for each of its own; images give about 1, annotations in JSON about 10."""

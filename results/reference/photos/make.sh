@@ -2,7 +2,7 @@
 # What README.md and docs/data.md show of own photos: 201 drawn scenes and five bad files stand in for a shop's photos.
 # From the repository's root, in its environment: `bash results/reference/photos/make.sh` writes build/ and results/shop.
 set -euo pipefail
-python -m mlssl scenes --out build/drawn --images 100 --val-images 100 --size 160x120
+mlssl scenes --out build/drawn --images 100 --val-images 100 --size 160x120
 mkdir -p build/shop
 mv build/drawn/train2017 build/drawn/val2017 build/shop
 python - <<'END'
@@ -26,5 +26,5 @@ Image.open(shop / "train2017/000000000001.jpg").rotate(90, expand=True).save(sho
 Image.new("RGB", (1, 5000)).save(shop / "strip.png")
 Image.new("1", (30_000, 30_000)).save(shop / "giant.png")
 END
-python -m mlssl import --photos build/shop --out build/mine --labels build/shop.csv
+mlssl import --photos build/shop --out build/mine --labels build/shop.csv
 snakemake --cores 2 --config study=results/reference/photos/shop.yaml

@@ -1,0 +1,9 @@
+"""The errors that a user can mend. Each message names file, key, value and remedy."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used."""

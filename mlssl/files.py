@@ -1,0 +1,44 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the name `path` only when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with open(part, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically, indented, in the order of the keys given."""
+    write_text(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free name `<name>.old<n>` beside it, and return that."""
+    n = 1
+    while (to := path.with_name(f"{path.name}.old{n}")).exists():
+        n += 1
+    return path.rename(to)

@@ -1,0 +1,413 @@
+"""A study file, expanded into runs: what is trained, what is measured, and which table shows it.
+
+Two tables that want the same run share it: a run is named by the digest of its experiment (see `settings`), in
+which every default is written out. Imports no torch: a dry run reads constructor defaults from the source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlssl.digest import digest_of
+from mlssl.errors import ConfigError
+from mlssl.files import write_json
+from mlssl.study.backbones import check_backbone
+from mlssl.study.fingerprint import content_id
+from mlssl.study.identity import run_digest, run_name, transfer_digest
+from mlssl.study.methods import check_common, resolve
+from mlssl.study.settings import (
+    RESOLVED,
+    TRANSFERS,
+    Config,
+    Data,
+    Pictures,
+    Pretrain,
+    SearchBenchmark,
+    Selection,
+    StudyFile,
+    build,
+    check_section,
+    experiment,
+    plain,
+    read_yaml,
+)
+from mlssl.study.sources import CACHE, Source, identify, read_source
+
+COMPARE = "method"
+"""Name of the axis of the main comparison."""
+FROZEN = "study.json"
+"""Under a study's output: the study as the last call of Snakemake read it, for its jobs."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining: a configuration with its seed."""
+
+    id: str
+    digest: str
+    """Of the experiment, without its seed."""
+    config: Pretrain
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run's place in a table: one seed of one level of an axis."""
+
+    axis: str
+    level: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """All runs of a study, where they belong, and the transfers each goes through."""
+
+    path: Path
+    file: StudyFile
+    """Its settings."""
+    source: Source
+    """Where the images to pretrain on come from."""
+    transfer_source: Source
+    """Where the images of the transfers come from; the same unless the study says otherwise."""
+    runs: dict[str, Run]
+    cells: tuple[Cell, ...]
+    transfers: dict[str, Config]
+    transfer_runs: dict[str, tuple[str, ...]]
+    """The runs that each transfer evaluates."""
+    weights: dict[str, str]
+    """The identities of the files that runs start from."""
+    changes: tuple[str, ...] = ()
+    """What has changed in the data since the last look."""
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def about(self) -> str:
+        return self.file.about
+
+    @property
+    def pictures(self) -> Pictures | None:
+        """How neighbours and score histograms are drawn; None draws none."""
+        return self.file.pictures
+
+    @property
+    def search_benchmark(self) -> SearchBenchmark | None:
+        """Settings of the benchmark of searches; None runs none."""
+        return self.file.search_benchmark
+
+    @property
+    def gpus_per_run(self) -> int:
+        return self.file.gpus_per_run
+
+    @property
+    def nodes(self) -> int:
+        return self.file.nodes
+
+    @property
+    def frozen(self) -> Path:
+        """Where `freeze` puts the study for the jobs of Snakemake."""
+        return self.out / FROZEN
+
+    def result(self, run: str, stage: str) -> Path:
+        """The result file of a run's stage; that of a transfer is named by the transfer's settings and data."""
+        digest = f"-{transfer_digest(stage, self.transfers[stage])[:8]}" if stage in self.transfers else ""
+        return self.out / "runs" / run / f"{stage}{digest}.json"
+
+    @property
+    def search_out(self) -> Path:
+        """Where the benchmark of searches goes."""
+        named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
+        return self.out / "search" / digest_of(named)[:8]
+
+    @property
+    def data(self) -> Data:
+        """The images to pretrain on."""
+        return self.source.data
+
+    @property
+    def out(self) -> Path:
+        return Path("results") / self.name
+
+    @property
+    def store(self) -> Path:
+        """Where the decoded training images are; shared by studies on the same images."""
+        key = digest_of([self.data.images_id, self.data.short_side])
+        return Path("results") / "data" / f"store-{key[:8]}"
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """Compared method -> its run of the first seed."""
+        first: dict[str, str] = {}
+        for cell in self.cells:
+            if cell.axis == COMPARE:
+                first.setdefault(cell.level, cell.run)
+        return first
+
+    @property
+    def pictured(self) -> dict[str, str]:
+        """The runs that neighbours and histograms are drawn of, by method."""
+        return self.compared if self.pictures else {}
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.config.seed for run in self.runs.values()})
+
+    def axes(self) -> dict[str, list[str]]:
+        """Axis -> its levels, in the order of the study file."""
+        levels: dict[str, list[str]] = {}
+        for cell in self.cells:
+            known = levels.setdefault(cell.axis, [])
+            if cell.level not in known:
+                known.append(cell.level)
+        return levels
+
+
+def load(path: Path | str, *, in_job: bool = False) -> Study:
+    """Read, check and expand a study; ConfigError names file, key, value and remedy.
+
+    Looks at the files of its data, each once. A file written by `freeze` is taken without a look; so is, for a job
+    of Snakemake (`in_job`), the one that belongs to the study.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        return thaw(path)
+    values = read_extended(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+    if in_job and (frozen := Path("results") / str(values.get("name")) / FROZEN).exists():
+        return thaw(frozen)
+    file = build(StudyFile, values, str(path))
+    check_sections(file, path)
+    source, changes = identify(read_source(file.data, f"{path}: data"))
+    transfer_source = source
+    if file.transfer_data:
+        transfer_source, more = identify(read_source(file.transfer_data, f"{path}: transfer_data"))
+        changes += more
+    weights = {init: content_id(Path(init), CACHE) for init in initial_weights(file)}
+    return expand(file, path, source, transfer_source, weights, tuple(changes))
+
+
+def freeze(study: Study) -> None:
+    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not look at them again."""
+    sources = [
+        {"root": s.data.root, "images_id": s.data.images_id, "data_id": s.data.data_id}
+        for s in (study.source, study.transfer_source)
+    ]
+    write_json(
+        study.frozen,
+        {"path": str(study.path), "study": plain(study.file), "sources": sources, "init": study.weights},
+    )
+
+
+def thaw(path: Path) -> Study:
+    """The study that `freeze` wrote to `path`."""
+    try:
+        frozen = json.loads(path.read_text(encoding="utf-8"))
+        origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is no frozen study ({error!r}); give the study file") from None
+    file, origin = build(StudyFile, values, origin), Path(origin)
+    data, sources = (file.data, file.transfer_data or file.data), []
+    for section, found in zip(data, given, strict=True):
+        source = read_source(section, f"{origin}: data")
+        sources.append(replace(source, data=replace(source.data, **found)))
+    source, transfer_source = sources
+    return expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
+
+
+def check_sections(file: StudyFile, path: Path) -> None:
+    """Check what is given for each stage and method, where it is given."""
+    check_section(Pretrain, file.pretrain, f"{path}: pretrain", without=RESOLVED)
+    for name, method in file.methods.items():
+        check_section(Pretrain, method.pretrain, f"{path}: methods.{name}.pretrain", without=RESOLVED)
+    for name, settings in file.transfers.items():
+        if name not in TRANSFERS:
+            raise ConfigError(f"{path}: transfers: unknown key '{name}'; known are {', '.join(TRANSFERS)}")
+        own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
+        check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
+    check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
+    for axis, level, method, _ in levels(file):
+        if method not in file.methods:
+            known = ", ".join(file.methods)
+            raise ConfigError(f"{path}: {axis}: {level}: method '{method}' is not under methods; known are {known}")
+    search = file.search_benchmark
+    if search and search.method not in file.compare:
+        raise ConfigError(
+            f"{path}: search_benchmark.method: '{search.method}' is not compared; give one of "
+            f"{', '.join(file.compare)}"
+        )
+
+
+def initial_weights(file: StudyFile) -> set[str]:
+    """The files that runs of the study start from."""
+    sections = [file.pretrain, *(method.pretrain for method in file.methods.values())]
+    return {str(Path(s["init"]).expanduser()) for s in sections if s.get("init")}
+
+
+def expand(
+    file: StudyFile,
+    path: Path,
+    source: Source,
+    transfer_source: Source,
+    weights: Mapping[str, str],
+    changes: tuple[str, ...],
+) -> Study:
+    """A study's runs, their places in its tables, and their transfers."""
+    runs, cells = expand_runs(file, source, weights, path)
+    transfers: dict[str, Config] = {}
+    transfer_runs: dict[str, tuple[str, ...]] = {}
+    compared = {cell.run for cell in cells if cell.axis == COMPARE}
+    # Photos without labels can be trained on and looked at, and no more.
+    for name, given in file.transfers.items() if transfer_source.labelled else ():
+        on = source if name == "pseudo_labels" else transfer_source
+        selecting = {key: given[key] for key in ("runs", "seeds") if key in given}
+        own = {key: value for key, value in given.items() if key not in selecting}
+        where = f"{path}: transfers.{name}"
+        transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, where)
+        selection = build(Selection, selecting, where)
+        seeds = selection.seeds or file.seeds
+        transfer_runs[name] = tuple(
+            run.id
+            for run in runs.values()
+            if (selection.runs == "all" or run.id in compared)
+            and run.config.seed in seeds
+            and (name != "pseudo_labels" or has_pseudo_labels(run.config))
+        )
+    if transfers and transfer_source.images()[1] == 0:
+        raise ConfigError(f"{path}: data.val: split '{transfer_source.data.val}' is empty; give one with images")
+    check_shares(file.gpus_per_run, file.nodes, runs, transfers, path)
+    return Study(
+        path=path,
+        file=file,
+        source=source,
+        transfer_source=transfer_source,
+        weights=dict(weights),
+        changes=changes,
+        runs=runs,
+        cells=cells,
+        transfers=transfers,
+        transfer_runs=transfer_runs,
+    )
+
+
+def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Axis, level, method and overridden parameters of every row of the study's tables."""
+    rows = [(COMPARE, method, method, {}) for method in file.compare]
+    for axis, ablation in file.ablations.items():
+        if ablation.levels is not None:
+            rows += [(axis, level, entry.method, entry.params) for level, entry in ablation.levels.items()]
+        else:
+            rows += [(axis, str(v), ablation.method, {ablation.param: v}) for v in ablation.values]
+    return rows
+
+
+def expand_runs(
+    file: StudyFile, source: Source, weights: Mapping[str, str], path: Path
+) -> tuple[dict[str, Run], tuple[Cell, ...]]:
+    """All runs of a study, by id, and their places in its tables."""
+    runs: dict[str, Run] = {}
+    cells: list[Cell] = []
+    images = source.images()[0]
+    for axis, level, name, override in levels(file):
+        method, where = file.methods[name], f"{path}: methods.{name}"
+        where = where if axis == COMPARE else f"{path}: ablations.{axis}: {level}"
+        params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
+        given = {**file.pretrain, **method.pretrain}
+        init = given.get("init") and str(Path(given["init"]).expanduser())
+        first = build(
+            Pretrain,
+            {
+                **given,
+                "data": plain(source.data),
+                "method": name,
+                "target": method.target,
+                "params": params,
+                "init_id": weights.get(init) if init else None,
+            },
+            f"{path}: pretrain",
+        )
+        check_sizes(first, images, f"{path}: {axis} = {level}")
+        check_backbone(first.backbone, f"{path}: pretrain.backbone")
+        digest = run_digest(first)
+        for seed in file.seeds:
+            run = Run(run_name(first, digest, seed), digest, replace(first, seed=seed))
+            # Methods that differ in their name alone share a run; it has the name that comes first.
+            runs.setdefault(run.id, run)
+            cells.append(Cell(axis, level, run.id))
+    return runs, tuple(cells)
+
+
+def check_sizes(config: Pretrain, images: int | None, where: str) -> None:
+    """Refuse a dictionary that a batch does not fit into, a batch that the images do not fill, and no steps."""
+    size, batch = config.params.get("dictionary_size"), config.batch_size
+    if size is not None and size < batch:
+        raise ConfigError(
+            f"{where}: dictionary_size {size} is smaller than batch_size {batch}; give at least {batch}"
+        )
+    if config.target and images is not None and batch > images:
+        raise ConfigError(f"{where}: batch_size {batch} is larger than the dataset of {images} images; give less")
+    if config.target and images is not None and not config.total_steps(images):
+        raise ConfigError(
+            f"{where}: epochs {config.epochs:g} of {images} images in batches of {batch} are 0 steps; give more"
+        )
+
+
+def check_shares(
+    gpus: int, nodes: int, runs: Mapping[str, Run], transfers: Mapping[str, Config], path: Path
+) -> None:
+    """Refuse batches that the GPUs of a run cannot share evenly, and GPUs that the nodes cannot."""
+    if gpus % nodes:
+        raise ConfigError(f"{path}: gpus_per_run {gpus} cannot be shared evenly by {nodes} nodes; give a multiple")
+    trained = [run.config for run in runs.values() if run.config.target]
+    batches = {f"pretrain.batch_size of {config.method}": config.batch_size for config in trained}
+    for name in ("detection", "segmentation"):
+        if name in transfers:
+            batches[f"transfers.{name}.batch_size"] = transfers[name].batch_size
+    for key, batch in batches.items():
+        if batch % gpus:
+            raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
+
+
+def read_extended(path: Path) -> Any:
+    """A study file over the one that it `extends` (a path beside it), as far as there is one.
+
+    Mappings are merged key by key, anything else takes the other's place; null takes a mapping away.
+    """
+    values, seen = read_yaml(path), [path.resolve()]
+    at = path
+    while isinstance(values, dict) and "extends" in values:
+        by, named = at, str(values.pop("extends"))
+        at = by.parent / named
+        if not at.is_file():
+            raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
+        if at.resolve() in seen:
+            raise ConfigError(f"{by}: extends: {at} extends itself; name another study")
+        seen.append(at.resolve())
+        base = read_yaml(at)
+        if not isinstance(base, dict):
+            raise ConfigError(f"{by}: extends: {at} is no study")
+        values = merged(base, values)
+    return values
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            result[key] = merged(base[key], value)
+        elif value is None and isinstance(base.get(key), Mapping):
+            del result[key]
+        else:
+            result[key] = value
+    return result
+
+
+def has_pseudo_labels(config: Pretrain) -> bool:
+    """Whether the run's method picks labels from its dictionary: it then has a scalar `rule`."""
+    return "rule" in config.params

@@ -1,0 +1,178 @@
+"""Files of tensors: written with a checksum and read back, read without running any code that is in them.
+
+A file of ours ends in the SHA-256 of all bytes before, so that the two cannot be torn apart; `torch.load` and zip
+readers pass over it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from mlssl.errors import ConfigError, DataError
+
+MARK = b"\nmlssl sha256 "
+TRAILER = len(MARK) + 64 + 1
+
+
+class Damaged(DataError):
+    """A file that is not, byte for byte, what `save` wrote."""
+
+
+class Summed:
+    """A file to write to, and the checksum of what was to be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sum = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sum.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(
+    path: Path,
+    values: dict[str, Any],
+    *,
+    keep_previous: bool = False,
+    writing: Callable[[], AbstractContextManager] = nullcontext,
+) -> None:
+    """Write a checkpoint that takes the name `path` only when it was read back from the disk as it should be.
+
+    With `keep_previous`, what was there until now is kept beside it (`previous`). `writing` is entered around the
+    renaming; what it raises prevents that (see Owner.writing). Raises OSError, and leaves what was there, if the
+    disk is full or faulty.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            summed = Summed(file)
+            try:
+                torch.save(values, summed)
+            except RuntimeError as error:
+                # Torch ends its archive even after a write that failed, and that hides why it did.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+            file.write(MARK + summed.sum.hexdigest().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # so that the disk is read, not the memory it was written from
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            verify(part)
+        except Damaged as error:
+            raise OSError(errno.EIO, f"what was written was not read back ({error})") from None
+        with writing():
+            if keep_previous and path.exists():
+                os.replace(path, previous(path))
+            os.replace(part, path)
+            settle(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def link(path: Path, to: Path, *, writing: Callable[[], AbstractContextManager] = nullcontext) -> None:
+    """Give the checkpoint at `path` a second name, so that it stays when either is deleted; `writing` as in `save`.
+
+    Where the file system has no hard links it is a copy.
+    """
+    part = to.with_name(f".{to.name}.{os.getpid()}.part")
+    try:
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
+        with writing():
+            os.replace(part, to)
+            settle(to.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def previous(path: Path) -> Path:
+    """Where the file before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def settle(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a file ends as `save` ends it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER))
+        return file.read().startswith(MARK)
+
+
+def verify(path: Path) -> None:
+    """Read a whole checkpoint; Damaged if it is not what was written."""
+    with open(path, "rb") as file:
+        length = os.fstat(file.fileno()).st_size - TRAILER
+        file.seek(max(0, length))
+        trailer = file.read()
+        if length < 0 or not trailer.startswith(MARK):
+            raise Damaged(f"{path}: is cut off, or was not written by this version; it has no checksum at its end")
+        file.seek(0)
+        found, left = hashlib.sha256(), length
+        while left:
+            chunk = file.read(min(left, 2**22))
+            if not chunk:
+                raise Damaged(f"{path}: was cut off while it was read")
+            found.update(chunk)
+            left -= len(chunk)
+    if MARK + found.hexdigest().encode() + b"\n" != trailer:
+        raise Damaged(f"{path}: its bytes do not have the checksum at its end")
+
+
+def read_weights(path: Path, what: str, *, missing: str, broken: str, key: str = "", own: bool = False) -> Any:
+    """What somebody wrote to `path` by `torch.save`, on the CPU; a checksum of ours at its end is verified.
+
+    Raises ConfigError for a file that is not there, with the remedy `missing`, or that cannot be read as `what`, or
+    that has no checksum although it should (`own`), with the remedy `broken`; `key` names the setting that the path
+    is from.
+    """
+    where = f"{key}: {path}" if key else f"{path}"
+    try:
+        if has_checksum(path):
+            verify(path)
+        elif own:
+            raise Damaged(f"{path}: is cut off, or was not written by mlssl: it has no checksum at its end")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: no such file; {missing}") from None
+    except Damaged as error:
+        raise ConfigError(f"{f'{key}: ' if key else ''}{error}; {broken}") from None
+    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{where}: cannot be read as {what} ({why}); {broken}") from None
+
+
+def read_own(path: Path, what: str, keys: set[str], *, missing: str, broken: str) -> dict[str, Any]:
+    """What `save` wrote to `path`, on the CPU: a dict with at least `keys`, verified by its checksum.
+
+    Raises ConfigError, with the remedy `missing` or `broken`, for anything else.
+    """
+    values = read_weights(path, what, missing=missing, broken=broken, own=True)
+    if not isinstance(values, dict) or not keys <= values.keys():
+        raise ConfigError(f"{path}: holds no {' and '.join(sorted(keys))}; give {what} written by mlssl")
+    return values

@@ -1,0 +1,300 @@
+"""A finished result is never lost, never stale, never mixed: what is planned after a change, as a user sees it."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+from support.snakemake import contents, copy_project, jobs, mlssl, plan, small, snakemake, write
+from tiny_coco import write_coco
+
+pytestmark = pytest.mark.slow
+CHEAP = {"collect": 1, "tables": 1, "figures": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A checkout of its own and a small study, run to its end: project, working directory, study."""
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    cwd = tmp_path_factory.mktemp("work")
+    study = write(cwd / "study.yaml", small())
+    snakemake(cwd, study, project=project)
+    return project, cwd, study
+
+
+def results(cwd):
+    found = contents(cwd / "results" / "tiny" / "runs")
+    return {path: data for path, data in found.items() if path.suffix != ".lock"}
+
+
+EDITS = {
+    "a docstring of the settings": ("mlssl/study/settings.py", '"""Every setting', '"""Each setting', {}),
+    "a comment of a loss": ("mlssl/method/losses.py", "def info_nce", "# a comment\ndef info_nce", {}),
+    "blank lines of the loop": ("mlssl/engine/pretrain.py", "def train(", "\n\n\ndef train(", {}),
+    "a loss": ("mlssl/method/losses.py", "def info_nce", "CHANGED = 1\n\n\ndef info_nce", CHEAP),
+    "the method": ("mlssl/method/mls.py", "SAMPLE = 1024", "SAMPLE = 1023", CHEAP),
+    "the linear probe": ("mlssl/transfer/linear.py", "def evaluate", "CHANGED = 1\n\n\ndef evaluate", CHEAP),
+    "the augmentation": ("mlssl/data/views.py", "MEAN = ", "CHANGED = 1\nMEAN = ",
+                         {**CHEAP, "neighbours": 2, "histograms": 2}),
+    "the scenes": ("mlssl/data/scenes/themes.py", "from collections", "CHANGED = 1\nfrom collections", {}),
+    "a table": ("mlssl/analysis/label_savings.py", "def savings", "CHANGED = 1\n\n\ndef savings", {"tables": 1}),
+    "the neighbours": ("mlssl/analysis/neighbours.py", "def write_neighbours",
+                       "CHANGED = 1\n\n\ndef write_neighbours", {"neighbours": 2, "histograms": 2}),
+    "the contact sheet's reader": ("mlssl/data/annotations.py", "Record = ", "CHANGED = 1\nRecord = ", None),
+    "the command line": ("mlssl/__main__.py", "def main(", "CHANGED = 1\n\n\ndef main(", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_of_a_source_plans_cheap_stages_alone(finished, name):
+    project, cwd, study = finished
+    path, old, new, planned = EDITS[name]
+    source = project / path
+    before = source.read_text()
+    assert old in before
+    source.write_text(before.replace(old, new, 1))
+    try:
+        found, output = plan(cwd, study, project=project)
+        if planned is None:  # whatever is cheap
+            assert "contact_sheet" in found
+            assert not found.keys() & {"scenes", "store", "pretrain", "linear", "pseudo_labels"}
+        else:
+            assert {k: n for k, n in found.items() if k not in ("collect", "tables", "figures")} == {
+                k: n for k, n in planned.items() if k not in ("collect", "tables", "figures")
+            }
+            assert found.keys() >= planned.keys()
+            assert bool(found) == bool(planned)
+        assert ("made by other code" in output) == ("collect" in found)
+        if "collect" in found:
+            assert path in output
+    finally:
+        source.write_text(before)
+
+
+CHANGES = {
+    "log_every": ({"pretrain": {"log_every": 1}}, 0, 0),
+    "checkpoint_seconds": ({"pretrain": {"checkpoint_seconds": 5}}, 0, 0),
+    "label_records": ({"pretrain": {"label_records": 7}}, 0, 0),
+    "the name of a method": ({"methods": {"ours": {"target": "mlssl.method.mls.MLS", "params": {"k": 2}}},
+                              "compare": ["random", "ours"]}, 0, 0),
+    "a default written out": ({"methods": {"mls": {"params": {"lam": 0.5, "rule": "top_k"}}}}, 0, 0),
+    "the parameter k": ({"methods": {"mls": {"params": {"k": 3}}}}, 1, 1),
+    "the learning rate": ({"pretrain": {"lr": 0.02}}, 2, 2),
+    "a setting of the probe": ({"transfers": {"linear": {"iterations": 9}}}, 0, 2),
+    "one more seed": ({"seeds": [0, 1]}, 2, 2),
+    "validation images": ({"data": {"scenes": {"val_images": 25}}}, 0, 2),
+}  # fmt: skip
+
+
+def merged(base, over):
+    result = copy.deepcopy(base)
+    for key, value in over.items():
+        result[key] = merged(result[key], value) if isinstance(value, dict) and key in result else value
+    return result
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_a_setting_plans_what_it_can_change(finished, name):
+    project, cwd, _ = finished
+    change, pretrainings, probes = CHANGES[name]
+    study = write(cwd / "changed.yaml", merged(small(), change))
+    found = jobs(cwd, study, project=project)
+    assert (found.get("pretrain", 0), found.get("linear", 0)) == (pretrainings, probes), found
+
+
+def test_one_call_ends_with_all_there_and_every_old_result_untouched(finished):
+    project, cwd, study = finished
+    before = results(cwd)
+    for change in ({"seeds": [0, 1]}, {"transfers": {"linear": {"iterations": 9}}}):
+        changed = write(cwd / "changed.yaml", merged(small(), change))
+        snakemake(cwd, changed, project=project)
+        assert jobs(cwd, changed, project=project) == {}
+        assert "missing" not in (cwd / "results/tiny/metrics.tsv").read_text()
+        after = results(cwd)
+        assert {path: after.get(path) for path in before} == before
+    snakemake(cwd, study, project=project)
+    assert pd.read_csv(cwd / "results/tiny/metrics.tsv", sep="\t").run.nunique() == 2
+
+
+def test_deleted_data_is_made_again_for_what_needs_it_and_for_nothing_else(finished):
+    project, cwd, study = finished
+    before = results(cwd)
+    shutil.rmtree(cwd / "results" / "data")
+    assert not jobs(cwd, study, project=project).keys() & {"scenes", "store", "pretrain", "linear"}
+    more = write(cwd / "more.yaml", small(seeds=[0, 2]))
+    snakemake(cwd, more, project=project)
+    assert jobs(cwd, more, project=project) == {}
+    after = results(cwd)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_results_by_other_code_are_marked_and_made_again_on_request(finished):
+    project, cwd, _ = finished
+    study = write(cwd / "again.yaml", small(name="again"))
+    snakemake(cwd, study, project=project)
+    source = project / "mlssl/method/losses.py"
+    before = source.read_text()
+    source.write_text(before.replace("def info_nce", "CHANGED = 1\n\n\ndef info_nce", 1))
+    try:
+        snakemake(cwd, study, project=project)
+        out = cwd / "results" / "again"
+        runs = pd.read_csv(out / "runs.tsv", sep="\t")
+        marked = runs[runs.other_code.notna()]
+        assert set(marked.method) == {"mls"}  # random weights have no loss
+        assert "mlssl/method/losses.py" in marked.other_code.iloc[0]
+        assert "†" in (out / "tables" / "main.md").read_text()
+        run = marked.run.iloc[0]
+        assert "mlssl/method/losses.py" in mlssl(cwd, "status", "--study", study, project=project)
+        kept = contents(out / "runs" / run)
+        assert "moved to" in mlssl(cwd, "redo", "--study", study, project=project)
+        moved = contents(out / "old" / f"{run}.1")
+        assert {p.name: d for p, d in moved.items()} == {p.name: d for p, d in kept.items()}
+        assert jobs(cwd, study, project=project)["pretrain"] == 1
+        snakemake(cwd, study, project=project)
+        assert pd.read_csv(out / "runs.tsv", sep="\t").other_code.isna().all()
+        assert "†" not in (out / "tables" / "main.md").read_text()
+    finally:
+        source.write_text(before)
+
+
+def test_a_kept_data_set_and_a_new_study_end_in_one_call(finished, tmp_path):
+    """A data folder that is older than the sources beside a study that has not run (snakemake#4166)."""
+    project, cwd, _ = finished
+    shutil.copytree(cwd / "results" / "data", tmp_path / "results" / "data")
+    for path in [tmp_path / "results" / "data", *(tmp_path / "results" / "data").rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+    study = write(tmp_path / "study.yaml", small())
+    snakemake(tmp_path, study, project=project)
+    assert (tmp_path / "results/tiny/tables/main.md").exists()
+    assert jobs(tmp_path, study, project=project) == {}
+
+
+def test_data_changed_in_place_is_noticed_and_never_mixed(finished, tmp_path):
+    project, _, _ = finished
+    root = write_coco(tmp_path / "coco", splits={"train2017": 24, "val2017": 12})
+    values = small(data={"root": str(root), "short_side": 32}, pictures=None)
+    values["transfers"].pop("pseudo_labels")
+    study = write(tmp_path / "study.yaml", values)
+    snakemake(tmp_path, study, project=project)
+    before = results(tmp_path)
+
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"].pop()
+    path.write_text(json.dumps(content))
+    planned, output = plan(tmp_path, study, project=project)
+    assert "annotations/instances_val2017.json has other contents" in output
+    assert (planned.get("pretrain", 0), planned["linear"]) == (0, 2)
+    write(study, values | {"seeds": [0, 1]})
+    snakemake(tmp_path, study, project=project)
+    metrics = pd.read_csv(tmp_path / "results/tiny/metrics.tsv", sep="\t")
+    assert metrics[metrics.protocol == "linear"]["data"].nunique() == 1
+    assert len(metrics[metrics.protocol == "linear"]) == 4
+    after = results(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+    image = next((root / "train2017").iterdir())
+    shutil.copy(next(p for p in (root / "val2017").iterdir()), image)
+    planned = jobs(tmp_path, study, project=project)
+    assert (planned["store"], planned["pretrain"], planned["linear"]) == (1, 4, 4)
+
+
+def test_results_of_two_data_sets_are_refused(finished):
+    project, cwd, _ = finished
+    study = write(cwd / "mixed.yaml", small(name="mixed", pictures=None))
+    snakemake(cwd, study, project=project)
+    linear = sorted((cwd / "results/mixed/runs").glob("*/linear-*.json"))
+    content = json.loads(linear[0].read_text())
+    content["header"]["data"]["all"] = "another"
+    linear[0].write_text(json.dumps(content))
+    output = mlssl(cwd, "collect", "--study", study, check=False, project=project)
+    assert "different data" in output
+    assert str(linear[0].relative_to(cwd)) in output
+    assert str(linear[1].relative_to(cwd)) in output
+
+
+def test_a_run_in_the_middle_goes_on_with_changed_code_on_request(finished, tmp_path):
+    project = copy_project(tmp_path / "project")
+    values = small(compare=["mls"], pictures=None)
+    values["pretrain"] |= {"steps": 60, "log_every": 1, "checkpoint_seconds": 0.0}
+    values["transfers"].pop("pseudo_labels")
+    study = write(tmp_path / "study.yaml", values)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--cores", "2",
+               "--config", f"study={study}"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    with open(tmp_path / "log", "w") as log:
+        first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        while not (state := list(tmp_path.glob("results/tiny/runs/*/state/checkpoint.pt"))):
+            assert first.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        first.send_signal(signal.SIGTERM)
+        first.wait(timeout=60)
+    kept = state[0].read_bytes()
+    source = project / "mlssl/method/losses.py"
+    source.write_text(source.read_text() + "\nCHANGED = 1\n")
+    output = snakemake(tmp_path, study, check=False, project=project)
+    refused = next((tmp_path / "results/tiny/logs/pretrain").glob("*.log")).read_text()
+    assert "by other code (mlssl/method/losses.py)" in refused, output
+    assert state[0].read_bytes() == kept
+    snakemake(tmp_path, study, "changed_code=true", project=project)
+    header = json.loads((state[0].parents[1] / "pretrain.json").read_text())["header"]
+    segments = header["notes"]["segments"]
+    assert len(segments) == 2
+    assert segments[0]["from_step"] == 0 < segments[1]["from_step"]
+    assert segments[0]["code"] != segments[1]["code"]
+    assert "+" in header["code"]["mlssl/method/losses.py"]
+
+
+HOSTILE = 'a {place} it\'s "ü" $HOME -x'
+
+
+def test_every_path_works(tmp_path):
+    """Spaces, braces, quotes, unicode, dollar signs and leading dashes, in every path that a user chooses."""
+    home = tmp_path / HOSTILE
+    project, cwd = copy_project(home / "check out"), home / "work"
+    photos = write_coco(tmp_path / "coco", splits={"train2017": 24, "val2017": 12})
+    (cwd / "-photos {1}").mkdir(parents=True)
+    rows = []
+    for i, path in enumerate(sorted((photos / "train2017").iterdir())):
+        path.rename(cwd / "-photos {1}" / f"it's {{{i}}}.png")
+        rows.append(f"it's {{{i}}}.png,{('red', 'green')[i % 2]}")
+    (cwd / "-la bels.csv").write_text("\n".join(rows))
+    values = small(about="braces {} and {wildcards}, it's \"quoted\"", data={
+        "photos": {"folder": "-photos {1}", "labels": "-la bels.csv", "near": 0}, "short_side": 32})  # fmt: skip
+    study = write(cwd / "-my {study}.yaml", values)
+    snakemake(cwd, study.name, project=project)
+    assert jobs(cwd, study.name, project=project) == {}
+    assert "missing" not in (cwd / "results/tiny/metrics.tsv").read_text()
+    snakemake(cwd, study.name, "--report", "-re {port}.html".removeprefix("-"), project=project)
+    assert "{wildcards}" in (cwd / "re {port}.html").read_text()
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_coco(tmp_path / "coco")
+    values = small(data={"root": "~/coco", "short_side": 32})
+    (tmp_path / "work").mkdir()
+    write(tmp_path / "study.yaml", values)
+    assert jobs(tmp_path / "work", "~/study.yaml")["pretrain"] == 2
+
+
+def test_a_run_without_its_data_says_so_before_anything_runs(tmp_path):
+    study = write(tmp_path / "study.yaml", small(data={"root": "nowhere", "short_side": 32}))
+    output = snakemake(tmp_path, study, check=False)
+    assert "data.root: nowhere: no such folder" in output
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_the_configuration_names_no_other_file(finished):
+    """The frozen study is what jobs read; it names the study that it was made of."""
+    _, cwd, study = finished
+    frozen = json.loads((cwd / "results/tiny/study.json").read_text())
+    assert frozen["path"].endswith(".yaml")
+    assert yaml.safe_load(study.read_text())["name"] == frozen["study"]["name"]
