@@ -14,7 +14,7 @@ from mlssl.errors import ConfigError
 from mlssl.study import code
 
 ROOT = Path(__file__).parents[1]
-BASE = '''
+BASE = """
 def scaled(x, by=2):
     return x * by
 
@@ -23,7 +23,7 @@ class Head:
 
     async def run(self):
         return f"{self.width}"
-'''
+"""
 
 
 @pytest.fixture

@@ -310,7 +310,8 @@ DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 
 def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, whole, state, capsys, damage, place):
     assert steps_kept(state) == [4, 3]
     damage(state / "checkpoint.pt", place)
-    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=config.experiment(engine.identified(told())))
+    experiment = config.experiment(engine.identified(told()))
+    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=experiment)
     assert values["step"] == 3
     said = capsys.readouterr().err
     assert "checkpoint.pt: " in said

@@ -137,7 +137,7 @@ def test_deleted_data_is_made_again_for_what_needs_it_and_for_nothing_else(finis
 
 def test_results_by_other_code_are_marked_and_made_again_on_request(finished):
     project, cwd, _ = finished
-    study = write(cwd / "again.yaml", small(name="again"))
+    study = write(cwd / "again.yaml", small(name="again", pictures=None))
     snakemake(cwd, study, project=project)
     source = project / "mlssl/method/losses.py"
     before = source.read_text()
@@ -170,7 +170,7 @@ def test_a_kept_data_set_and_a_new_study_end_in_one_call(finished, tmp_path):
     shutil.copytree(cwd / "results" / "data", tmp_path / "results" / "data")
     for path in [tmp_path / "results" / "data", *(tmp_path / "results" / "data").rglob("*")]:
         os.utime(path, (1e9, 1e9))
-    study = write(tmp_path / "study.yaml", small())
+    study = write(tmp_path / "study.yaml", small(pictures=None))
     snakemake(tmp_path, study, project=project)
     assert (tmp_path / "results/tiny/tables/main.md").exists()
     assert jobs(tmp_path, study, project=project) == {}
@@ -226,16 +226,17 @@ def test_a_run_in_the_middle_goes_on_with_changed_code_on_request(finished, tmp_
     values["pretrain"] |= {"steps": 60, "log_every": 1, "checkpoint_seconds": 0.0}
     values["transfers"].pop("pseudo_labels")
     study = write(tmp_path / "study.yaml", values)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"), "--cores", "2",
-               "--config", f"study={study}"]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
+    snakemake(tmp_path, study, "--until", "store", project=project)
+    run = mlssl(tmp_path, "status", "--study", study, project=project).split("missing: ")[1].split()[0]
+    environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "mlssl", "pretrain", "--study", str(study), "--run", run]
     with open(tmp_path / "log", "w") as log:
-        first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        trainer = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         while not (state := list(tmp_path.glob("results/tiny/runs/*/state/checkpoint.pt"))):
-            assert first.poll() is None, (tmp_path / "log").read_text()
+            assert trainer.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.02)
-        first.send_signal(signal.SIGTERM)
-        first.wait(timeout=60)
+        trainer.send_signal(signal.SIGTERM)
+        assert trainer.wait(timeout=60) == 75, (tmp_path / "log").read_text()
     kept = state[0].read_bytes()
     source = project / "mlssl/method/losses.py"
     source.write_text(source.read_text() + "\nCHANGED = 1\n")

@@ -203,7 +203,8 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
             Interrupted, match=r"step 2 could not be saved .*No space left.* that of step 1 is kept"
         ):
             train(settings, images, tmp_path, stop)
-    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=config.experiment(engine.identified(settings)))
+    experiment = config.experiment(engine.identified(settings))
+    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=experiment)
     assert kept["step"] == 1
 
 

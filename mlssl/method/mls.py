@@ -37,9 +37,7 @@ MULTI_LABEL = {
     "asymmetric": losses.asymmetric,
     "positive_unlabelled": losses.positive_unlabelled,
 }
-Loss = Literal[
-    "bce", "bce_pos", "knn_softmax", "bce_soft", "focal", "asymmetric", "positive_unlabelled"
-]
+Loss = Literal["bce", "bce_pos", "knn_softmax", "bce_soft", "focal", "asymmetric", "positive_unlabelled"]
 SAMPLE = 1024
 """At most so many entries of the dictionary go into a record of labels."""
 

@@ -81,7 +81,8 @@ def constructor(target: str) -> Constructor:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        raise ConfigError(f"target '{target}': {path}{line}: is no Python ({getattr(error, 'msg', error)}); mend it") from None
+        why = getattr(error, "msg", error)
+        raise ConfigError(f"target '{target}': {path}{line}: is no Python ({why}); mend it") from None
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if found is None:
         raise ConfigError(f"target '{target}': its module has no class {name}")

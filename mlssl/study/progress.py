@@ -149,7 +149,8 @@ def _check(study: Study, result: Result) -> None:
             remedy = (
                 f"`mlssl redo --study={study.path} --stage={stage} {run.id}` moves it away, or restore the study"
             )
-            raise ConfigError(f"{result.path}: {key} is {header.get(key)}, but {study.path} asks for {value}; {remedy}")
+            asked = f"{key} is {header.get(key)}, but {study.path} asks for {value}"
+            raise ConfigError(f"{result.path}: {asked}; {remedy}")
 
 
 def refuse_mixed(found: Iterable[Result]) -> None:

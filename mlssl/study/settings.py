@@ -607,7 +607,8 @@ def check_section(cls: type, values: Mapping[str, Any], where: str, *, without: 
 def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
     """Make the frozen settings `cls` from plain values, as read from YAML.
 
-    `where` (file and section) opens every message. Raises ConfigError for an unknown or missing key, or a value of another type or outside of the range.
+    `where` (file and section) opens every message. Raises ConfigError for an unknown or missing key, or a value of
+    another type or outside of the range.
     """
     return validate(cls, dict(values), where)
 

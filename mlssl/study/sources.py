@@ -1,12 +1,14 @@
 """Where a study's images come from: a folder, drawn scenes, a public data set or own photos. Imports no torch.
 
 Each has two identities: `images_id` of what pretraining reads, `data_id` of what transfers read. A folder's
-identity is its content (see `fingerprint`). A data set that a command makes is named by what it is made of, so that its runs
-have their names before it is there; if somebody changes it afterwards, its content is part of its identity too.
+identity is its content (see `fingerprint`). A data set that a command makes is named by what it is made of, so that
+its runs have their names before it is there; if somebody changes it afterwards, its content is part of its identity
+too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -168,10 +170,8 @@ def record(data: Data, found: Fingerprint | None = None) -> dict[str, str]:
     except FileNotFoundError:
         found = found or fingerprint(Path(data.root), data.train, data.val, cache=CACHE)[0]
         values = {"images": found.images, "all": found.all}
-        try:
+        with contextlib.suppress(OSError):  # A read-only data set stays as it is.
             write_json(path, values)
-        except OSError:  # A read-only data set stays as it is.
-            pass
         return values
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is no fingerprint ({error!r}); remove the file") from None
