@@ -163,7 +163,7 @@ def refuse_mixed(found: Iterable[Result]) -> None:
         if mine != theirs:
             raise ConfigError(
                 f"{result.path} and {other.path}: were made on different data ({mine} and {theirs}); "
-                f"`mlssl redo --stage={result.stage} {other.run.id}` lets the older one be made again"
+                f"`mlssl redo --stage={result.stage} {other.run.id}` lets the second be made again"
             )
 
 

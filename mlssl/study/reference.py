@@ -51,8 +51,8 @@ INTRODUCTION = """# Settings
 
 Every key of a study file, as `mlssl settings` prints it from the declarations in `mlssl/study/settings.py` and from
 the constructors of the methods. A setting of the kind *experiment* can change a number: another value gives a run
-(or a transfer) another name, and the results of the old one are kept. The kinds *operation*, *place* and *label* can
-be changed at any time.
+(or a transfer) another name, and the results of the old one are kept. The kinds *operation*, *place* and *label*
+can be changed at any time.
 """
 
 

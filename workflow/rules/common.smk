@@ -18,7 +18,8 @@ from mlssl.study.sources import KINDS
 PYTHON = shlex.quote(sys.executable)
 MLSSL = f"{PYTHON} -m mlssl"
 try:
-    STUDY = expand.load(Path(config.get("study", ROOT / "config" / "demo.yaml")).expanduser(), in_job=not workflow.is_main_process)
+    GIVEN = Path(config.get("study", ROOT / "config" / "demo.yaml")).expanduser()
+    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process)
     PROGRESS = Progress(STUDY)
 except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
@@ -59,7 +60,8 @@ CHANGED_CODE = "--changed-code" if config.get("changed_code") else ""
 def unfinished(stage):
     """A pattern of the runs that still need this stage."""
     wanted = STUDY.runs if stage == "pretrain" else STUDY.transfer_runs.get(stage, ())
-    return "|".join(run for run in wanted if ALL_RULES or run not in PROGRESS.finished(stage)) or "(?!)"
+    finished = set() if ALL_RULES else PROGRESS.finished(stage)
+    return "|".join(run for run in wanted if run not in finished) or "(?!)"
 
 
 def code_of(stage):
@@ -111,6 +113,4 @@ CAPTION = {
 
 wildcard_constraints:
     run="|".join(STUDY.runs),
-    transfer="|".join(STUDY.transfers),
-    protocol="|".join(STUDY.transfers),
     method="|".join(STUDY.pictured) or "none",
