@@ -289,7 +289,7 @@ def redo(args: argparse.Namespace) -> None:
     if args.run or args.all:
         wanted = [(run, stage) for run in args.run or study.runs for stage in stages]
     else:
-        wanted = [key for key in Progress(study).other_code if key[1] in stages]
+        wanted = [key for key in Progress(study).other_code if key[1] in stages or not args.stage]
     moved = redo(study, wanted)
     for path in moved:
         print(f"moved to {path}")

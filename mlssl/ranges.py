@@ -26,3 +26,4 @@ def _rising(values: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]

@@ -140,8 +140,7 @@ def figure_files(study: Study) -> list[Path]:
 
 def picture_files(study: Study) -> list[Path]:
     """Neighbours and score histograms of the compared methods, as far as the study wants them."""
-    kinds = ("neighbours", "histograms")
-    return [study.out / "figures" / f"{kind}_{method}.png" for method in study.pictured for kind in kinds]
+    return [path for method in study.pictured for path in study.picture_files(method)]
 
 
 def budget(study: Study) -> str:

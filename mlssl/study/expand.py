@@ -7,7 +7,7 @@ which every default is written out. Imports no torch: a dry run reads constructo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from mlssl.study.sources import CACHE, Source, identify, read_source
 
 COMPARE = "method"
 """Name of the axis of the main comparison."""
+PICTURES = ("neighbours", "histograms")
+"""What is drawn of a compared method, if the study wants pictures."""
 FROZEN = "study.json"
 """Under a study's output: the study as the last call of Snakemake read it, for its jobs."""
 
@@ -153,6 +155,10 @@ class Study:
     def pictured(self) -> dict[str, str]:
         """The runs that neighbours and histograms are drawn of, by method."""
         return self.compared if self.pictures else {}
+
+    def picture_files(self, method: str) -> list[Path]:
+        """What is drawn of a compared method."""
+        return [self.out / "figures" / f"{kind}_{method}.png" for kind in PICTURES]
 
     @property
     def seeds(self) -> list[int]:
@@ -272,6 +278,9 @@ def expand(
         transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, where)
         selection = build(Selection, selecting, where)
         seeds = selection.seeds or file.seeds
+        for seed in seeds:
+            if seed not in file.seeds:
+                raise ConfigError(f"{where}.seeds: {seed} is no seed of the study; it has {_list(file.seeds)}")
         transfer_runs[name] = tuple(
             run.id
             for run in runs.values()
@@ -296,6 +305,10 @@ def expand(
     )
 
 
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
 def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Axis, level, method and overridden parameters of every row of the study's tables."""
     rows = [(COMPARE, method, method, {}) for method in file.compare]
@@ -316,7 +329,9 @@ def expand_runs(
     images = source.images()[0]
     for axis, level, name, override in levels(file):
         method, where = file.methods[name], f"{path}: methods.{name}"
-        where = where if axis == COMPARE else f"{path}: ablations.{axis}: {level}"
+        if axis != COMPARE:
+            by_value = file.ablations[axis].levels is None
+            where = f"{path}: ablations.{axis}." + ("values" if by_value else f"levels.{level}")
         params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
         given = {**file.pretrain, **method.pretrain}
         init = given.get("init") and str(Path(given["init"]).expanduser())

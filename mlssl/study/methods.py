@@ -88,7 +88,7 @@ def constructor(target: str) -> Constructor:
         raise ConfigError(f"target '{target}': its module has no class {name}")
     init = next((n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     if init is None:
-        return Constructor({}, {}, ())
+        raise ConfigError(f"target '{target}': {name} has no __init__ of its own; write one with its parameters")
     names = _names(tree)
     types, defaults = {}, {}
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):

@@ -64,10 +64,23 @@ class Progress:
                 wanted |= {"backbone.pt"} if transfer in WEIGHTS else {"pseudo_labels.npz"}
         search = self.study.search_benchmark
         searched = search and not self.search and self.study.compared[search.method] == run
-        if searched or run in self.study.pictured.values():
+        if searched or any(run == own and not self._drawn(m) for m, own in self.study.pictured.items()):
             wanted.add("checkpoint.pt")
         folder = self.study.out / "runs" / run
         return [name for name in sorted(wanted) if not (folder / name).exists()]
+
+    def _drawn(self, method: str) -> bool:
+        return all(path.exists() for path in self.study.picture_files(method))
+
+    def drawable(self) -> list[str]:
+        """The methods whose pictures can be drawn, or drawn again: all but those whose checkpoint is gone."""
+        trained = self.finished("pretrain")
+        folder = self.study.out / "runs"
+        return [
+            method
+            for method, run in self.study.pictured.items()
+            if run not in trained or (folder / run / "checkpoint.pt").exists()
+        ]
 
     @cached_property
     def other_code(self) -> dict[tuple[str, str], list[str]]:

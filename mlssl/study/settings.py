@@ -25,7 +25,19 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from pydantic.dataclasses import dataclass
 
 from mlssl.errors import ConfigError
-from mlssl.ranges import Count, Inside, Name, NotNegative, Pixels, Positive, Probability, Range, Seed, Share
+from mlssl.ranges import (
+    Count,
+    Inside,
+    Name,
+    NotNegative,
+    Pixels,
+    Positive,
+    Probability,
+    Range,
+    Seed,
+    Share,
+    ShareRange,
+)
 
 
 class Kind(Enum):
@@ -84,7 +96,7 @@ class Views:
 
     crop: Pixels = 224
     """Pixels of a view's side."""
-    scale: Range = (0.2, 1.0)
+    scale: ShareRange = (0.2, 1.0)
     """Share of the image's area that a crop covers."""
     ratio: Range = (3 / 4, 4 / 3)
     """Width over height of a crop, before it is resized to a square."""

@@ -105,6 +105,9 @@ rule contact_sheet:
         "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output[0]:q} > {log:q} 2>&1"
 
 
+DRAWABLE = "|".join(STUDY.pictured if ALL_RULES else PROGRESS.drawable()) or "(?!)"
+
+
 def pictured_checkpoint(wildcards):
     """The last state of the run that stands for a method."""
     return OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt"
@@ -118,6 +121,8 @@ rule neighbours:
     output:
         report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
         OUT / "figures" / "neighbours_{method}.pdf",
+    wildcard_constraints:
+        method=DRAWABLE,
     params:
         code=code_of("neighbours"),
         settings=lambda wildcards: STUDY.pictures,
@@ -144,6 +149,8 @@ rule histograms:
     output:
         report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
         OUT / "figures" / "histograms_{method}.pdf",
+    wildcard_constraints:
+        method=DRAWABLE,
     params:
         code=code_of("histograms"),
         settings=lambda wildcards: STUDY.pictures,
