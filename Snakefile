@@ -46,7 +46,7 @@ if workflow.is_main_process and PROGRESS.other_code:
 if workflow.is_main_process and DRY_RUN:
     import atexit
 
-    from mlssl import estimate
+    from mlssl.cost import estimate
 
     atexit.register(lambda: print(estimate.report(STUDY, CORES), file=sys.stderr))
 

@@ -22,9 +22,9 @@ from benchmarks import measure
 from benchmarks.cases import CPU_INPUT, CPU_TRAINING, DICTIONARIES, GPU, LARGE, PHOTO
 from benchmarks.inputs import PEERS
 from benchmarks.report import markdown
-from mlssl import device as devices
 from mlssl import files, results
-from mlssl.data.scenes import write_scenes
+from mlssl.runtime import device as devices
+from mlssl.scenes import write_scenes
 
 GROUPS = ("input", "training", "steps", "memory", "store", "cost")
 VERSIONS = ("torch", "torchvision", "timm", *PEERS)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.cases import Case
+from mlssl.data.augment.views import MEAN, STD, padded
+from mlssl.data.loader import Steps
 from mlssl.data.placement import place
-from mlssl.data.steps import Steps
 from mlssl.data.store import ImageStore, build_store
-from mlssl.data.views import MEAN, STD, padded
 from mlssl.study.settings import Data, Pretrain, Views
 
 Pairs = Iterator[tuple[Tensor, Tensor]]

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from benchmarks.cases import LARGE, METHODS, Case
 from benchmarks.inputs import INPUT, TRAINING, Pairs, limit
-from mlssl import device as devices
+from mlssl.cost.timing import seconds
 from mlssl.data.store import build_store
-from mlssl.engine.build import build_method, build_optimizer, precision, run_encoders_in_bf16
-from mlssl.engine.pretrain import pretrain
-from mlssl.engine.step import step
-from mlssl.engine.timing import seconds
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.view import View
+from mlssl.pretrain.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.pretrain.loop import pretrain
+from mlssl.pretrain.step import step
+from mlssl.runtime import device as devices
 from mlssl.study.settings import Data, Pretrain, Views
 
 WARM_UP = 3

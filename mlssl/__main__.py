@@ -15,11 +15,11 @@ from typing import Any
 
 from mlssl import results
 from mlssl.digest import digest_of
-from mlssl.engine import interrupt
-from mlssl.engine.interrupt import GO_ON_LATER, Interrupted
-from mlssl.engine.owner import NOT_OWNER, Busy, Taken
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
+from mlssl.pretrain.run import signals as interrupt
+from mlssl.pretrain.run.owner import NOT_OWNER, Busy, Taken
+from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
 from mlssl.study.settings import (
     TRANSFERS,
@@ -36,7 +36,7 @@ from mlssl.study.settings import (
 
 
 def scenes(args: argparse.Namespace) -> None:
-    from mlssl.data.scenes import write_scenes
+    from mlssl.scenes import write_scenes
     from mlssl.study import sources
 
     write_scenes(
@@ -66,8 +66,8 @@ def store(args: argparse.Namespace) -> None:
 
 
 def dataset(args: argparse.Namespace) -> None:
-    from mlssl.data.public.counts import SPLITS
-    from mlssl.data.public.prepare import prepare
+    from mlssl.datasets.counts import SPLITS
+    from mlssl.datasets.prepare import prepare
     from mlssl.study import sources
 
     prepare(args.name, args.out, source=args.source, download=args.download, splits=args.splits)
@@ -76,7 +76,7 @@ def dataset(args: argparse.Namespace) -> None:
 
 
 def import_(args: argparse.Namespace) -> None:
-    from mlssl.data.importer import import_photos
+    from mlssl.photos import import_photos
     from mlssl.study import sources
 
     names = ("labels", "val_share", "seed", "anonymise", "people", "deny", "max_skipped", "near", "workers")
@@ -102,9 +102,9 @@ def resolve(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     with interrupt.listening() as stop:
-        from mlssl import device, ranks
         from mlssl.data.store import build_store
-        from mlssl.engine.pretrain import identified, pretrain
+        from mlssl.pretrain.loop import identified, pretrain
+        from mlssl.runtime import device, distributed
 
         if args.config:
             config, out, name = identified(read(Pretrain, args.config)), args.out, args.run or args.out.name
@@ -113,11 +113,11 @@ def pretrain(args: argparse.Namespace) -> None:
             study, name = of_study(args), args.run
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
-        with ranks.joined(args.device) as own_device:
-            if ranks.is_main():
+        with distributed.joined(args.device) as own_device:
+            if distributed.is_main():
                 images = {"short_side": config.data.short_side, "images_id": config.data.images_id}
                 build_store(Path(config.data.root) / config.data.train, store_path, **images)
-            ranks.wait_for_all()
+            distributed.wait_for_all()
             on = device.choose(own_device, args.threads)
             pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 
@@ -145,7 +145,7 @@ def exists_already(path: Path, about: Mapping[str, Any]) -> bool:
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
-    from mlssl import device, ranks
+    from mlssl.runtime import device, distributed
     from mlssl.study.code import stage_code
     from mlssl.study.identity import about_transfer
     from mlssl.study.sources import by_content, contents
@@ -167,16 +167,16 @@ def transfer(args: argparse.Namespace) -> None:
     if args.seed is not None:
         meta["seed"] = args.seed
     about = about_transfer(args.verb, config, meta)
-    with ranks.joined(args.device) as own_device:
-        if ranks.count() > 1 and args.verb == "linear":
+    with distributed.joined(args.device) as own_device:
+        if distributed.count() > 1 and args.verb == "linear":
             raise ConfigError("linear: fits on one device; start it as one process")
-        if ranks.anyone(ranks.is_main() and exists_already(out, about))[0]:
+        if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return
         on = device.choose(own_device, args.threads)
         rows, notes = evaluate(backbone, config, seed=meta["seed"], device=on)
-        if not ranks.is_main():
+        if not distributed.is_main():
             return
-        notes["ranks"] = ranks.count()
+        notes["ranks"] = distributed.count()
     made_by = {"code": stage_code(args.verb), "data": contents(config.data)}
     result = results.result(about, rows, **made_by, **device.facts(on), watch=watch, notes=notes)
     results.write_result(out, result)
@@ -185,10 +185,10 @@ def transfer(args: argparse.Namespace) -> None:
 
 
 def pseudo_labels(args: argparse.Namespace) -> None:
-    from mlssl.analysis.label_quality import evaluate
     from mlssl.study.code import stage_code
     from mlssl.study.identity import about_transfer
     from mlssl.study.sources import by_content, contents
+    from mlssl.transfer.pseudo_labels import evaluate
 
     watch = results.Stopwatch()
     if args.config:
@@ -223,27 +223,27 @@ def collect(args: argparse.Namespace) -> None:
 
 
 def tables(args: argparse.Namespace) -> None:
-    from mlssl.analysis.tables import write_tables
     from mlssl.study.expand import load
+    from mlssl.tables.write import write_tables
 
     write_tables(load(args.study), args.published)
 
 
 def figures(args: argparse.Namespace) -> None:
-    from mlssl.analysis.figures import write_figures
+    from mlssl.figures.write import write_figures
     from mlssl.study.expand import load
 
     write_figures(load(args.study))
 
 
 def estimate(args: argparse.Namespace) -> None:
-    from mlssl import estimate, rates
+    from mlssl.cost import estimate, rates
     from mlssl.study.expand import load
 
     study = load(args.study)
     if args.measure:
-        from mlssl import device
-        from mlssl.calibration import calibrate
+        from mlssl.cost.calibration import calibrate
+        from mlssl.runtime import device
 
         on = device.choose("auto", rates.THREADS)
         seconds = calibrate(study, on)
@@ -309,15 +309,15 @@ def settings(args: argparse.Namespace) -> None:
 
 
 def contact_sheet(args: argparse.Namespace) -> None:
-    from mlssl.analysis.contact_sheet import write_contact_sheet
+    from mlssl.pictures.contact_sheet import write_contact_sheet
 
     write_contact_sheet(args.data, args.split, args.out, images=args.images)
 
 
 def picture(args: argparse.Namespace) -> None:
-    from mlssl import device
     from mlssl.data.store import ImageStore
-    from mlssl.engine.embed import Folder, embed, read_run
+    from mlssl.pictures.embed import Folder, embed, read_run
+    from mlssl.runtime import device
 
     run = read_run(args.checkpoint)
     images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
@@ -327,25 +327,25 @@ def picture(args: argparse.Namespace) -> None:
     on = device.choose(args.device, args.threads)
     after = embed(run, images, pictures, on)
     if args.verb == "neighbours":
-        from mlssl.analysis.neighbours import write_neighbours
+        from mlssl.pictures.neighbours import write_neighbours
 
         queries, neighbours = pictures.queries, pictures.neighbours
         write_neighbours(
             *after, lambda i: images.image(i).numpy(), args.out, rows=queries, neighbours=neighbours, about=about
         )
     else:
-        from mlssl.analysis.histograms import write_histograms
+        from mlssl.pictures.histograms import write_histograms
 
         before = embed(run, images, pictures, on, trained=False)
         write_histograms(before, after, lambda i: images.image(i).numpy(), args.out, about=about)
 
 
 def search_benchmark(args: argparse.Namespace) -> None:
-    from mlssl import device
-    from mlssl.analysis.search_figures import write_search_figure
     from mlssl.data.store import ImageStore
-    from mlssl.engine.embed import Folder, read_run
-    from mlssl.engine.search_benchmark import benchmark, rows_of
+    from mlssl.pictures.embed import Folder, read_run
+    from mlssl.runtime import device
+    from mlssl.search_benchmark.figure import write_search_figure
+    from mlssl.search_benchmark.measure import benchmark, rows_of
     from mlssl.study.code import stage_code
     from mlssl.study.identity import about_run
     from mlssl.study.sources import contents

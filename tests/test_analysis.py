@@ -16,11 +16,11 @@ from support.results import put
 
 from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
-from mlssl.analysis.contact_sheet import write_contact_sheet
-from mlssl.analysis.figures import write_figures
-from mlssl.analysis.tables import escape, write_tables
 from mlssl.errors import ConfigError
+from mlssl.figures.write import write_figures
+from mlssl.pictures.contact_sheet import write_contact_sheet
 from mlssl.study import expand as study
+from mlssl.tables.write import escape, write_tables
 
 PAPER = Path(__file__).parents[1] / "results" / "published"
 STUDY = {

@@ -13,7 +13,7 @@ import torch
 from benchmarks import busy, inputs, measure
 from benchmarks.cases import LARGE, METHODS, TARGETS, Case, Target
 from benchmarks.report import markdown, ratio, targets
-from mlssl.data.scenes import write_scenes
+from mlssl.scenes import write_scenes
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -19,13 +19,13 @@ from tiny_coco import IDENTIFIED, write_backbone
 from mlssl import files, tensors
 from mlssl.data import placement
 from mlssl.data import store as store_module
-from mlssl.data.steps import batch_indices
+from mlssl.data.loader import batch_indices
 from mlssl.data.store import ImageStore, build_store
-from mlssl.engine import checkpoint
-from mlssl.engine import pretrain as engine
-from mlssl.engine.log import Log, NonFiniteLoss
-from mlssl.engine.schedule import cosine
 from mlssl.errors import ConfigError, DataError
+from mlssl.pretrain import loop as engine
+from mlssl.pretrain.log import Log, NonFiniteLoss
+from mlssl.pretrain.run import checkpoint
+from mlssl.pretrain.schedule import cosine
 from mlssl.study import methods
 from mlssl.study import settings as config
 

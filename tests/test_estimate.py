@@ -13,11 +13,13 @@ import yaml
 from support.results import put as put_result
 from tiny_coco import write_coco
 
-from mlssl import device, estimate, rates, results
+from mlssl import results
+from mlssl.cost import estimate, rates
+from mlssl.cost.speed import measure
 from mlssl.data.store import build_store
-from mlssl.engine.pretrain import pretrain
-from mlssl.engine.speed import measure
 from mlssl.errors import ConfigError
+from mlssl.pretrain.loop import pretrain
+from mlssl.runtime import device
 from mlssl.study import expand as study
 from mlssl.study.settings import plain
 from mlssl.transfer.linear import evaluate
@@ -263,9 +265,8 @@ def test_measuring_takes_real_steps(told):
 
 
 def test_no_torch_is_imported():
-    code = (
-        "import sys, mlssl.estimate; print(sorted({'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)))"
-    )
+    heavy = "{'torch', 'numpy', 'pandas', 'matplotlib'}"
+    code = f"import sys, mlssl.cost.estimate; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support.snakemake import ROOT, snakemake
 
-from mlssl import estimate, rates
+from mlssl.cost import estimate, rates
 from mlssl.study import expand as studies
 
 STUDY = {

@@ -17,11 +17,11 @@ from test_engine import told
 from test_preemption import assert_same_end, at_step, tiny_store, train
 
 from mlssl import tensors
-from mlssl.engine import checkpoint, owner
-from mlssl.engine import pretrain as engine
-from mlssl.engine.log import NonFiniteLoss
-from mlssl.engine.run_folder import OUTPUTS
 from mlssl.errors import ConfigError, DataError
+from mlssl.pretrain import loop as engine
+from mlssl.pretrain.log import NonFiniteLoss
+from mlssl.pretrain.run import checkpoint, owner
+from mlssl.pretrain.run.folder import OUTPUTS
 from mlssl.study import settings as config
 
 FORK = multiprocessing.get_context("fork")

@@ -15,9 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from mlssl.data.public import fetch
-from mlssl.data.public.fetch import download
-from mlssl.data.public.unpack import HARMLESS, unpack
+from mlssl.datasets import fetch
+from mlssl.datasets.fetch import download
+from mlssl.datasets.unpack import HARMLESS, unpack
 from mlssl.errors import DataError
 
 BODY = np.random.default_rng(0).bytes(300_000)

@@ -23,7 +23,7 @@ with open(sys.argv[1], "a") as file:
 
 def start(folder, command, *, gpus=1, visible="0,1"):
     environment = os.environ | {"MLSSL_GPU_SLOTS": str(folder / "slots"), "CUDA_VISIBLE_DEVICES": visible}
-    slot = [sys.executable, "-m", "mlssl.gpu_slot", "--gpus", str(gpus), "--"]
+    slot = [sys.executable, "-m", "mlssl.runtime.gpu_slot", "--gpus", str(gpus), "--"]
     return subprocess.Popen([*slot, *command], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 

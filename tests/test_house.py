@@ -17,33 +17,48 @@ ALLOWED = {
     "mlssl/ranges.py": set(),
     "mlssl/project.py": set(),
     "mlssl/results.py": {"mlssl.errors", "mlssl.files"},
-    "mlssl/device.py": set(),
-    "mlssl/gpu_slot.py": set(),
-    "mlssl/ranks.py": LEAVES,
     "mlssl/tensors.py": LEAVES,
-    "mlssl/study": LEAVES | {"mlssl.study", "mlssl.data.public.counts"},
-    "mlssl/rates.py": LEAVES | {"mlssl.study"},
-    "mlssl/estimate.py": LEAVES | {"mlssl.study", "mlssl.rates"},
-    "mlssl/calibration.py": LEAVES
-    | {"mlssl.study", "mlssl.rates", "mlssl.estimate", "mlssl.tensors", "mlssl.parts.backbone"}
-    | {"mlssl.engine.speed", "mlssl.transfer", "mlssl.data.scenes"},
+    "mlssl/study": LEAVES | {"mlssl.study", "mlssl.datasets.counts"},
+    "mlssl/runtime": LEAVES | {"mlssl.runtime", "mlssl.parts.view"},
     # A method reads like its paper: it knows no settings, files or data.
-    "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.ranks"},
+    "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.runtime.distributed"},
     "mlssl/method": {"mlssl.method", "mlssl.parts", "mlssl.ranges", "mlssl.errors"},
     "baselines": {"mlssl.method.losses", "mlssl.parts", "mlssl.ranges"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
-    "mlssl/engine": LEAVES
-    | {"mlssl.engine", "mlssl.data", "mlssl.parts", "mlssl.device", "mlssl.ranks", "mlssl.tensors"}
+    "mlssl/scenes": LEAVES | {"mlssl.scenes"},
+    "mlssl/datasets": LEAVES | {"mlssl.datasets", "mlssl.data"},
+    "mlssl/photos": LEAVES | {"mlssl.photos", "mlssl.data"},
+    "mlssl/pretrain": LEAVES
+    | {"mlssl.pretrain", "mlssl.data", "mlssl.parts", "mlssl.runtime", "mlssl.tensors"}
     | {f"mlssl.study.{name}" for name in ("settings", "methods", "identity", "sources", "fingerprint", "code")},
     "mlssl/transfer": LEAVES
-    | {"mlssl.transfer", "mlssl.data", "mlssl.device", "mlssl.ranks", "mlssl.tensors", "mlssl.study.settings"}
-    | {"mlssl.parts.backbone", "mlssl.parts.batch_norm"},
-    "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study", "mlssl.data.coco"},
+    | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.runtime", "mlssl.tensors"}
+    | {"mlssl.study.settings"},
+    "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study"},
+    "mlssl/figures": LEAVES | {"mlssl.figures", "mlssl.analysis", "mlssl.study"},
+    "mlssl/tables": LEAVES | {"mlssl.tables", "mlssl.analysis", "mlssl.study"},
+    "mlssl/pictures": LEAVES
+    | {
+        "mlssl.pictures",
+        "mlssl.figures.style",
+        "mlssl.pretrain.build",
+        "mlssl.data",
+        "mlssl.parts",
+        "mlssl.tensors",
+    }
+    | {"mlssl.study.settings"},
+    "mlssl/search_benchmark": LEAVES
+    | {"mlssl.search_benchmark", "mlssl.pictures.embed", "mlssl.figures.style", "mlssl.cost.timing"}
+    | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},
+    "mlssl/cost": LEAVES
+    | {"mlssl.cost", "mlssl.study", "mlssl.pretrain", "mlssl.transfer", "mlssl.scenes", "mlssl.data", "mlssl.parts"}
+    | {"mlssl.runtime", "mlssl.tensors"},
 }
 """Room -> what it may import of `mlssl` and `baselines`; the verbs of `__main__` may import all."""
-NO_TORCH = (*(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES)), "mlssl/study", "mlssl/analysis")
-NO_TORCH += ("mlssl/rates.py", "mlssl/estimate.py", "mlssl/data/public/counts.py")
-PACKAGES = ("mlssl", "baselines", "mlssl.study")
+NO_TORCH = tuple(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES))
+NO_TORCH += ("mlssl/study", "mlssl/analysis", "mlssl/tables", "mlssl/figures", "mlssl/datasets/counts.py")
+NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py")
+PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
 """`from mlssl.study import settings` names a module of these."""
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import ExifTags, Image
 
 from mlssl.data.coco import read_split
-from mlssl.data.importer import import_photos, people, photos, work
-from mlssl.data.importer.duplicates import near_duplicates, perceptual_hash
-from mlssl.data.importer.people import FACES, Region, find_faces, hide, read_deny
-from mlssl.data.importer.report import reasons
 from mlssl.errors import ConfigError, DataError
+from mlssl.photos import import_photos, people, work
+from mlssl.photos import importing as photos
+from mlssl.photos.duplicates import near_duplicates, perceptual_hash
+from mlssl.photos.people import FACES, Region, find_faces, hide, read_deny
+from mlssl.photos.report import reasons
 
 PLACE = b"Hauptstrasse 17"
 
@@ -199,7 +200,7 @@ def test_a_killed_import_goes_on_and_is_never_taken_for_whole(folder, tmp_path, 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlssl.data.importer.write.write_json", stop)  # Killed again, all photos made.
+    monkeypatch.setattr("mlssl.photos.write.write_json", stop)  # Killed again, all photos made.
     with pytest.raises(KeyboardInterrupt):
         import_photos(folder, out, workers=1)
     assert seen == [2, *range(9, 17)]

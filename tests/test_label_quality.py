@@ -13,16 +13,16 @@ from support.results import put
 from tiny_coco import write_coco
 
 from mlssl import results
-from mlssl.analysis import label_figures
-from mlssl.analysis.crop_categories import read_objects, shown
-from mlssl.analysis.label_figures import label_quality as label_quality_figure
-from mlssl.analysis.label_quality import evaluate, judge
 from mlssl.analysis.outputs import label_axes
 from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
 from mlssl.errors import DataError
+from mlssl.figures import labels as label_figures
+from mlssl.figures.labels import label_quality as label_quality_figure
 from mlssl.study import expand as study
 from mlssl.study.settings import Data, PseudoLabels
+from mlssl.transfer.crop_categories import read_objects, shown
+from mlssl.transfer.pseudo_labels import evaluate, judge
 
 
 @pytest.fixture(scope="module")

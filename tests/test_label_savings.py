@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mlssl.analysis.label_savings import Saving, saving, sentence, table
+from mlssl.tables.label_savings import Saving, saving, sentence, table
 
 UNTRAINED = [(10, 20.0), (100, 30.0), (1000, 40.0)]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlssl.data.coco import decode
-from mlssl.data.importer.labels import placed, read_labels
 from mlssl.errors import DataError
+from mlssl.photos.labels import placed, read_labels
 
 NAMES = ["shop/a.jpg", "shop/b.png", "line/c.jpg"]
 ENTITIES = '<!DOCTYPE a [<!ENTITY x "y">]><annotation><object><name>&x;</name></object></annotation>'

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from baselines.densecl import DenseCL
 from baselines.moco_v2 import MoCoV2
-from mlssl.engine.build import build_method
 from mlssl.errors import ConfigError
 from mlssl.method.mls import MLS, MULTI_LABEL
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
+from mlssl.pretrain.build import build_method
 from mlssl.study.methods import constructor, resolve
 from mlssl.study.settings import Data, Pretrain
 

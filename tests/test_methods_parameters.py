@@ -9,8 +9,8 @@ import torch
 import yaml
 from support.study import MLS, REMOVED, loaded
 
-from mlssl.engine.build import build_method
 from mlssl.errors import ConfigError
+from mlssl.pretrain.build import build_method
 from mlssl.study.methods import constructor, load_class, resolve
 from mlssl.study.settings import Pretrain, plain, read
 

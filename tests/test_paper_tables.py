@@ -14,11 +14,11 @@ from support.results import put
 from mlssl.analysis import outputs
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
-from mlssl.analysis.paper_tables import PROTOCOLS, paper_tables
-from mlssl.analysis.tables import paper_columns, read_paper, write_tables
 from mlssl.study import expand as study
 from mlssl.study import settings
 from mlssl.study.methods import constructor
+from mlssl.tables.paper import PROTOCOLS, paper_tables
+from mlssl.tables.write import paper_columns, read_paper, write_tables
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "results" / "published"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mlssl.analysis import histograms, neighbours
 from mlssl.data.store import ImageStore, build_store
-from mlssl.engine import pretrain as engine
-from mlssl.engine.embed import Folder, embed, read_run
 from mlssl.errors import ConfigError, DataError
+from mlssl.pictures import histograms, neighbours
+from mlssl.pictures.embed import Folder, embed, read_run
+from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
 from mlssl.study.settings import Pictures
 from tests.tiny_coco import IDENTIFIED, write_coco

@@ -20,9 +20,9 @@ from tiny_coco import IDENTIFIED
 
 from mlssl import tensors
 from mlssl.data.store import build_store
-from mlssl.engine import checkpoint
-from mlssl.engine import pretrain as engine
-from mlssl.engine.interrupt import GO_ON_LATER, SIGNALS, Interrupted, listening
+from mlssl.pretrain import loop as engine
+from mlssl.pretrain.run import checkpoint
+from mlssl.pretrain.run.signals import GO_ON_LATER, SIGNALS, Interrupted, listening
 from mlssl.study import settings as config
 
 ROOT = Path(__file__).parents[1]

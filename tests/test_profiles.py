@@ -61,7 +61,7 @@ def test_gpus_of_several_machines_get_a_launcher_on_each(tmp_path):
 def test_slots_are_taken_where_the_profile_says_so(tmp_path):
     study, profile = tiny(tmp_path), PROFILES / "workstation"
     job = planned(tmp_path, study, "--profile", str(profile), "--config", f"study={study}", "gpu_slots=true")
-    assert "-m mlssl.gpu_slot --gpus 1 -- " in job
+    assert "-m mlssl.runtime.gpu_slot --gpus 1 -- " in job
 
 
 @pytest.mark.parametrize(

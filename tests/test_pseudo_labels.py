@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlssl.engine.records import LabelRecords, record_steps
 from mlssl.method import pseudo_labels as rules
 from mlssl.parts.search import exact
+from mlssl.pretrain.records import LabelRecords, record_steps
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from PIL import Image
 from test_fetch import md5, serving, write_tar, write_zip
 
 from mlssl.data.coco import read_split
-from mlssl.data.public import catalogue, layout
-from mlssl.data.public.catalogue import DATASETS
-from mlssl.data.public.prepare import prepare
 from mlssl.data.store import ImageStore, build_store
+from mlssl.datasets import catalogue, layout
+from mlssl.datasets.catalogue import DATASETS
+from mlssl.datasets.prepare import prepare
 from mlssl.errors import DataError
 
 SIZE = (40, 30)

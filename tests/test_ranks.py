@@ -20,15 +20,14 @@ from test_preemption import tiny_store
 from tiny_coco import IDENTIFIED, write_backbone, write_coco
 from torch import nn
 
-from mlssl import ranks
-from mlssl.data.steps import Steps
+from mlssl.data.loader import Steps
 from mlssl.data.store import ImageStore
-from mlssl.engine import pretrain as engine
-from mlssl.engine.build import build_method, build_optimizer
-from mlssl.engine.parallel import parallel
-from mlssl.engine.step import step
 from mlssl.errors import ConfigError
-from mlssl.parts import batch_norm
+from mlssl.pretrain import loop as engine
+from mlssl.pretrain.build import build_method, build_optimizer
+from mlssl.pretrain.step import step
+from mlssl.runtime import batch_norm, distributed
+from mlssl.runtime.parallel import parallel
 from mlssl.study import settings as config
 from mlssl.study.settings import plain
 from mlssl.tensors import previous
@@ -55,7 +54,7 @@ def as_rank(rank, world, port, function, out):
     told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in told.items()})
     torch.set_num_threads(1)
-    with ranks.joined("cpu"):
+    with distributed.joined("cpu"):
         torch.save(function(), out / f"{world}-{rank}.pt")
 
 
@@ -71,7 +70,7 @@ def trained(settings, images):
     method.encoders.double()
     optimizer = build_optimizer(settings, method)
     together = parallel(method, settings.batch_norm, CPU)
-    views = Steps(ImageStore(images), settings, CPU, ranks.part(settings.batch_size))
+    views = Steps(ImageStore(images), settings, CPU, distributed.part(settings.batch_size))
     losses = []
     for at in range(STEPS):
         pair = [view._replace(pixels=view.pixels.double()) for view in views[at]]
@@ -131,7 +130,7 @@ def trained_all(images):
 def encoded(images):
     """Pixels of this rank's part, what the key encoder makes of them, plain and shuffled; running statistics."""
     settings = told("moco_v2", steps=STEPS)
-    pixels = Steps(ImageStore(images), settings, CPU, ranks.part(settings.batch_size))[0][0].pixels
+    pixels = Steps(ImageStore(images), settings, CPU, distributed.part(settings.batch_size))[0][0].pixels
     norm = nn.BatchNorm2d(3)
     identity = batch_norm.shuffled(lambda x: (x, x.mean(dim=(1, 2, 3))))
     torch.manual_seed(5)
@@ -187,9 +186,9 @@ def test_local_and_shuffled_statistics_differ_and_dictionaries_agree_all_the_sam
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     with pytest.raises(ConfigError, match="batch_size 4 cannot be shared evenly by 3 ranks; give a multiple"):
-        ranks.part(4)
+        distributed.part(4)
 
 
 def test_an_unknown_batch_norm_is_refused():

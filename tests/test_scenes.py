@@ -9,10 +9,10 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from mlssl.data.scenes import write_scenes
-from mlssl.data.scenes.objects import CATEGORIES, CATEGORY_IDS
-from mlssl.data.scenes.render import MIN_IMAGE_SHARE, draw_object, render_scene
-from mlssl.data.scenes.themes import THEME_NAMES, THEMES, sample_light
+from mlssl.scenes import write_scenes
+from mlssl.scenes.categories import CATEGORIES, CATEGORY_IDS
+from mlssl.scenes.render import MIN_IMAGE_SHARE, draw_object, render_scene
+from mlssl.scenes.themes import THEME_NAMES, THEMES, sample_light
 
 SIZE = (96, 72)
 SPLITS = ("train2017", "val2017")

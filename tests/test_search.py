@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from tiny_coco import IDENTIFIED, write_coco
 
 from mlssl import tensors
-from mlssl.analysis.search_figures import looks, search_figure, short
 from mlssl.data.store import build_store
-from mlssl.engine.embed import read_run
-from mlssl.engine.search_benchmark import benchmark, in_sample, recall, rows_of
-from mlssl.engine.search_entries import fill_up
 from mlssl.errors import ConfigError
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.search import PER_LIST, InvertedFile, exact, sampled_slots
+from mlssl.pictures.embed import read_run
+from mlssl.search_benchmark.entries import fill_up
+from mlssl.search_benchmark.figure import looks, search_figure, short
+from mlssl.search_benchmark.measure import benchmark, in_sample, recall, rows_of
 from mlssl.study import settings as config
 from mlssl.study.identity import about_run
 from mlssl.study.settings import SearchBenchmark
@@ -232,7 +232,7 @@ def test_recall_is_the_slow_loop():
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    from mlssl.engine.build import build_method
+    from mlssl.pretrain.build import build_method
 
     root = write_coco(tmp_path / "coco")
     build_store(root / "train2017", tmp_path / "store", short_side=32, workers=1)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from slurm_cluster import run, until
 
-from mlssl.engine import pretrain as engine
+from mlssl.pretrain import loop as engine
 from mlssl.study import expand as studies
 
 ROOT = Path(__file__).parents[1]

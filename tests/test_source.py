@@ -5,10 +5,10 @@ import torch
 import yaml
 
 from mlssl.__main__ import parser
-from mlssl.engine.build import build_method
-from mlssl.engine.initial import load_initial
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
+from mlssl.pretrain.build import build_method
+from mlssl.pretrain.initial import load_initial
 from mlssl.study import expand as study
 from mlssl.study.settings import Data, DataSource, Pretrain, build
 from mlssl.study.sources import identify, read_source

@@ -9,12 +9,12 @@ from test_preemption import tiny_store, train
 from tiny_coco import write_backbone
 
 from mlssl import tensors
-from mlssl.engine import checkpoint
-from mlssl.engine import pretrain as engine
-from mlssl.engine.embed import read_run
-from mlssl.engine.initial import load_initial
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
+from mlssl.pictures.embed import read_run
+from mlssl.pretrain import loop as engine
+from mlssl.pretrain.initial import load_initial
+from mlssl.pretrain.run import checkpoint
 from mlssl.study import settings as config
 from mlssl.transfer.load import load_backbone
 

@@ -8,8 +8,8 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 import torchvision.transforms.v2.functional as TF2
 
-from mlssl.data import colour, warp
-from mlssl.data import views as V
+from mlssl.data.augment import colour, warp
+from mlssl.data.augment import views as V
 from mlssl.study.settings import Views
 
 N = 12

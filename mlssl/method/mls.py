@@ -163,7 +163,7 @@ class MLS(nn.Module):
         return rules.top_k(*found)
 
     def label_record(self) -> dict[str, Tensor]:
-        """The last step's pseudo-labels with the crops they relate, for the engine to keep; {} before any.
+        """The last step's pseudo-labels with the crops they relate, for the training loop to keep; {} before any.
 
         To be called before the next step. `dictionary_*` is an even sample of the entries there were.
         """

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlssl import ranks
+from mlssl.runtime import distributed
 
 
 class Dictionary(nn.Module):
@@ -61,13 +61,13 @@ class Dictionary(nn.Module):
         self._write()
         if set(columns) != set(self.columns):
             raise ValueError(f"dictionary has the columns {self.columns}, got {tuple(columns)}")
-        batch = ranks.count() * len(next(iter(columns.values())))
+        batch = distributed.count() * len(next(iter(columns.values())))
         if batch > self.size:
             raise ValueError(
                 f"batch of {batch} does not fit into a dictionary of {self.size}; "
                 "raise dictionary_size or lower batch_size"
             )
-        self._staged = {name: ranks.gather(value.detach()) for name, value in columns.items()}
+        self._staged = {name: distributed.gather(value.detach()) for name, value in columns.items()}
 
     @torch.no_grad()
     def _write(self) -> None:

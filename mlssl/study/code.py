@@ -20,36 +20,42 @@ from mlssl.project import search_here
 OWN = ("mlssl", "baselines")
 """The packages whose code belongs to every result that reaches it."""
 
-TRANSFER = ("mlssl.transfer.load", "mlssl.study.settings", "mlssl.device", "mlssl.ranks", "mlssl.results")
-PICTURE = ("mlssl.engine.embed", "mlssl.data.store", "mlssl.study.settings", "mlssl.device")
+TRANSFER = (
+    "mlssl.transfer.load",
+    "mlssl.study.settings",
+    "mlssl.runtime.device",
+    "mlssl.runtime.distributed",
+    "mlssl.results",
+)
+PICTURE = ("mlssl.pictures.embed", "mlssl.data.store", "mlssl.study.settings", "mlssl.runtime.device")
 STUDY = ("mlssl.study.expand",)
 STAGES: dict[str, tuple[str, ...]] = {
     "pretrain": (
-        "mlssl.engine.pretrain",
-        "mlssl.engine.interrupt",
+        "mlssl.pretrain.loop",
+        "mlssl.pretrain.run.signals",
         "mlssl.data.store",
         "mlssl.study.settings",
-        "mlssl.device",
-        "mlssl.ranks",
+        "mlssl.runtime.device",
+        "mlssl.runtime.distributed",
     ),
     "linear": ("mlssl.transfer.linear", *TRANSFER),
     "detection": ("mlssl.transfer.detection", *TRANSFER),
     "segmentation": ("mlssl.transfer.segmentation", *TRANSFER),
-    "pseudo_labels": ("mlssl.analysis.label_quality", "mlssl.study.settings", "mlssl.results"),
-    "scenes": ("mlssl.data.scenes.write",),
-    "dataset": ("mlssl.data.public.prepare",),
-    "photos": ("mlssl.data.importer.photos",),
+    "pseudo_labels": ("mlssl.transfer.pseudo_labels", "mlssl.study.settings", "mlssl.results"),
+    "scenes": ("mlssl.scenes.write",),
+    "dataset": ("mlssl.datasets.prepare",),
+    "photos": ("mlssl.photos.importing",),
     "store": ("mlssl.data.store",),
     "collect": ("mlssl.analysis.collect", *STUDY),
-    "tables": ("mlssl.analysis.tables", *STUDY),
-    "figures": ("mlssl.analysis.figures", *STUDY),
-    "contact_sheet": ("mlssl.analysis.contact_sheet",),
-    "neighbours": ("mlssl.analysis.neighbours", *PICTURE),
-    "histograms": ("mlssl.analysis.histograms", *PICTURE),
+    "tables": ("mlssl.tables.write", *STUDY),
+    "figures": ("mlssl.figures.write", *STUDY),
+    "contact_sheet": ("mlssl.pictures.contact_sheet",),
+    "neighbours": ("mlssl.pictures.neighbours", *PICTURE),
+    "histograms": ("mlssl.pictures.histograms", *PICTURE),
     "search_benchmark": (
-        "mlssl.engine.search_benchmark",
-        "mlssl.engine.pretrain",
-        "mlssl.analysis.search_figures",
+        "mlssl.search_benchmark.measure",
+        "mlssl.pretrain.loop",
+        "mlssl.search_benchmark.figure",
         "mlssl.results",
         *PICTURE,
     ),

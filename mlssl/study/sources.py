@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlssl.data.public.counts import SPLITS
+from mlssl.datasets.counts import SPLITS
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_json

@@ -23,11 +23,11 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from mlssl import ranks
+from mlssl.data.augment.views import MEAN, STD
 from mlssl.data.coco import Split
-from mlssl.data.views import MEAN, STD
 from mlssl.errors import DataError
 from mlssl.parts.backbone import stage_maps
+from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Detection
 from mlssl.transfer.load import (
@@ -173,7 +173,7 @@ def train(
     """
     read = partial(training_example, split, trainable(split), seed)
     order = training_order(config.iterations, config.batch_size)
-    loader = batches(read, order, config.batch_size // ranks.count(), device, _as_lists)
+    loader = batches(read, order, config.batch_size // distributed.count(), device, _as_lists)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
@@ -182,14 +182,14 @@ def train(
     steps = bar(loader, "detection", progress)
     for iteration, (images, targets) in enumerate(steps):
         # The samplers of anchors and regions draw from torch's global random numbers.
-        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration) + ranks.own())
+        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration) + distributed.own())
         optimiser.param_groups[0]["lr"] = learning_rate(iteration, config)
         losses = together(
             [image.to(device) for image in images],
             [{name: value.to(device) for name, value in target.items()} for target in targets],
         )
         loss = sum(losses.values())
-        told = ranks.mean({"loss": loss.detach(), **losses})
+        told = distributed.mean({"loss": loss.detach(), **losses})
         if not math.isfinite(value := told.pop("loss").item()):
             parts = ", ".join(f"{name} {part.item():.4g}" for name, part in told.items())
             raise FloatingPointError(
@@ -241,10 +241,10 @@ def predict(
         for i, prediction in zip(indices, predictions, strict=True):
             results += coco_results(prediction, split.images[i]["id"], category_ids)
         seen += indices
-    seen = ranks.gather_list(seen)
+    seen = distributed.gather_list(seen)
     if sorted(seen) != list(range(count)):
         raise RuntimeError(f"{split.folder}: saw {len(set(seen))} of {count} images, in {len(seen)} reads")
-    return ranks.gather_list(results)
+    return distributed.gather_list(results)
 
 
 def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.data.coco import Split
-from mlssl.device import gains_from_bf16
 from mlssl.parts.backbone import global_average_pool
+from mlssl.runtime.device import gains_from_bf16
 from mlssl.transfer.load import autocast, bar, batches, image_tensor, normalise, resize
 
 

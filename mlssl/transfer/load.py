@@ -16,20 +16,20 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mlssl import ranks
+from mlssl.data.augment.views import MEAN, STD
 from mlssl.data.coco import Split, read_split
-from mlssl.data.views import MEAN, STD
-from mlssl.device import gains_from_bf16
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
-from mlssl.parts.batch_norm import synchronise
+from mlssl.runtime import distributed
+from mlssl.runtime.batch_norm import synchronise
+from mlssl.runtime.device import gains_from_bf16
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Data
 from mlssl.tensors import read_own
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone in a file written by the engine, and the file's meta (run, method, seed, digest, …).
+    """The backbone in a file written by a pretraining, and the file's meta (run, method, seed, digest, …).
 
     `output_stride` is in input pixels per cell of the last map. Raises ConfigError when the file cannot be
     read, or when its keys and those of the named model are not exactly the same.
@@ -116,12 +116,14 @@ class Examples(Dataset):
 
 def training_order(iterations: int, batch_size: int) -> np.ndarray:
     """The training samples, from 0, of this rank: its part of every global batch, in order."""
-    return np.arange(iterations * batch_size).reshape(iterations, batch_size)[:, ranks.part(batch_size)].ravel()
+    return (
+        np.arange(iterations * batch_size).reshape(iterations, batch_size)[:, distributed.part(batch_size)].ravel()
+    )
 
 
 def evaluation_order(count: int) -> range:
     """Those of `count` images that this rank judges."""
-    return range(ranks.own(), count, ranks.count())
+    return range(distributed.own(), count, distributed.count())
 
 
 def batches(
@@ -140,7 +142,7 @@ def batches(
         Examples(read, order),
         batch_size,
         collate_fn=collate,
-        num_workers=len(os.sched_getaffinity(0)) // ranks.on_this_machine() if cuda else 0,
+        num_workers=len(os.sched_getaffinity(0)) // distributed.on_this_machine() if cuda else 0,
         pin_memory=cuda and collate is None,
         # Its own generator: otherwise a loader draws from, and so changes, torch's global one.
         generator=torch.Generator(),
@@ -149,15 +151,15 @@ def batches(
 
 def bar(steps: Iterable, what: str, progress: bool) -> tqdm:
     """The first rank's progress bar with rate and time left; few lines where the output is not a terminal."""
-    shown = progress and ranks.is_main()
+    shown = progress and distributed.is_main()
     return tqdm(steps, desc=what, disable=not shown, mininterval=0.2 if sys.stderr.isatty() else 5.0)
 
 
 def by_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
     """What trains in place of `model`: gradients are averaged over ranks, and batch norm sees all of them."""
-    if ranks.count() == 1:
+    if distributed.count() == 1:
         return model
-    return ranks.averaged(synchronise(model, device))
+    return distributed.averaged(synchronise(model, device))
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlssl import ranks
+from mlssl.data.augment.views import MEAN
 from mlssl.data.coco import IGNORE, Split
-from mlssl.data.views import MEAN
+from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Segmentation
 from mlssl.transfer.load import (
@@ -112,7 +112,7 @@ def train(
     """
     read = partial(_training_example, split, config.size, seed)
     order = training_order(config.iterations, config.batch_size)
-    loader = batches(read, order, config.batch_size // ranks.count(), device)
+    loader = batches(read, order, config.batch_size // distributed.count(), device)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
     )
@@ -120,7 +120,7 @@ def train(
     together = by_all_ranks(model, device)
     steps = bar(loader, "segmentation", progress)
     for iteration, (images, masks) in enumerate(steps):
-        torch.manual_seed(seed_of(seed, "segmentation", "dropout", iteration) + ranks.own())
+        torch.manual_seed(seed_of(seed, "segmentation", "dropout", iteration) + distributed.own())
         optimiser.param_groups[0]["lr"] = poly_lr(iteration, config)
         x = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         target = masks.to(device, non_blocking=True).long()
@@ -129,9 +129,9 @@ def train(
         logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
         # Mean over the pixels of all ranks that count; clamped, a batch without any has zero instead of 0 / 0.
         loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-        counted = ranks.total((target != IGNORE).sum().float()) / ranks.count()
+        counted = distributed.total((target != IGNORE).sum().float()) / distributed.count()
         loss = loss / counted.clamp_min(1)
-        if not math.isfinite(value := ranks.mean({"loss": loss})["loss"].item()):
+        if not math.isfinite(value := distributed.mean({"loss": loss})["loss"].item()):
             raise FloatingPointError(
                 f"segmentation: the loss is {value} at iteration {iteration}; lower segmentation.lr ({config.lr})"
             )
@@ -166,9 +166,9 @@ def confusion(
             full = F.interpolate(one[None], size=mask.shape, mode="bilinear", align_corners=False)
             total += confusion_matrix(full[0].argmax(dim=0), mask.to(device), classes, IGNORE)
             seen += 1
-    if (seen := ranks.total(seen)) != count:
+    if (seen := distributed.total(seen)) != count:
         raise RuntimeError(f"{split.folder}: {seen} of {count} images were seen")
-    return ranks.total(total)
+    return distributed.total(total)
 
 
 def evaluate(

@@ -71,7 +71,7 @@ def code_of(stage):
 
 PER_NODE = STUDY.gpus_per_run // STUDY.nodes
 """GPUs of a run on each of its machines."""
-SLOT = "{python} -m mlssl.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""
+SLOT = "{python} -m mlssl.runtime.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""
 """Before a command: takes GPUs that no other job of this machine has (workflow/profiles/workstation)."""
 ON_GPU = SLOT.format(python=PYTHON, gpus=1) + MLSSL
 """The command of a stage that computes on one GPU."""

@@ -1,0 +1,126 @@
+"""What a study's stages cost on this machine, from a minute or two of trying each.
+
+A stage is run as its verb once, as short as can be: that is what a job takes before its work. Then it is timed at
+two lengths, and the difference tells what a unit of work costs. Images are drawn, so no data need be there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from mlssl.cost import estimate, rates
+from mlssl.cost.speed import measure
+from mlssl.parts.backbone import create_backbone
+from mlssl.scenes import write_scenes
+from mlssl.study.expand import Study
+from mlssl.study.identity import about_run
+from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation, plain
+from mlssl.tensors import save
+from mlssl.transfer import detection, linear, segmentation
+
+FEW, MORE = 24, 96
+"""Training images of the two drawn datasets; half as many to validate."""
+STAGES = {"linear": linear.evaluate, "detection": detection.evaluate, "segmentation": segmentation.evaluate}
+
+
+def calibrate(study: Study, device: torch.device) -> dict[str, float]:
+    """Seconds per unit of work, and per job's start, under the keys of `rates`; shows progress."""
+    wanted = estimate.pretrainings(study)
+    found = measure(wanted, device)
+    size = getattr(study.transfer_source.settings, "size", estimate.PHOTO)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for images in (FEW, MORE):
+            write_scenes(folder / str(images), images=images, val_images=images // 2, size=size, seed=0)
+        if wanted:
+            first = next(iter(wanted.values()))
+            found[rates.start("pretrain")] = pretraining_start(first, folder, device)
+        transfers = {stage: config for stage, config in study.transfers.items() if stage in STAGES}
+        for backbone in sorted({run.config.backbone for run in study.runs.values()}):
+            file = untrained(backbone, folder)
+            for stage, config in tqdm(transfers.items(), desc=f"measuring {backbone}", unit="transfer"):
+                each, start = transfer(stage, config, file, folder, device)
+                found[rates.key(stage, backbone, plain(config))] = each
+                found[rates.start(stage)] = start
+    return found
+
+
+def pretraining_start(config: Pretrain, folder: Path, device: torch.device) -> float:
+    """Seconds of a pretraining of one small step; drawing its store is a part, and short."""
+    small = {"epochs": None, "steps": 1, "batch_size": 2, "params": {**config.params, **fitting(config)}}
+    told = dataclasses.replace(config, data=Data(str(folder / str(FEW))), init=None, **small)
+    return verb("pretrain", told, folder, device, ["--out", folder / "run"])
+
+
+def fitting(config: Pretrain) -> dict[str, Any]:
+    """A dictionary of few entries: a small one is filled at once, a large one costs only when it is full."""
+    size = {"dictionary_size": 16} if "dictionary_size" in config.params else {}
+    return size | ({"k": 1} if "k" in config.params else {})
+
+
+def transfer(
+    stage: str, config: Linear | Detection | Segmentation, file: Path, folder: Path, device: torch.device
+) -> tuple[float, float]:
+    """Seconds per unit of a transfer's work, and before it."""
+    short, long = lengths(config, folder)
+    timed(stage, short, file, device)  # the first time memory is allocated and kernels are chosen
+    took = [timed(stage, told, file, device) for told in (short, long)]
+    work = [units(stage, told) for told in (short, long)]
+    each = max(0.0, took[1] - took[0]) / (work[1] - work[0])
+    whole = verb(stage, short, folder, device, ["--backbone", file, "--out", folder / f"{stage}.json"])
+    return each, max(0.0, whole - each * work[0])
+
+
+def lengths(config: Linear | Detection | Segmentation, folder: Path) -> list[Linear | Detection | Segmentation]:
+    """The same transfer, short and longer: of few images or iterations, in batches that any machine can hold."""
+    few, more = (Data(str(folder / str(images))) for images in (FEW, MORE))
+    if isinstance(config, Linear):
+        fractions = tuple(f for f in config.fractions if f * FEW >= 8) or (1.0,)
+        return [dataclasses.replace(config, data=data, fractions=fractions) for data in (few, more)]
+    batch = min(config.batch_size, 4)
+    return [dataclasses.replace(config, data=few, batch_size=batch, iterations=n, eval_images=n) for n in (2, 8)]
+
+
+def units(stage: str, config: Linear | Detection | Segmentation) -> float:
+    images = int(Path(config.data.root).name)
+    work = rates.units(stage, plain(config), steps=0, train_images=images, val_images=images // 2)
+    assert work is not None
+    return work
+
+
+def timed(stage: str, config: Linear | Detection | Segmentation, file: Path, device: torch.device) -> float:
+    began = time.perf_counter()
+    STAGES[stage](file, config, seed=0, device=device, progress=False)
+    return time.perf_counter() - began
+
+
+def verb(stage: str, config: Any, folder: Path, device: torch.device, arguments: list[Any]) -> float:
+    """Seconds of `python -m mlssl <stage>`, with all that a process of its own takes."""
+    file = folder / f"{stage}.yaml"
+    file.write_text(yaml.safe_dump(plain(config)))
+    threads = ["--threads", str(rates.THREADS), "--device", str(device)]
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "mlssl", stage, "--config", file, *arguments, *threads],
+        check=True,
+        capture_output=True,
+    )
+    return time.perf_counter() - began
+
+
+def untrained(backbone: str, folder: Path) -> Path:
+    """A backbone file as a pretraining exports it."""
+    config = Pretrain(Data(str(folder)), "untrained", backbone=backbone)
+    weights = {"backbone": create_backbone(backbone).state_dict(), "meta": about_run(config, "calibration")}
+    save(folder / f"{backbone}.pt", weights)
+    return folder / f"{backbone}.pt"

@@ -1,0 +1,226 @@
+"""How long a study takes, before it runs: its jobs, their work, and the rates known. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlssl.cost import rates
+from mlssl.cost.rates import Source
+from mlssl.study.expand import Study
+from mlssl.study.settings import Pretrain, plain
+
+RESULTS = Path("results")
+PHOTO = (640, 480)
+"""Pixels of a photo whose size is not known: COCO's usual one."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one run."""
+
+    run: str
+    stage: str
+    key: str
+    """Of its rate."""
+    seconds: float | None
+    """Estimated; None where no rate or amount of work is known."""
+    source: str | None
+    """Where the rate is from."""
+    done: bool
+    """Its result is there already."""
+
+
+def steps(config: Pretrain, train_images: int | None) -> int | None:
+    """Optimiser steps of a run; None where they depend on images that cannot be counted yet."""
+    if config.target is None:
+        return 0
+    return None if config.steps is None and train_images is None else config.total_steps(train_images)
+
+
+def pretrainings(study: Study) -> dict[str, Pretrain]:
+    """One configuration for each rate of pretraining that the study needs, under the rate's key."""
+    found = {}
+    for run in study.runs.values():
+        if run.config.target:
+            found.setdefault(rates.key("pretrain", run.config.backbone, plain(run.config)), run.config)
+    return found
+
+
+def rate(sources: Sequence[Source], key: str) -> Source | None:
+    """The best source that has a rate of this key."""
+    return next((source for source in sources if key in source.seconds), None)
+
+
+def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
+    """All jobs of a study, each at the first rate found; a job's start is added where it is known."""
+    pretrained_on = study.source.images()[0]
+    train, val = study.transfer_source.images()
+    found = []
+    for run in study.runs.values():
+        length = steps(run.config, pretrained_on)
+        for stage in ("pretrain", *(t for t, runs in study.transfer_runs.items() if run.id in runs)):
+            config = plain(run.config if stage == "pretrain" else study.transfers[stage])
+            amount = None
+            if stage != "pretrain" or length is not None:
+                amount = rates.units(stage, config, steps=length or 0, train_images=train, val_images=val)
+            key = rates.key(stage, run.config.backbone, config)
+            source = rate(sources, key) if amount is not None else None
+            seconds = amount * source.seconds[key] + start(stage, sources) if source else None
+            done = study.result(run.id, stage).exists()
+            found.append(Job(run.id, stage, key, seconds, source and source.name, done))
+    return found
+
+
+def start_key(stage: str, sources: Sequence[Source]) -> str:
+    """The key of what a job of a stage takes beside its work: the stage's own, if there is one."""
+    own = rates.start(stage)
+    return own if rate(sources, own) else rates.START
+
+
+def start(stage: str, sources: Sequence[Source]) -> float:
+    """Seconds that a job of a stage takes beside its work; 0 where they are not known."""
+    key = start_key(stage, sources)
+    known = rate(sources, key)
+    return known.seconds[key] if known else 0.0
+
+
+def total(found: Iterable[Job]) -> float:
+    """Seconds of computing, over the jobs whose time is known."""
+    return sum(job.seconds or 0.0 for job in found)
+
+
+SHARED = ("pretrain", "detection", "segmentation")
+"""Stages that a run's GPUs share."""
+
+
+def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> float:
+    """Seconds until all is done on so many cores, or GPUs: the longest chain, or the sum shared by them.
+
+    A chain is a pretraining and the longest of its transfers, which wait for it. A job that `gpus_per_run` share is
+    taken to be as many times faster.
+    """
+    chains = Counter()
+    for run in {job.run for job in found}:
+        own = {
+            j.stage: (j.seconds or 0.0) / (gpus_per_run if j.stage in SHARED else 1) for j in found if j.run == run
+        }
+        chains[run] = own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
+    return max([total(found) / at_once, *chains.values()])
+
+
+def report(
+    study: Study, cores: int, *, gpus: int = 1, results: Path = RESULTS, reference: Path = rates.REFERENCE
+) -> str:
+    """The estimate as text: a line per run, totals per axis and in all, and where the rates are from.
+
+    Jobs on a GPU run on `gpus` of them at once, whatever the number of `cores`.
+    """
+    device = rates.this_device()
+    sources = rates.sources(results, device=device, reference=reference)
+    found = jobs(study, sources)
+    published = [job for job in found if job.source == rates.PUBLISHED_SOURCE]
+    on_gpu = device != "cpu" or bool(published)
+    at_once, where = (max(gpus, study.gpus_per_run), "") if on_gpu else (cores, f"{cores} cores")
+    if on_gpu:
+        model = rates.published_machine() if published else device
+        where = f"one {model}" if at_once == 1 else f"{at_once} of {model}"
+    lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *table(study, found)]
+    for axis in study.axes():
+        runs = {cell.run for cell in study.cells if cell.axis == axis}
+        own = [job for job in found if job.run in runs]
+        lines.append(f"axis {axis}: {len(runs)} runs, {span(own, on_gpu)}")
+    if len(study.axes()) > 1:
+        lines[-1] += "  (a run that several axes share counts in each)"
+    for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
+        lines.append(
+            f"{name}: {len(part)} jobs, {span(part, on_gpu)}{waiting(part, at_once, where, study.gpus_per_run)}"
+        )
+    lines.append(f"disk: {disk(study)}")
+    for source, count in Counter(job.source for job in found if job.source).items():
+        lines.append(f"{count} jobs by {source}")
+    if on_gpu and study.gpus_per_run > 1:
+        lines.append(f"a run's {study.gpus_per_run} GPUs are taken to share its work without loss")
+    for key in dict.fromkeys(start_key(job.stage, sources) for job in found):
+        if starting := rate(sources, key):
+            lines.append(f"{key}: {starting.seconds[key]:.1f} s, by {starting.name}")
+    unknown = Counter(job.key for job in found if job.seconds is None)
+    lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
+    if any(not key.startswith(("no pretraining", "pseudo_labels")) for key in unknown):
+        lines.append(f"`mlssl estimate --study {study.path} --measure` times what is unknown here")
+    lines.append("not counted: drawing or storing the images, tables and figures")
+    return "\n".join(lines)
+
+
+def disk(study: Study) -> str:
+    """What the study writes, in words: the image store, and the weights of every run; sources are not counted."""
+    images, side = study.source.images()[0], study.data.short_side
+    known = rates.PARAMETERS.get(next(iter(study.runs.values())).config.backbone)
+    parts = []
+    if images is None:
+        parts.append("store unknown, because its images cannot be counted yet")
+    else:
+        width, height = getattr(study.source.settings, "size", PHOTO)
+        shrink = 1 if side == "full" else min(1, side / min(width, height))
+        store = 3 * width * height * shrink**2 * images
+        parts.append(f"store {size(store)}, if photos are {width} x {height}")
+    if known is None:
+        parts.append("weights unknown")
+    else:
+        # Query and key encoder and the optimiser's momentum, once for the run and once to go on from; the backbone.
+        parts.append(f"weights about {size(len(study.runs) * (2 * 3 + 1) * 4 * known)}")
+    return "; ".join(parts)
+
+
+def size(number: float) -> str:
+    """Bytes to read: `31 GB`, `120 MB`."""
+    return f"{number / 1e9:,.0f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
+
+
+def table(study: Study, found: Sequence[Job]) -> list[str]:
+    """Lines of a table: run, steps, time of each stage; `(done)` where its result is there."""
+    stages = ["pretrain", *study.transfers]
+    by_place = {(job.run, job.stage): job for job in found}
+    rows = [["run", "steps", *stages]]
+    train = study.source.images()[0]
+    for run in study.runs.values():
+        length = steps(run.config, train)
+        cells = [cell(by_place.get((run.id, stage))) for stage in stages]
+        rows.append([run.id, "unknown" if length is None else f"{length:,}", *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def cell(job: Job | None) -> str:
+    """A job's time; `–` where the study does not want the job."""
+    if job is None:
+        return "–"
+    return duration(job.seconds) + (" (done)" if job.done else "")
+
+
+def span(found: Sequence[Job], on_gpu: bool = False) -> str:
+    """Time of computing, or GPU-hours; `at least` where some of it is unknown, `unknown` where all of it is."""
+    known = sum(job.seconds is not None for job in found)
+    if found and not known:
+        return "unknown time of computing"
+    amount = f"{total(found) / 3600:,.1f} GPU-hours" if on_gpu else f"{duration(total(found))} of computing"
+    return f"{'at least ' if known < len(found) else ''}{amount}"
+
+
+def waiting(found: Sequence[Job], at_once: int, where: str, gpus_per_run: int) -> str:
+    """The wall-clock time; empty where no job's time is known."""
+    known = sum(job.seconds is not None for job in found)
+    about = "about" if known == len(found) else "at least"
+    return f"; {about} {duration(wall_clock(found, at_once, gpus_per_run))} on {where}" if known else ""
+
+
+def duration(seconds: float | None) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,0 +1,56 @@
+"""How fast this machine trains: a few real steps on random pixels, timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from tqdm import tqdm
+
+from mlssl.data.augment.views import make_views
+from mlssl.pretrain.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.pretrain.step import step
+from mlssl.study.settings import Pretrain
+
+FULL = 640
+"""Pixels of a side to take for images kept at full size: about COCO's."""
+CPU_PIXELS = 2**19
+"""On a CPU at most so many pixels of crops are taken per step, and the time is scaled up to the whole batch."""
+WARM_UP = 2
+"""Steps before the clock starts: the first ones allocate memory and choose kernels."""
+
+
+def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int = 5) -> dict[str, float]:
+    """Seconds per step of each configuration, under its name; shows a progress bar."""
+    bar = tqdm(configs.items(), desc="measuring", unit="configuration")
+    return {name: seconds_per_step(config, device, steps=steps) for name, config in bar}
+
+
+def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) -> float:
+    """Median seconds of a training step: two views, losses, backward pass, update.
+
+    Pixels are random, square and as large as the store keeps them. Reading the store and logging are left out,
+    and the dictionary is nearly empty.
+    """
+    method, _ = build_method(config, device)
+    optimizer = build_optimizer(config, method)
+    if precision(config, device) == "bf16":
+        run_encoders_in_bf16(method, device)
+    side, batch = config.data.short_side, config.batch_size
+    if device.type == "cpu":
+        batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))
+    side = FULL if side == "full" else side
+    rng = torch.Generator().manual_seed(config.seed)
+    images = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng).unbind()
+    index = torch.arange(batch)
+    taken = []
+    for at in range(WARM_UP + steps):
+        started = time.perf_counter()
+        views = make_views(images, index, config.views, rng, device)
+        step(method, optimizer, views, at / (WARM_UP + steps))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[WARM_UP:]) * config.batch_size / batch

@@ -1,5 +1,0 @@
-"""A company's own photos become a dataset in COCO's layout: labels, near-duplicates, privacy. Imports no torch."""
-
-from mlssl.data.importer.photos import import_photos
-
-__all__ = ["import_photos"]

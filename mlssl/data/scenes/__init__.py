@@ -1,5 +1,0 @@
-"""Procedural scene images with several labelled objects each, written as a COCO folder."""
-
-from mlssl.data.scenes.write import write_scenes
-
-__all__ = ["write_scenes"]

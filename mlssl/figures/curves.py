@@ -1,0 +1,79 @@
+"""Training curves: the parts of the loss over the steps, as the logs tell them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from mlssl.analysis.outputs import budget
+from mlssl.figures.style import WIDTH, colours, finish
+from mlssl.study.expand import COMPARE, Study
+
+NOT_LOSSES = ("step", "lr", "images_per_s", "positives")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of a run's log; of a run that failed, those up to its failure; empty without any."""
+    for path in (folder / "log.jsonl", folder / "state" / "log.jsonl"):
+        if path.exists() and (path.parent == folder or (path.parent / "failed.json").exists()):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+    return []
+
+
+def training_curves(study: Study) -> Figure:
+    """One panel per part of the loss: thin lines are seeds, thick ones their mean."""
+    seeds: dict[str, list[tuple[str, list[dict[str, float]]]]] = {}
+    for cell in study.cells:
+        if cell.axis == COMPARE and study.runs[cell.run].config.target:
+            log = read_log(study.out / "runs" / cell.run)
+            seeds.setdefault(cell.level, []).append((cell.run, log))
+    lines = [line for runs in seeds.values() for _, log in runs for line in log]
+    parts = list(dict.fromkeys(key for line in lines for key in line if key not in NOT_LOSSES))
+    columns = 2 if len(parts) == 4 else min(3, max(1, len(parts)))
+    rows = -(-max(1, len(parts)) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 2.1 * rows), squeeze=False, sharex=True)
+    for ax, part in zip(grid.flat, parts, strict=False):
+        ax.set_title(f"{part} (total)" if part == "loss" else part)
+        for method, colour in colours(list(seeds)).items():
+            draw(ax, [log for _, log in seeds[method]], part, colour, method)
+    for ax in list(grid.flat)[len(parts) :]:
+        ax.set_axis_off()
+    for ax in grid[:, 0]:
+        ax.set_ylabel("loss, nats")
+    for column in range(columns):
+        below = [ax for ax in grid[:, column] if ax.axison]
+        if below:
+            below[-1].set_xlabel("step")
+            below[-1].tick_params(labelbottom=True)
+    if parts:
+        handles = [plt.Line2D([], [], color=c, label=m) for m, c in colours(list(seeds)).items()]
+        figure.legend(handles=handles, loc="outside right center")
+    else:
+        grid[0, 0].text(0, 0.5, "No run has a log yet.")
+    gone = [f"{m}: log of {sum(not log for _, log in r)} of {len(r)} seeds" for m, r in seeds.items()]
+    gone = [text for text, runs in zip(gone, seeds.values(), strict=True) if not all(log for _, log in runs)]
+    broken = [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
+    notes = f"{budget(study)}. Thin: seeds, thick: their mean; each point is the mean since the one before"
+    finish(figure, "Training curves", notes, "; ".join(gone + broken))
+    return figure
+
+
+def failed(folder: Path) -> bool:
+    return (folder / "state" / "failed.json").exists() and not (folder / "pretrain.json").exists()
+
+
+def draw(ax, logs: list[list[dict[str, float]]], part: str, colour: str, label: str) -> None:
+    """Seeds thin, and the mean over them at the steps that all of them have."""
+    series = [{line["step"]: line[part] for line in log if part in line} for log in logs]
+    series = [s for s in series if s]
+    if not series:
+        return
+    for s in series:
+        ax.plot(list(s), list(s.values()), color=colour, linewidth=0.5, alpha=0.5)
+    common = sorted(set.intersection(*(set(s) for s in series)))
+    mean = np.array([[s[step] for step in common] for s in series]).mean(axis=0)
+    ax.plot(common, mean, color=colour, linewidth=1.6, label=label)

@@ -1,0 +1,102 @@
+"""How good the pseudo-labels were, and when: a panel per axis, a line per level."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mlssl.analysis.outputs import budget, label_axes
+from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish
+from mlssl.study.expand import Study
+
+Series = dict[str, list[float | None]]
+"""What a result of `pseudo_labels` notes: metric -> its value at every record."""
+MARKERS = "osD^vP*X"
+FEW = 10
+"""A share of fewer labels than this is not drawn: a strict threshold may leave one or two in a batch."""
+ALIKE = 1.0
+"""Levels whose chance never differs by more than so many points have one grey line for it."""
+
+
+def label_quality(study: Study) -> Figure:
+    """Share of pseudo-labels that have a category in common with their query, over the epochs of training.
+
+    Lines are means over seeds, thin ones single seeds; dashed is what labels drawn from the dictionary at
+    random would share, in grey where it is the same for all levels.
+    """
+    axes = label_axes(study)
+    columns = min(2, len(axes))
+    rows = -(-len(axes) // columns)
+    size = (WIDTH, 0.9 + 2.4 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    missing = []
+    for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
+        chances = []
+        for i, (level, runs) in enumerate(levels.items()):
+            found = [s for run in runs if (s := read_series(study, run))]
+            if len(found) < len(runs):
+                missing.append(f"{axis} = {level}: {len(runs) - len(found)} of {len(runs)} seeds")
+            if found:
+                colour = OKABE_ITO[i % len(OKABE_ITO)]
+                draw(ax, found, level, colour, MARKERS[i % len(MARKERS)])
+                chances.append((colour, *common(found, "chance")))
+        draw_chance(ax, chances)
+        ax.set_title(axis)
+        if ax.lines:
+            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+    for ax in list(grid.flat)[len(axes) :]:
+        ax.set_axis_off()
+    for column in range(columns):
+        below = [ax for ax in grid[:, column] if ax.axison][-1]
+        below.set_xlabel("epoch")
+        below.tick_params(labelbottom=True)
+    figure.supylabel("labels that share a category with their query, %", fontsize=9)
+    notes = (
+        f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random, grey where all "
+        f"levels have it alike. Each point is one step's batch; those with fewer than {FEW} labels are left out"
+    )
+    if grid[0, 0].get_ylim()[0] > 0:
+        notes += f". {TRUNCATED}"
+    finish(figure, "Are the pseudo-labels any good, and when", notes, "; ".join(missing))
+    return figure
+
+
+def read_series(study: Study, run: str) -> Series | None:
+    """The series of a run's result; None where it is not there."""
+    path = study.result(run, "pseudo_labels")
+    return json.loads(path.read_text())["header"]["notes"]["series"] if path.exists() else None
+
+
+def draw(ax: Axes, found: Sequence[Series], level: str, colour: str, marker: str) -> None:
+    """One level: its seeds and their mean."""
+    epoch, shared = common(found, "shared")
+    _, pairs = common(found, "pairs")
+    shared = np.where(pairs < FEW, np.nan, shared)
+    for values in shared:
+        ax.plot(epoch, values, color=colour, linewidth=0.5, alpha=0.5)
+    ends = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
+    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=level, **ends)
+
+
+def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]) -> None:
+    """Colour, epochs and chance (seeds x epochs) of every level, dashed; one grey line where all are alike."""
+    lines = [(colour, epoch, chance.mean(axis=0)) for colour, epoch, chance in chances]
+    epochs = [epoch for _, epoch, _ in lines]
+    if lines and all(epoch == epochs[0] for epoch in epochs):
+        values = np.array([chance for _, _, chance in lines])
+        if not np.any(np.ptp(values, axis=0) > ALIKE):
+            lines = [("0.5", epochs[0], values.mean(axis=0))]
+    for colour, epoch, chance in lines:
+        ax.plot(epoch, chance, color=colour, linewidth=0.8, linestyle="--")
+
+
+def common(found: Sequence[Series], metric: str) -> tuple[list[float], np.ndarray]:
+    """The epochs that all seeds have, and a metric at them, seeds x epochs; NaN where it is undefined."""
+    told = [dict(zip(s["epoch"], s[metric], strict=True)) for s in found]
+    epochs = sorted(set.intersection(*map(set, told)))
+    return epochs, np.array([[t[e] for e in epochs] for t in told], dtype=float)

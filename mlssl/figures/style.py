@@ -1,0 +1,131 @@
+"""What all figures share: size, colours that colour-blind readers tell apart, dots, labels, title, notes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mlssl.analysis.aggregate import Summary
+from mlssl.analysis.outputs import FIGURE_FORMATS, MINUTES, Score
+from mlssl.files import atomic
+from mlssl.study.expand import Study
+
+DPI = 150
+WIDTH = 7.6
+"""Inches; the width of a README at 150 dpi."""
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random": "#777777"}
+"""A method keeps its colour in every figure."""
+TRUNCATED = "Score axes do not start at zero"
+FAR = 1.0
+"""What lies further off than this share of the others' range is told in words, so as not to squeeze them."""
+SPAN = 2.0
+"""A score axis spans at least so many points of percent, so that noise does not look like a gap."""
+ASIDE = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 7, "backgroundcolor": "white"}
+READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+def colours(names: list[str]) -> dict[str, str]:
+    """Name -> colour, in the order given; with no names, those of the methods we know."""
+    spare = cycle(c for c in OKABE_ITO if c not in FIXED.values())
+    return {name: FIXED.get(name) or next(spare) for name in names} or dict(FIXED)
+
+
+def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
+    """Title on top, missing results right under it, notes at the foot; all wrapped to the figure's width."""
+    wide = int(figure.get_figwidth() * 18)
+    head = [title, *textwrap.wrap(f"Not there: {missing}", int(wide * 0.72))] if missing else [title]
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=10)
+    figure.supxlabel(textwrap.fill(notes + ".", wide), x=0.01, ha="left", fontsize=7, color="0.35")
+
+
+def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
+    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is.
+
+    Scores are named where only some of several are not there.
+    """
+    told: dict[str, list[str]] = {}
+    for score, by_level in summaries.items():
+        for level, s in by_level.items():
+            if s.absent:
+                told.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
+    whole = ({MINUTES.title}, {score.title for score in summaries})
+    parts = []
+    for text, titles in told.items():
+        parts.append(text if any(w <= set(titles) for w in whole) else f"{text} in {', '.join(titles)}")
+    return "; ".join(parts)
+
+
+def two_lines(score: Score) -> str:
+    """A score's label with its unit, broken where it is long."""
+    head, comma, tail = score.title.partition(", ")
+    return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
+
+
+def untrained(study: Study) -> set[str]:
+    """The methods without a target."""
+    return {run.config.method for run in study.runs.values() if not run.config.target}
+
+
+def reach(values: list[float]) -> tuple[float, float]:
+    """Where a reference may lie and still be drawn beside these values; empty (inf, -inf) without any."""
+    if not values:
+        return math.inf, -math.inf
+    further = FAR * max(max(values) - min(values), 0.5)
+    return min(values) - further, max(values) + further
+
+
+def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
+    """Seeds, mean and ± std of one level at a place of the category axis."""
+
+    def xy(values: list[float]) -> tuple[list[float], list[float]]:
+        places = [at] * len(values)
+        return (places, values) if upright else (values, places)
+
+    ax.plot(*xy(list(s.values.values())), "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
+    if s.n:
+        spread = None if s.n < 2 else s.std
+        error = {"yerr" if upright else "xerr": spread}
+        ax.errorbar(
+            *xy([s.mean]), **error, fmt="D", color=colour, markersize=5.5, capsize=3, markerfacecolor="none"
+        )
+
+
+def widen(ax: Axes, *, upright: bool = True) -> None:
+    """Make the score axis span at least SPAN, around what is drawn."""
+    low, high = ax.get_ylim() if upright else ax.get_xlim()
+    if high - low < SPAN:
+        middle = (low + high) / 2
+        (ax.set_ylim if upright else ax.set_xlim)(middle - SPAN / 2, middle + SPAN / 2)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write PNG and PDF without dates, so that the same data give the same bytes; close the figure."""
+    for kind in FIGURE_FORMATS:
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        with atomic(path.with_name(f"{path.name}.{kind}")) as part:
+            figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
+    plt.close(figure)

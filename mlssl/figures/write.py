@@ -1,0 +1,184 @@
+"""A study's figures: the main comparison, one per ablation, few labels, and the training curves.
+
+Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure has
+bars from zero: score axes start where the scores do, and say so.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
+from mlssl.analysis.outputs import MINUTES, Score, budget, figure_names, linear_scores, stem
+from mlssl.figures.curves import training_curves
+from mlssl.figures.labels import label_quality
+from mlssl.figures.style import (
+    ASIDE,
+    READ,
+    STYLE,
+    WIDTH,
+    absent,
+    colours,
+    dots,
+    finish,
+    reach,
+    save,
+    two_lines,
+    untrained,
+    widen,
+)
+from mlssl.study.expand import COMPARE, Study
+
+BASELINE = "moco_v2"
+"""The method that ablations are drawn against, where the study has it."""
+
+
+def write_figures(study: Study) -> None:
+    """Write `figures/<name>.{png,pdf}` for all of `figure_names(study)` from metrics.tsv and the logs."""
+    metrics = read_metrics(study)
+    axis_of = {stem(axis): axis for axis in study.axes()}
+    with plt.rc_context(STYLE):
+        for name in figure_names(study):
+            if name == "labels":
+                figure = labels(study, metrics)
+            elif name == "training_curves":
+                figure = training_curves(study)
+            elif name == "label_quality":
+                figure = label_quality(study)
+            elif axis_of[name] == COMPARE:
+                figure = main(study, metrics)
+            else:
+                figure = ablation(study, metrics, axis_of[name])
+            save(figure, study.out / "figures" / name)
+
+
+def main(study: Study, metrics) -> Figure:
+    """The methods side by side: one panel per headline score, one line per method."""
+    levels = study.axes()[COMPARE]
+    scores = scores_of(study, COMPARE)
+    columns = min(4, len(scores))
+    rows = -(-len(scores) // columns)
+    height = 0.9 + rows * (0.62 + 0.24 * len(levels))
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
+    colour, summaries = colours(levels), {}
+    for ax, score in zip(grid.flat, scores, strict=False):
+        by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
+        trained = [v for lv in levels if lv not in untrained(study) for v in by_level[lv].values.values()]
+        low, high = reach(trained)
+        for place, (level, s) in enumerate(by_level.items()):
+            words = ""
+            if s.n and score != MINUTES and trained and not low <= s.mean <= high:
+                words = f"off this axis:\n{s.text(usual_n=s.n)} {score.unit}"
+            elif s.n:
+                dots(ax, place, s, colour[level], upright=False)
+            elif s.expected:
+                words = "failed" if "failed" in s.status else "missing"
+            if words:
+                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **ASIDE)
+        ax.set_xlabel(two_lines(score))
+        if score == MINUTES:
+            ax.set_xlim(left=0)
+        ax.grid(axis="y", color="0.9")
+        ax.margins(x=0.15)
+        if score != MINUTES:
+            widen(ax, upright=False)
+    for ax in list(grid.flat)[len(scores) :]:
+        ax.set_axis_off()
+    grid[0, 0].set_yticks(range(len(levels)), levels)
+    grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
+    finish(figure, "Comparison of methods", f"{budget(study)}. {READ}", absent(summaries))
+    return figure
+
+
+def ablation(study: Study, metrics, axis: str) -> Figure:
+    """One scalar or choice varied: the first headline score over its levels."""
+    score: Score = scores_of(study, axis)[0]
+    by_level = summarise(study, metrics, axis, score)
+    numbers = numeric(list(by_level))
+    upright = numbers is not None
+    size = (WIDTH * 0.8, 3.2) if upright else (WIDTH, 1.4 + 0.34 * len(by_level))
+    figure, ax = plt.subplots(figsize=size)
+    colour = colours([])["mls"]
+    places = numbers or list(range(len(by_level)))
+    if upright:
+        means = [(at, s.mean) for at, s in zip(places, by_level.values(), strict=True) if s.n]
+        ax.plot(*zip(*means, strict=True) if means else ([], []), color=colour, linewidth=1)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_locator(FixedLocator(places))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(places, list(by_level))
+        ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
+    else:
+        ax.set_yticks(places, list(by_level))
+        ax.set_ylim(len(places) - 0.5, -0.5)
+        ax.set(xlabel=score.label, ylabel=axis)
+        ax.grid(axis="y", color="0.9")
+    for at, s in zip(places, by_level.values(), strict=True):
+        dots(ax, at, s, colour, upright=upright)
+    words = references(study, metrics, score, ax, by_level, upright=upright)
+    if score != MINUTES:
+        widen(ax, upright=upright)
+    notes = ". ".join([budget(study), *words, READ])
+    finish(figure, f"Ablation: {axis}", notes, absent({score: by_level}, f"{axis} = "))
+    return figure
+
+
+def numeric(levels: list[str]) -> list[float] | None:
+    """The levels as positive numbers for a log axis, or None when they are names."""
+    try:
+        values = [float(level) for level in levels]
+    except ValueError:
+        return None
+    return values if all(v > 0 for v in values) and len(values) > 1 else None
+
+
+def references(
+    study: Study, metrics, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
+) -> list[str]:
+    """Draw the baseline (line and band of ± std) and the untrained backbone (dashed); far ones in words."""
+    low, high = reach([v for s in by_level.values() for v in s.values.values()])
+    words = []
+    for method, s in summarise(study, metrics, COMPARE, score).items():
+        bare = method in untrained(study)
+        if not s.n or not (bare or method == BASELINE):
+            continue
+        name = f"{method}, {'untrained' if bare else 'baseline'}"
+        value = s.text(usual_n=len(study.seeds))
+        if not low <= s.mean <= high:
+            words.append(f"Outside the plot: {name}, {value} {score.unit}")
+            continue
+        line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
+        line(s.mean, color="0.3", linestyle="--" if bare else "-", linewidth=1, label=f"{name}: {value}")
+        if s.n > 1:
+            span(s.mean - s.std, s.mean + s.std, color="0.3", alpha=0.12, linewidth=0)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return words
+
+
+def labels(study: Study, metrics) -> Figure:
+    """Linear mAP over the share of the labels, per method of the comparison."""
+    figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
+    scores = linear_scores(study)
+    shares = sorted(study.transfers["linear"].fractions, reverse=True)
+    results = [summarise(study, metrics, COMPARE, score) for score in scores]
+    levels = study.axes()[COMPARE]
+    for i, (level, colour) in enumerate(colours(levels).items()):
+        # Methods at the same share of labels stand side by side.
+        aside = 1.1 ** (i - (len(levels) - 1) / 2)
+        points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
+        drawn = [(x, s.mean) for x, s in points if s.n]
+        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
+        for x, s in points:
+            dots(ax, x, s, colour)
+    ax.set_xscale("log")
+    ax.set_xticks([100 * f for f in shares], [f"{100 * f:g}" for f in shares])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    told = absent(dict(zip(scores, results, strict=True)))
+    finish(figure, "Linear probe with few labels", f"{budget(study)}. {READ}", told)
+    return figure

@@ -1,0 +1,216 @@
+"""A folder of photos imported: found, freed of metadata and people, grouped, split, and told about."""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from mlssl.data.images import find_images
+from mlssl.digest import digest_of
+from mlssl.errors import ConfigError, DataError
+from mlssl.files import write_text
+from mlssl.photos.duplicates import NEAR
+from mlssl.photos.labels import read_labels
+from mlssl.photos.people import FACES, WAYS, check_detector, read_deny
+from mlssl.photos.report import summary, table
+from mlssl.photos.work import Photo, make_all
+from mlssl.photos.write import write_dataset
+
+VERSION = 1
+"""Of what an import makes of the same photos and settings."""
+
+
+def import_photos(
+    photos: Path | str,
+    out: Path | str,
+    *,
+    labels: Path | str | None = None,
+    val_share: float = 0.25,
+    seed: int = 0,
+    anonymise: str | None = None,
+    people: Path | str | None = None,
+    deny: Path | str | None = None,
+    max_skipped: float = 0.05,
+    near: int = NEAR,
+    workers: int | None = None,
+) -> Path:
+    """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
+
+    `out/train` and `out/val` get JPEGs without metadata, named by number, turned upright (or as their boxes are
+    drawn); `out/annotations` tells of the labelled ones; `out/import.json`, `summary.txt`, `skipped.tsv`,
+    `duplicates.tsv` and `altered.tsv` tell what was done, the first also which photo became which file; the summary
+    is printed.
+
+    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
+    all that hang together with them by hashes of at most `near` different bits; all others go to `train`.
+    `anonymise`, `blur` or `pixelate`, hides the `people`: in regions that are written down as labels are (all
+    categories count, and each must be of a photo that is there), or `faces` that a detector finds.
+    `deny`: see `read_deny`; byte for byte copies of these photos are left out too. An image that cannot be used is
+    left out, with a reason, and more than a share `max_skipped` of them ends the import. `workers` processes, one
+    per core unless given.
+
+    `out` appears when it is whole; a killed import goes on when called again. The same call again leaves `out` as
+    it is. Raises ConfigError or DataError that says what to do; also if `out` was made of other photos or settings.
+    """
+    photos, out = Path(photos), Path(out)
+    check(photos, out, val_share, anonymise, people, max_skipped, near, workers)
+    paths = find_images(photos)
+    names = [path.relative_to(photos).as_posix() for path in paths]
+    settings = {
+        "version": VERSION,
+        "photos": digest_of([stamp(path, name) for path, name in zip(paths, names, strict=True)]),
+        "labels": digest_of_files(labels),
+        "anonymise": anonymise,
+        "people": FACES if people == FACES else digest_of_files(people),
+        "deny": digest_of_files(deny),
+        "val_share": val_share,
+        "seed": seed,
+        "near": near,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        if is_whole(out, settings):
+            return out
+        told = None if labels is None else read_labels(labels, names)
+        denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
+        hidden = None if people in (None, FACES) else read_labels(people, names, max_missing=0)
+        jobs = [
+            Photo(
+                number,
+                path,
+                name,
+                labels=None if told is None else told.photos.get(name),
+                people=FACES if people == FACES else None if hidden is None else hidden.photos.get(name),
+            )
+            for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1)
+            if name not in denied
+        ]
+        part, asked = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
+        try:
+            results = work(jobs, part, out, settings, max_skipped, asked or 1)
+            header = {"photos": str(photos), "found": len(paths), "max_skipped": max_skipped, "settings": settings}
+            written = write_dataset(part, jobs, results, header, told, denied, named=hidden is not None)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(
+                f"{part}: the disk is full; make room and call again, it goes on where it was"
+            ) from None
+        told = summary(written, out)
+        write_text(part / "summary.txt", f"{told}\n")
+        os.sync()
+        os.replace(part, out)
+        skipped_table(out).unlink(missing_ok=True)
+    print(told)
+    return out
+
+
+def check(
+    photos: Path,
+    out: Path,
+    val_share: float,
+    anonymise: str | None,
+    people: Path | str | None,
+    max_skipped: float,
+    near: int,
+    workers: int | None,
+) -> None:
+    """ConfigError for settings that cannot be, before any photo is read."""
+    if not 0 <= val_share < 1:
+        raise ConfigError(f"val_share: {val_share} is no share of the labelled photos; give one from 0 to below 1")
+    if not 0 <= max_skipped <= 1:
+        raise ConfigError(f"max_skipped: {max_skipped} is no share of the photos; give one from 0 to 1")
+    if not 0 <= near <= 16:
+        raise ConfigError(f"near: {near} is not from 0 to 16 bits; {NEAR} finds most copies")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: {workers}; give 1 or more")
+    if anonymise not in (None, *WAYS):
+        raise ConfigError(f"anonymise: '{anonymise}' is not known; give {' or '.join(WAYS)}, or leave it out")
+    if (anonymise is None) != (people is None):
+        has, lacks = ("people", "anonymise") if anonymise is None else ("anonymise", "people")
+        raise ConfigError(f"{has} is given and {lacks} is not, so no one would be hidden; give both, or neither")
+    if out.resolve().is_relative_to(photos.resolve()):
+        raise ConfigError(f"out: {out} lies in the folder of photos {photos}; choose another folder")
+    if people == FACES:
+        check_detector()
+
+
+def work(
+    jobs: list[Photo], part: Path, out: Path, settings: Mapping[str, Any], max_skipped: float, workers: int
+) -> list[dict[str, Any]]:
+    """What became of each photo, by number; DataError as soon as too many are skipped for certain."""
+    pixels = ("version", "photos", "labels", "anonymise", "people", "deny")
+    made_of = digest_of({key: settings[key] for key in pixels})
+    names, results, skipped = {job.number: job.name for job in jobs}, [], []
+    how = settings["anonymise"]
+    with tqdm(total=len(jobs), desc="import", unit="photo", mininterval=0.5) as bar:
+        for made in make_all(jobs, part, made_of=made_of, how=how, workers=workers):
+            results += made
+            skipped += [(names[r["number"]], r["skipped"]) for r in made if "skipped" in r]
+            bar.update(len(made))
+            if len(skipped) > max_skipped * len(jobs):
+                write_text(skipped_table(out), table(("file", "reason"), skipped))
+                raise DataError(
+                    f"{skipped_table(out)}: {len(skipped):,} of {len(jobs):,} photos cannot be used, more than "
+                    f"max_skipped {max_skipped:g}; the first: {skipped[0][0]} {skipped[0][1]}; "
+                    "repair or remove them, or allow more"
+                )
+    return sorted(results, key=lambda result: result["number"])
+
+
+def is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether `out` has been made already of these; DataError if it is something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / "import.json").exists():
+        raise DataError(f"{out}: exists and was not made by an import; choose another folder, or remove it")
+    made = json.loads((out / "import.json").read_text())["settings"]
+    other = [key for key in settings if made.get(key) != settings[key]]
+    if other:
+        raise DataError(f"{out}: was imported with other {', '.join(other)}; choose another folder, or remove it")
+    return True
+
+
+def with_copies(denied: Mapping[str, str], paths: Mapping[str, Path]) -> dict[str, str]:
+    """The denied photos with why, and all photos that are the same file, byte for byte."""
+    found = {name: f"left out: deny list, '{line}'" for name, line in denied.items()}
+    sizes: dict[int, list[str]] = {}
+    for name, path in paths.items():
+        if name not in denied and path.is_file():
+            sizes.setdefault(path.stat().st_size, []).append(name)
+    for name in denied:
+        if paths[name].is_file():
+            for other in sizes.get(paths[name].stat().st_size, []):
+                if filecmp.cmp(paths[name], paths[other], shallow=False):
+                    found.setdefault(other, f"left out: a copy of '{name}', which is denied")
+    return found
+
+
+def skipped_table(out: Path) -> Path:
+    """Where the unusable photos are told of an import that has ended for them."""
+    return out.with_name(f"{out.name}.skipped.tsv")
+
+
+def digest_of_files(path: Path | str | None) -> str | None:
+    """A digest that changes when a file, or one in a folder, does."""
+    if path is None:
+        return None
+    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+    return digest_of([stamp(file, str(file)) for file in files])
+
+
+def stamp(path: Path, name: str) -> tuple[str, int, int]:
+    """Name, size and time of the last change; a file that is not there has none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return name, -1, -1
+    return name, found.st_size, found.st_mtime_ns

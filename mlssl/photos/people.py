@@ -1,0 +1,167 @@
+"""People made unrecognisable: in regions that a file gives, or in faces that a detector finds."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from mlssl.data.coco import decode
+from mlssl.errors import ConfigError, DataError
+from mlssl.photos.formats import Labelled
+from mlssl.photos.labels import placed
+
+FACES = "faces"
+WAYS = ("blur", "pixelate")
+BLUR = 1 / 3
+"""Standard deviation of the blur, in longer sides of the region."""
+BLOCKS, BLOCK = 8, 8
+"""Blocks per longer side, at most; pixels of a block's side, at least."""
+MARGIN = 0.25
+"""By which share of its side a found face is grown on each side: the detector's box cuts off chin and hair."""
+
+
+class Region(NamedTuple):
+    """What is to be hidden."""
+
+    box: tuple[int, int, int, int]
+    """x1, y1, x2, y2 in whole pixels."""
+    mask: np.ndarray | None = None
+    """bool, of the image's size; None: the whole box."""
+
+
+def regions_of(labelled: Labelled, width: int, height: int) -> list[Region]:
+    """The regions of a photo, rounded outwards to whole pixels. Raises DataError as `placed` does."""
+    found = []
+    for person in placed(labelled, width, height):
+        x, y, w, h = person["bbox"]
+        mask = None
+        if person["segmentation"]:
+            mask = _mask(person["segmentation"], height, width, labelled.where)
+            if mask.any():  # A mask may reach beyond its box, and all of it is to be hidden.
+                ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+                x, y, w, h = xs[0], ys[0], xs[-1] + 1 - xs[0], ys[-1] + 1 - ys[0]
+            else:
+                mask = None
+        box = (math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h))
+        found.append(Region((*box[:2], min(box[2], width), min(box[3], height)), mask))
+    return found
+
+
+def hide(pixels: np.ndarray, regions: Iterable[Region], how: str) -> np.ndarray:
+    """A copy of an image, uint8 H x W x 3, with the regions made unrecognisable; `how` is one of WAYS.
+
+    `pixelate` leaves the means of at most 8 x 8 blocks, and of blocks no smaller than 8 pixels; `blur` spreads
+    these with a standard deviation of a third of the region's longer side, so that it tells less still.
+    """
+    pixels = pixels.copy()
+    for (x1, y1, x2, y2), mask in regions:
+        crop = Image.fromarray(pixels[y1:y2, x1:x2])
+        longer = max(crop.size)
+        block = max(BLOCK, math.ceil(longer / BLOCKS))
+        few = tuple(max(1, side // block) for side in crop.size)
+        hidden = crop.resize(few, Image.Resampling.BOX).resize(crop.size, Image.Resampling.NEAREST)
+        if how == "blur":
+            hidden = hidden.filter(ImageFilter.GaussianBlur(max(BLUR * longer, BLOCK / 2)))
+        inside = np.ones((y2 - y1, x2 - x1), dtype=bool) if mask is None else mask[y1:y2, x1:x2]
+        pixels[y1:y2, x1:x2][inside] = np.asarray(hidden)[inside]
+    return pixels
+
+
+def find_faces(pixels: np.ndarray) -> list[Region]:
+    """Faces found by OpenCV's Haar cascades (Viola and Jones 2001), frontal and in profile to either side.
+
+    They find upright faces of 20 pixels or more, and not all of those. Raises ConfigError as `check_detector` does.
+    """
+    import cv2
+
+    frontal, profile = _cascades()
+    grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
+    height, width = grey.shape
+    boxes = [tuple(box) for box in frontal.detectMultiScale(grey, 1.1, 4, minSize=(20, 20))]
+    boxes += [tuple(box) for box in profile.detectMultiScale(grey, 1.1, 4, minSize=(20, 20))]
+    flipped = profile.detectMultiScale(np.ascontiguousarray(grey[:, ::-1]), 1.1, 4, minSize=(20, 20))
+    boxes += [(width - x - w, y, w, h) for x, y, w, h in flipped]
+    grown = []
+    for x, y, w, h in boxes:
+        dx, dy = math.ceil(MARGIN * w), math.ceil(MARGIN * h)
+        grown.append(Region((max(x - dx, 0), max(y - dy, 0), min(x + w + dx, width), min(y + h + dy, height))))
+    return grown
+
+
+def check_detector() -> None:
+    """ConfigError, with the remedy, where no face detector is installed."""
+    try:
+        import cv2
+
+        cv2.CascadeClassifier  # noqa: B018 (OpenCV 5 has left it out)
+        found = Path(cv2.data.haarcascades, "haarcascade_frontalface_default.xml").is_file()
+    except (ImportError, AttributeError):
+        found = False
+    if not found:
+        raise ConfigError(
+            "people: 'faces' needs the detector that ships in opencv-python-headless 4; "
+            "`pip install 'opencv-python-headless>=4.9,<5'`, or give a file of regions"
+        )
+
+
+def read_deny(path: Path | str, names: Iterable[str]) -> dict[str, str]:
+    """The photos that a deny list names, and the line that does.
+
+    A line is a file name, a path below the folder of photos, or a pattern of either with *, ? and [ ], in any case;
+    empty lines and those that start with # say nothing. Raises DataError for a line that no photo fits: a slip
+    there would let a photo in.
+    """
+    path, names = Path(path), list(names)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); deny must be a text file of file names"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    denied: dict[str, str] = {}
+    for i, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        asked = line.replace("\\", "/").removeprefix("./").lower()
+        low = ((name, name.lower()) for name in names)
+        hits = [
+            name
+            for name, small in low
+            if asked in (small, small.rpartition("/")[2])
+            or fnmatch.fnmatchcase(small, asked)
+            or fnmatch.fnmatchcase(small.rpartition("/")[2], asked)
+        ]
+        if not hits:
+            raise DataError(
+                f"{path}: line {i}: '{line}' fits no photo; correct it, or remove it if the photo is gone"
+            )
+        denied.update(dict.fromkeys(hits, line))
+    return denied
+
+
+@cache
+def _cascades() -> tuple[Any, Any]:
+    import cv2
+
+    check_detector()
+    cv2.setNumThreads(1)
+    folder = Path(cv2.data.haarcascades)
+    kinds = ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml")
+    frontal, profile = (cv2.CascadeClassifier(str(folder / kind)) for kind in kinds)
+    return frontal, profile
+
+
+def _mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
+    try:
+        return decode(segmentation, height, width).astype(bool)
+    except Exception as error:  # pycocotools raises whatever its C code meets.
+        raise DataError(f"{where}: a segmentation cannot be decoded ({error}); correct or remove it") from None

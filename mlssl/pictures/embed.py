@@ -1,0 +1,167 @@
+"""Crops of images embedded by a run's encoders: what the pictures of neighbours and of scores are drawn from.
+
+As in training (MLS section 3.2), a query goes through the query encoder and an entry of the dictionary through the
+key encoder, each crop being a random view with the run's own augmentation. Unlike in training the encoders are in
+eval mode: batch norm takes its running statistics, so that a crop's embedding does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mlssl.data.augment.views import make_views
+from mlssl.data.images import find_images
+from mlssl.data.store import ImageStore, load_resized
+from mlssl.errors import ConfigError
+from mlssl.parts.backbone import global_average_pool
+from mlssl.pretrain.build import build_method
+from mlssl.seeds import seed_of
+from mlssl.study.settings import Pictures, Pretrain, Views, build
+from mlssl.tensors import read_own
+
+BATCH = 64
+"""Crops per forward pass. The views follow from it: another value draws other crops."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """N crops, where they lie, and their embeddings."""
+
+    g: np.ndarray
+    """float32 N x d_g: pooled backbone features, L2-normalised."""
+    z: np.ndarray | None
+    """float32 N x d_z: projector outputs, L2-normalised; None for a run without a projector."""
+    image: np.ndarray
+    """int64 N, index of the image."""
+    box: np.ndarray
+    """int64 N x 4, in pixels of the stored image: x, y, width, height."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A pretraining run, as its checkpoint tells it."""
+
+    path: Path
+    name: str
+    config: Pretrain
+    weights: Mapping[str, Tensor]
+
+    def method(self, device: torch.device, *, trained: bool = True) -> nn.Module:
+        """The run's method in eval mode: at its end, or as it was before the first step.
+
+        Raises ConfigError when the checkpoint does not fit the method's code.
+        """
+        method, _ = build_method(self.config, device)
+        if trained:
+            try:
+                method.load_state_dict(self.weights)
+            except (RuntimeError, KeyError) as error:  # KeyError: extra state of an older version
+                why = " ".join(str(error).split())[:200]
+                what = self.config.target or self.config.backbone
+                raise ConfigError(f"{self.path}: does not fit {what} ({why}); pretrain the run again") from None
+        return method.eval()
+
+    def about(self) -> str:
+        """Name, method and k, for a caption."""
+        params = self.config.params
+        k = f", k = {params['k']}" if "k" in params else ""
+        return f"Run {self.name}, method {self.config.method}{k}"
+
+
+class Folder:
+    """A folder of images, decoded when asked for; to be used like an `ImageStore`."""
+
+    def __init__(self, path: Path, short_side: int) -> None:
+        self.paths = find_images(path)
+        self.names = [p.relative_to(path).as_posix() for p in self.paths]
+        self.short_side = short_side
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, i: int) -> Tensor:
+        """The i-th image by name, uint8 H x W x 3, shrunk as in a store."""
+        return torch.tensor(load_resized(self.paths[i], self.short_side))
+
+    def batch(self, index: Tensor) -> list[Tensor]:
+        """The images of an index (int64 B), each of its own size."""
+        return [self.image(i) for i in index.tolist()]
+
+
+def read_run(path: Path) -> Run:
+    """Read `checkpoint.pt` as a pretraining leaves it; ConfigError when it is not there or is something else."""
+    remedies = {"missing": "pretrain the run first", "broken": "pretrain the run again"}
+    state = read_own(path, "the checkpoint.pt of a pretraining", {"method", "meta"}, **remedies)
+    meta = state["meta"]
+    if "experiment" not in meta:
+        raise ConfigError(f"{path}: was written by an earlier version of mlssl; pretrain the run again")
+    config = build(Pretrain, meta["config"], f"{path}: meta.config")
+    return Run(Path(path), meta["run"], config, state["method"])
+
+
+def embed(
+    run: Run, images: ImageStore | Folder, told: Pictures, device: torch.device, *, trained: bool = True
+) -> tuple[Crops, Crops]:
+    """The candidate queries and the dictionary's entries, both sampled from `images`.
+
+    The candidates are crops of `told.candidates` images, or of all if there are fewer. The dictionary goes
+    through all images before it takes a second crop of one. Which images and which crops follows from
+    `told.seed` alone, so runs with one augmentation are asked the same, trained or not.
+
+    Raises FloatingPointError for embeddings that are not finite.
+    """
+    method = run.method(device, trained=trained)
+    # Without a target the method is the bare backbone: one encoder for both.
+    encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)
+    sizes = {"queries": min(told.candidates, len(images)), "dictionary": told.dictionary_size}
+    queries, dictionary = (
+        embed_crops(encoder, images, size, run.config.views, seed=seed_of(told.seed, "pictures", what), what=what)
+        for encoder, (what, size) in zip(encoders, sizes.items(), strict=True)
+    )
+    return queries, dictionary
+
+
+@torch.no_grad()
+def embed_crops(
+    encoder: nn.Module, images: ImageStore | Folder, count: int, views: Views, *, seed: int, what: str
+) -> Crops:
+    """One view of each of `count` sampled images, through an encoder in eval mode, in the order of sampling."""
+    rng = torch.Generator().manual_seed(seed)
+    device = next(encoder.parameters()).device
+    passes = -(-count // len(images))
+    index = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(passes)])[:count]
+    found_g, found_z, boxes = [], [], []
+    for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
+        (view,) = make_views(images.batch(part), part, views, rng, device, count=1)
+        g, z = features(encoder, view.pixels)
+        found_g.append(g)
+        found_z.append(z)
+        boxes.append(view.box)
+    return Crops(
+        g=_normalised(found_g, what),
+        z=None if found_z[0] is None else _normalised(found_z, what),
+        image=index.numpy(),
+        box=torch.cat(boxes).cpu().numpy(),
+    )
+
+
+def features(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None), of any encoder, whose first output is g or its map."""
+    out = encoder(pixels)
+    g, z = (out, None) if isinstance(out, Tensor) else out[:2]
+    return (global_average_pool(g) if g.ndim == 4 else g), z
+
+
+def _normalised(batches: list[Tensor], what: str) -> np.ndarray:
+    rows = F.normalize(torch.cat(batches).float(), dim=1)
+    if not torch.isfinite(rows).all():
+        raise FloatingPointError(f"{what}: embeddings are not finite; the run has diverged, lower its lr")
+    return rows.cpu().numpy()

@@ -1,0 +1,158 @@
+"""Figure 4 of MLS: queries and their nearest entries of the dictionary, each crop as a box on its whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from mlssl.errors import ConfigError, DataError
+from mlssl.figures.style import STYLE, WIDTH, finish, save
+
+QUERY, NEIGHBOUR = "#D55E00", "#F0E442"
+"""The paper's red and yellow, in Okabe and Ito's shades."""
+TILE, LINE = 320, 5
+"""Pixels of a tile's long side, and of a box's line without its dark rims."""
+COLUMN = WIDTH / 5
+"""Inches."""
+
+
+class Crops(Protocol):
+    """N crops and their embeddings, as `embed` gives them."""
+
+    g: np.ndarray
+    """float32 N x d_g, L2-normalised."""
+    z: np.ndarray | None
+    """float32 N x d_z, L2-normalised; None without a projector."""
+    image: np.ndarray
+    """int64 N, index of the image."""
+    box: np.ndarray
+    """int64 N x 4, in pixels: x, y, width, height."""
+
+
+Pixels = Callable[[int], np.ndarray]
+"""The i-th image, uint8 H x W x 3."""
+
+
+def write_neighbours(
+    queries: Crops,
+    dictionary: Crops,
+    pixels: Pixels,
+    out: Path,
+    *,
+    rows: int = 4,
+    neighbours: int = 4,
+    about: str,
+) -> None:
+    """Write `out` (PNG) and a PDF beside it: `rows` random queries and the worst of all, with their neighbours.
+
+    `queries` are the candidates, in random order. `about` opens the notes at the foot.
+    """
+    index, similarity = nearest(queries, dictionary, neighbours)
+    chosen = choose(similarity, rows)
+    with plt.rc_context(STYLE):
+        figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen)
+        notes = (
+            f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its "
+            f"{neighbours} nearest entries of the dictionary Q_g, with the cosine of the two backbone features g. "
+            "Entries that are crops of the query's own image do not count; of another image there may be several. "
+            f"Last row: the worst of {len(queries.g)} queries, the one with the lowest mean over its {neighbours} "
+            "nearest. Encoders in eval mode"
+        )
+        finish(figure, "Nearest entries of the dictionary", notes)
+        save(figure, Path(out).with_suffix(""))
+
+
+def scores(
+    queries: np.ndarray, entries: np.ndarray, query_image: np.ndarray, entry_image: np.ndarray
+) -> np.ndarray:
+    """Cosines B x D of normalised rows (B x d, D x d); NaN where an entry is a crop of the query's own image."""
+    return np.where(query_image[:, None] == entry_image, np.nan, queries @ entries.T)
+
+
+def nearest(queries: Crops, dictionary: Crops, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each query the `count` entries with the highest cosine of g: their index and cosine, B x count each.
+
+    Nearest first; of equal ones the earlier entry. Crops of the query's own image are left out. Raises
+    ConfigError if `count` is below one, DataError if a query has fewer entries of other images than that.
+    """
+    if count < 1:
+        raise ConfigError(f"neighbours: {count} is too few; give at least 1")
+    cosine = scores(queries.g, dictionary.g, queries.image, dictionary.image)
+    left = (~np.isnan(cosine)).sum(axis=1).min()
+    if left < count:
+        raise DataError(
+            f"neighbours: {count} are more than the {left} entries of other images that a query has; "
+            "give more images or a larger dictionary_size"
+        )
+    index = np.argsort(-cosine, axis=1, kind="stable")[:, :count]  # NaN sorts last
+    return index, np.take_along_axis(cosine, index, axis=1)
+
+
+def choose(similarity: np.ndarray, rows: int) -> np.ndarray:
+    """The candidates to draw: the first `rows` (they are in random order), then the worst.
+
+    `similarity` is B x neighbours; the worst has the lowest mean. It is drawn once, so a random row that
+    would be the worst gives way to the next. Raises ConfigError if there are not enough candidates.
+    """
+    if not 1 <= rows < len(similarity):
+        raise ConfigError(
+            f"queries: {rows} must lie in 1 .. {len(similarity) - 1}, one less than the candidates; "
+            "give another number, more candidates or more images"
+        )
+    worst = similarity.mean(axis=1).argmin()
+    return np.append(np.delete(np.arange(len(similarity)), worst)[:rows], worst)
+
+
+def draw(
+    queries: Crops,
+    dictionary: Crops,
+    pixels: Pixels,
+    index: np.ndarray,
+    similarity: np.ndarray,
+    chosen: np.ndarray,
+) -> Figure:
+    """One row per chosen query: its image, then those of its neighbours `index` with their `similarity`."""
+    rows, columns = len(chosen), 1 + index.shape[1]
+    size = (max(WIDTH, COLUMN * columns), COLUMN * 1.1 * rows + 0.9)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    for row, (axes, query) in enumerate(zip(grid, chosen, strict=True)):
+        name = f"query {row + 1}" if row < rows - 1 else f"worst of {len(queries.g)}"
+        show(axes[0], tile(pixels(queries.image[query]), queries.box[query], QUERY))
+        axes[0].set(ylabel=name, xlabel=f"mean cosine {similarity[row].mean():.3f}")
+        for ax, entry, cosine in zip(axes[1:], index[row], similarity[row], strict=True):
+            show(ax, tile(pixels(dictionary.image[entry]), dictionary.box[entry], NEIGHBOUR))
+            ax.set_xlabel(f"{cosine:.3f}")
+    grid[0, 0].set_title("query")
+    for place, ax in enumerate(grid[0, 1:], start=1):
+        ax.set_title(f"neighbour {place}")
+    return figure
+
+
+def tile(pixels: np.ndarray, box: np.ndarray, colour: str) -> Image.Image:
+    """An image (uint8 H x W x 3) with TILE pixels on its long side, and a box (x, y, width, height) drawn on it."""
+    image = Image.fromarray(pixels)
+    scale = TILE / max(image.size)
+    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    left, top, right, bottom = (round(v * scale) for v in (*box[:2], *(box[:2] + box[2:])))
+    frame = ImageDraw.Draw(image)
+    # Dark rims keep a bright line visible on bright ground.
+    frame.rectangle((left, top, right - 1, bottom - 1), outline="black", width=LINE + 2)
+    frame.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=colour, width=LINE)
+    return image
+
+
+def show(ax: Axes, image: Image.Image) -> None:
+    """Draw an image without ticks and frame."""
+    ax.imshow(image, interpolation="antialiased")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)

@@ -1,0 +1,55 @@
+"""From a run's configuration to a method that can be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mlssl.parts.backbone import create_backbone
+from mlssl.pretrain.initial import load_initial
+from mlssl.runtime.device import gains_from_bf16
+from mlssl.seeds import seed_of
+from mlssl.study.methods import load_class, resolve
+from mlssl.study.settings import Pretrain
+
+
+def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
+
+    The initial backbone follows from the run's seed alone, or is read from `init`, so it is the same for every
+    method. Without a target the method is the bare backbone.
+    """
+    torch.manual_seed(seed_of(config.seed, "backbone"))
+    backbone = create_backbone(config.backbone)
+    if config.init is not None:
+        load_initial(backbone, Path(config.init))
+    torch.manual_seed(seed_of(config.seed, "heads"))
+    method = backbone
+    if config.target is not None:
+        cls = load_class(config.target)
+        params = resolve(config.target, {}, config.params, config.method)
+        method = cls(backbone, **params)
+    method.to(device, memory_format=torch.channels_last).train()
+    return method, backbone
+
+
+def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum on all that takes a gradient, weight decay on everything (MoCo-v2's recipe)."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    how = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(trained, lr=config.lr, fused=True, **how)
+
+
+def precision(config: Pretrain, device: torch.device) -> str:
+    """`fp32` or `bf16`: as told, or where `auto` by what the device gains from."""
+    if config.precision == "auto":
+        return "bf16" if gains_from_bf16(device) else "fp32"
+    return config.precision
+
+
+def run_encoders_in_bf16(method: nn.Module, device: torch.device) -> None:
+    """Wrap the encoders alone: similarities and losses stay in float32."""
+    for encoder in (method.encoders.query, method.encoders.key):
+        encoder.forward = torch.autocast(device.type, dtype=torch.bfloat16)(encoder.forward)

@@ -1,0 +1,52 @@
+"""What a pretraining has come to: all that a checkpoint keeps, so that another process can go on from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlssl.pretrain.log import NonFiniteLoss
+from mlssl.pretrain.records import LabelRecords
+from mlssl.pretrain.run import checkpoint
+from mlssl.results import Stopwatch
+
+
+class Training:
+    """A method, its optimiser, and how far they are."""
+
+    def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.method, self.optimizer = method, optimizer
+        self.step = 0
+        """Steps done."""
+        self.labels = LabelRecords()
+        self.unlogged: list[dict[str, Tensor]] = []
+        """The parts of the losses since the last line of the log: of them its next one is made."""
+        self.watch = Stopwatch()
+
+    def state(self) -> dict[str, Any]:
+        """To be saved; `restore` takes it back."""
+        return {
+            "step": self.step,
+            "seconds": self.watch.seconds(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": checkpoint.random_state(),
+            "labels": self.labels.kept,
+            "unlogged": [{name: value.cpu() for name, value in parts.items()} for parts in self.unlogged],
+        }
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a state, whatever the number of ranks that came to it."""
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.set_random_state(state["random"])
+        self.step, self.labels = state["step"], LabelRecords(state["labels"])
+        self.unlogged = [{name: value.to(device) for name, value in parts.items()} for parts in state["unlogged"]]
+        self.watch = Stopwatch(before=state["seconds"])
+
+    def refuse_non_finite(self) -> None:
+        """Raises NonFiniteLoss unless all weights are finite; waits for the device once."""
+        if not torch.stack([p.detach().isfinite().all() for p in self.method.parameters()]).all():
+            raise NonFiniteLoss(f"step {self.step}: the weights are not finite after its update")

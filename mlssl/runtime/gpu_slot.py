@@ -1,0 +1,104 @@
+"""`python -m mlssl.runtime.gpu_slot -- command`: run a command on a GPU that no other such command has.
+
+A GPU is taken by a lock on a file, which the system frees when the last process that holds it has ended, however it
+ended. The command inherits the lock, so its GPU stays taken even if this process alone is killed. Without a GPU the
+command runs as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+POLL = 0.5
+"""Seconds between two looks for a free GPU."""
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def visible() -> list[str]:
+    """The GPUs that may be taken, as CUDA_VISIBLE_DEVICES or nvidia-smi names them."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [name for name in told.split(",") if name not in ("", "-1")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def folder() -> Path:
+    """Where the locks lie: MLSSL_GPU_SLOTS, or a folder of this machine that everybody may write."""
+    path = Path(os.environ.get("MLSSL_GPU_SLOTS") or Path(tempfile.gettempdir()) / "mlssl-gpu-slots")
+    if not path.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o1777)
+    return path
+
+
+def locked(path: Path) -> int | None:
+    """An open file with its lock, or None where another process has that."""
+    before = os.umask(0)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    os.umask(before)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file
+
+
+def take(names: list[str], count: int) -> dict[str, int]:
+    """`count` of the GPUs, each with its locked file; all or none are taken, so that nobody waits for a half."""
+    said = False
+    while True:
+        taken: dict[str, int] = {}
+        for name in names:
+            if len(taken) < count and (file := locked(folder() / name.replace("/", "-"))) is not None:
+                taken[name] = file
+        if len(taken) == count:
+            return taken
+        for file in taken.values():
+            os.close(file)
+        if not said:
+            print(f"gpu_slot: waiting for {count} of the GPUs {', '.join(names)} to be free", file=sys.stderr)
+            said = True
+        # Not all at the same pace: two that take and give back by turns would never meet a pair that is free.
+        time.sleep(POLL * (0.5 + int.from_bytes(os.urandom(1), "big") / 255))
+
+
+def run(command: list[str], count: int) -> int:
+    """The command's exit code, 128 + n if signal n ended it; signals to this process are passed on to it."""
+    names, environment = visible(), dict(os.environ)
+    taken: dict[str, int] = {}
+    if names:
+        if count > len(names):
+            print(f"gpu_slot: {count} GPUs are asked for, this machine has {', '.join(names)}", file=sys.stderr)
+            return 1
+        taken = take(names, count)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+    child = subprocess.Popen(command, env=environment, pass_fds=list(taken.values()))
+    for number in PASSED_ON:
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m mlssl.runtime.gpu_slot", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--gpus", type=int, default=1, help="how many the command is to have")
+    parser.add_argument("command", nargs="+", help="after --, with its arguments")
+    args = parser.parse_args()
+    return run(args.command, args.gpus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""A study's tables as TSV, Markdown and LaTeX, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
+from mlssl.analysis.outputs import (
+    MINUTES,
+    NONE,
+    SAVINGS,
+    Score,
+    budget,
+    linear_scores,
+    savings_told,
+    stem,
+    transfer_budget,
+)
+from mlssl.files import write_text
+from mlssl.study.expand import COMPARE, Study
+from mlssl.tables.label_savings import savings, sentence, table
+from mlssl.tables.paper import paper_tables
+
+PAPER = "mls_iccv2023.csv"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the paper prints numbers for the levels of an axis."""
+
+    table: str
+    level: str = "{}"
+    """The paper's name of a level."""
+    epochs: str = "400"
+
+
+PUBLISHED: dict[str, Published | str] = {
+    COMPARE: Published("table1", epochs="800"),
+    "k": Published("table8", level="k={}"),
+    "loss": Published("table6"),
+    "dictionaries": Published("table7"),
+    "dictionary_size": "curve only (figure 5a)",
+    "lam": "curve only (figure 5b)",
+}
+"""Axis -> its table in the paper, or why there is no number to print."""
+PAPER_METRICS = ("AP_bbox", "AP_segm")
+
+
+def write_tables(study: Study, published: Path) -> None:
+    """Write `tables/<axis>.{tsv,md,tex}` from metrics.tsv, and the paper's own tables beside them.
+
+    `published` is the folder with the paper's numbers.
+    """
+    metrics = read_metrics(study)
+    for axis, levels in study.axes().items():
+        scores = scores_of(study, axis)
+        summaries = {score: summarise(study, metrics, axis, score) for score in scores}
+        judged = any(score.transfer != "pretrain" for score in scores)
+        paper = paper_columns(axis, levels, published) if judged else {}
+        text = caption(study, axis, metrics, summaries)
+        tidy = numbers(axis, levels, summaries, paper)
+        write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
+    if savings_told(study):
+        found = savings(study, metrics)
+        told = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
+        scores = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
+        text = f"{told} {caption(study, COMPARE, metrics, scores)} Images are interpolated over their logarithm."
+        write_table(study, SAVINGS, text, table(found), table(found))
+    for name, paper in paper_tables(study, metrics, read_paper(published)).items():
+        write_table(study, name, paper.text, paper.tidy, paper.printed)
+
+
+def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed: pd.DataFrame) -> None:
+    """One table in every format: `tidy` as TSV, `printed` under the caption `text`."""
+    path = study.out / "tables" / name
+    write_text(path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))
+    write_text(path.with_suffix(".md"), markdown(printed, text))
+    write_text(path.with_suffix(".tex"), latex(printed, text, f"tab:{study.name}-{name}"))
+
+
+def read_paper(folder: Path) -> pd.DataFrame:
+    """The paper's numbers, all as text: table, benchmark, architecture, method, pretrain_*, metric, value."""
+    return pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
+
+
+def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[str]]:
+    """Column title -> the paper's value for every level, `–` where it has none; empty for an unknown axis."""
+    where = PUBLISHED.get(axis)
+    if where is None:
+        return {}
+    if isinstance(where, str):
+        return {"paper": [where] * len(levels)}
+    rows = read_paper(folder)
+    known = {(r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()}
+    columns = {}
+    for metric in PAPER_METRICS:
+        title = f"paper {metric} (COCO, R50-FPN, {where.epochs} epochs; another budget)"
+        keys = [(where.table, "coco", where.epochs, where.level.format(level), metric) for level in levels]
+        columns[title] = [known.get(key, NONE) for key in keys]
+    return columns
+
+
+def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Score, dict[str, Summary]]) -> str:
+    """One line: what is compared, on what data, with what budget, over which seeds, computed where."""
+    what = "Comparison of methods" if axis == COMPARE else f"Ablation of {axis}"
+    n, used = len(study.seeds), {score.transfer for score in summaries}
+    spread = f"mean ± sample standard deviation over n = {n} seeds unless a cell says otherwise"
+    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
+    return (
+        f"{what}. {about}. Pretraining: {budget(study)}. "
+        f"Transfer: {transfer_budget(study, used) or 'none'}. "
+        f"Cells: {spread if n > 1 else 'one seed'}; scores in percent. {where[0].upper()}{where[1:]}."
+    )
+
+
+def numbers(
+    axis: str, levels: list[str], summaries: dict[Score, dict[str, Summary]], paper: dict[str, list[str]]
+) -> pd.DataFrame:
+    """Machine-readable: mean, std, n, expected n and status of every score in columns of their own."""
+    rows = []
+    for i, level in enumerate(levels):
+        row: dict[str, object] = {axis: level}
+        for score, by_level in summaries.items():
+            s, name = by_level[level], f"{score.protocol}_{score.metric}"
+            row |= {
+                f"{name}_mean": None if math.isnan(s.mean) else round(s.mean, 6),
+                f"{name}_std": None if math.isnan(s.std) else round(s.std, 6),
+                f"{name}_n": s.n,
+                f"{name}_n_expected": s.expected,
+                f"{name}_status": s.status if s.expected else "not in the study",
+            }
+        rows.append(row | {title: values[i] for title, values in paper.items()})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def cells(
+    study: Study,
+    axis: str,
+    levels: list[str],
+    summaries: dict[Score, dict[str, Summary]],
+    paper: dict[str, list[str]],
+) -> pd.DataFrame:
+    """For reading: a row per level, `mean ± std` in each cell."""
+    columns = {axis: levels}
+    for score, by_level in summaries.items():
+        digits = 1 if score == MINUTES else 2
+        title = score.title if score.unit == "%" else score.label
+        columns[title] = [by_level[lv].text(digits=digits, usual_n=len(study.seeds)) for lv in levels]
+    return pd.DataFrame(columns | paper, dtype=object)
+
+
+def markdown(frame: pd.DataFrame, text: str) -> str:
+    """A Markdown table under its caption."""
+    escaped = frame.map(lambda cell: str(cell).replace("|", "\\|"))
+    return f"{text}\n\n{escaped.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def latex(frame: pd.DataFrame, text: str, label: str) -> str:
+    """A LaTeX table (booktabs) under its caption, which also is the file's first line, as a comment."""
+    escaped = frame.map(lambda cell: escape(str(cell))).rename(columns=escape)
+    body = escaped.to_latex(
+        index=False, escape=False, caption=escape(text), label=label, column_format="l" * len(frame.columns)
+    )
+    return f"% {text}\n{body}"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
+    special |= {"<": r"$<$", ">": r"$>$"}
+    return "".join(special.get(c, c) for c in text)

@@ -1,0 +1,137 @@
+"""Are pseudo-labels any good, and when? Judged afterwards by categories that training never saw.
+
+A crop shows a category if it holds at least a given share of the box of one of its objects. A pseudo-label
+relates a query crop to an entry of the dictionary, another crop; it is right if both show a common category.
+Only queries that show a category at all can tell, and only they are counted. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mlssl.data.coco import read_split
+from mlssl.errors import DataError
+from mlssl.study.settings import PseudoLabels
+from mlssl.transfer.crop_categories import Objects, read_objects, shown
+
+PROTOCOL = "pseudo_labels"
+COLUMNS = ("step", "query_image", "query_box", "image", "box", "positive", "filled")
+COLUMNS += ("dictionary_image", "dictionary_box")
+Measured = dict[str, tuple[float | None, int]]
+"""Metric -> (value, number of pairs or queries behind it); None where nothing defines the value."""
+
+
+def evaluate(records: Path, store: Path, config: PseudoLabels) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and notes of a result: the quality of the pseudo-labels that a pretraining kept.
+
+    `records` is the run's `pseudo_labels.npz` (the format is in ARCHITECTURE.md), `store` the image store it
+    trained on. A row is the mean over the last quarter of the records; `notes["series"]` has every record, and
+    the number of positives (`pairs`) that each was counted on.
+    Raises DataError where the three do not belong together.
+    """
+    objects = read_objects(read_split(config.data.root, config.data.train), store)
+    kept = read_records(records, len(objects))
+    told = []
+    for r in tqdm(range(len(kept["step"])), desc="pseudo-labels", unit="record", mininterval=1):
+        told.append(judge(**relations(objects, {name: column[r] for name, column in kept.items()}, config.visible)))
+    steps_per_epoch = len(objects) // kept["query_image"].shape[1]
+    series = {"step": kept["step"].tolist(), "epoch": (kept["step"] / steps_per_epoch).round(4).tolist()}
+    series |= {"pairs": [record["shared"][1] for record in told]}
+    series |= {name: [rounded(record[name][0]) for record in told] for name in told[0]}
+    last = told[len(told) * 3 // 4 :]
+    rows = [{"protocol": PROTOCOL, **mean(name, [record[name] for record in last])} for name in told[0]]
+    told_as = f"mean over the last {len(last)} of {len(told)} records; series has every record"
+    return rows, {"rows": told_as, "series": series}
+
+
+def mean(metric: str, measured: list[tuple[float | None, int]]) -> dict[str, Any]:
+    """A row's metric, its mean over the records that define it, and the pairs or queries of all of them."""
+    values = [value for value, _ in measured if value is not None]
+    value = rounded(sum(values) / len(values)) if values else None
+    return {"metric": metric, "value": value, "n": sum(n for _, n in measured)}
+
+
+def judge(
+    query: np.ndarray,
+    entries: np.ndarray,
+    positive: np.ndarray,
+    own: np.ndarray,
+    sample: np.ndarray,
+    filled: int,
+) -> Measured:
+    """What one record says, in percent but for `positives`. Bool arrays, C categories:
+
+    `query` B x C, `entries` B x K x C (the candidates' categories), `positive` B x K, `own` B x K (a crop of
+    the query's image), `sample` S x C (an even sample of the dictionary's `filled` entries).
+
+    shared: positives with a category in common with their query; shared_others: those of other images only.
+    chance: the same share among the dictionary's entries at large.
+    precision, recall: mean over positives of the categories in common over those of the entry, of the query;
+    an entry that shows none has precision 0.
+    found: how many of the dictionary's entries with a common category are positives. Their number is that of
+    the sample, scaled up, so that a small sample may tell a little more than 100.
+    own_image: positives that are crops of the query's own image. positives: their number per query.
+    """
+    seen = query.any(axis=1)
+    query, entries, positive, own = query[seen], entries[seen], positive[seen], own[seen]
+    common = (entries & query[:, None]).sum(axis=2)[positive]
+    shown_by_entry = entries.sum(axis=2)[positive]
+    shown_by_query = np.broadcast_to(query.sum(axis=1)[:, None], positive.shape)[positive]
+    right, mine = common > 0, own[positive]
+    # A product of bools is true where any category is common.
+    related = query @ sample.T
+    findable = related.mean() * filled * len(query) if related.size else 0
+    return {
+        "shared": percent(right),
+        "shared_others": percent(right[~mine]),
+        "chance": (percent(related)[0], len(query)),
+        "precision": percent(common / np.maximum(shown_by_entry, 1)),
+        "recall": percent(common / shown_by_query),
+        "found": (100 * float(right.sum() / findable) if findable else None, len(query)),
+        "own_image": percent(mine),
+        "positives": (float(positive.sum() / len(query)) if len(query) else None, len(query)),
+    }
+
+
+def percent(values: np.ndarray) -> tuple[float | None, int]:
+    """The mean of shares in percent, and their number; None without any."""
+    return (100 * float(values.mean()), values.size) if values.size else (None, 0)
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def relations(objects: Objects, record: dict[str, np.ndarray], visible: float) -> dict[str, Any]:
+    """The arguments of `judge` for one record: which categories its crops show."""
+    there = record["dictionary_image"] >= 0
+    return {
+        "query": shown(objects, record["query_image"], record["query_box"], visible),
+        "entries": shown(objects, record["image"], record["box"], visible),
+        "positive": record["positive"],
+        "own": record["image"] == record["query_image"][:, None],
+        "sample": shown(objects, record["dictionary_image"][there], record["dictionary_box"][there], visible),
+        "filled": int(record["filled"]),
+    }
+
+
+def read_records(path: Path, images: int) -> dict[str, np.ndarray]:
+    """The columns of a run's `pseudo_labels.npz`; DataError unless they tell of a store with so many images."""
+    try:
+        with np.load(path) as file:
+            kept = {name: file[name] for name in COLUMNS}
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; pretrain a method with pseudo-labels first") from None
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: is no record of pseudo-labels ({error}); pretrain the run again") from None
+    if not len(kept["step"]):
+        raise DataError(f"{path}: column 'step' is empty; pretrain with label_records of at least 1")
+    highest = max(int(kept[name].max(initial=-1)) for name in ("query_image", "image", "dictionary_image"))
+    if highest >= images:
+        raise DataError(f"{path}: names image {highest}, but the store has {images}; give the run's own store")
+    return kept
