@@ -9,7 +9,7 @@ import pytest
 from tiny_coco import write_backbone
 
 from mlssl import results
-from mlssl.__main__ import main
+from mlssl.cli import main
 from mlssl.errors import ConfigError
 from mlssl.transfer import linear
 

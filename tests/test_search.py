@@ -256,7 +256,7 @@ SMALL = ["--sizes", "64,256", "--crops", "100", "--batch", "4", "--k", "5", "--d
 
 
 def test_the_verb_leaves_result_table_and_figure(checkpoint, monkeypatch, capsys):
-    from mlssl.__main__ import main
+    from mlssl.cli import main
 
     out = checkpoint / "out" / "search.json"
     source = ["--checkpoint", str(checkpoint / "checkpoint.pt"), "--store", str(checkpoint / "store")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from mlssl.__main__ import parser
+from mlssl.cli import parser
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method

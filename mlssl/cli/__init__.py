@@ -1,0 +1,51 @@
+"""`mlssl <command>`: every stage that has a cost or a result, callable by hand.
+
+Snakemake calls exactly these. Each command imports what it needs when it runs, so `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mlssl.cli import data, pictures, stages, studies
+from mlssl.errors import ConfigError, DataError
+from mlssl.pretrain.run.owner import NOT_OWNER, Busy, Taken
+from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
+
+NEEDED = {
+    "pretrain": {"study": ["run"], "config": ["out"]},
+    "linear": {"study": ["run"], "config": ["backbone", "out"]},
+    "detection": {"study": ["run"], "config": ["backbone", "out"]},
+    "segmentation": {"study": ["run"], "config": ["backbone", "out"]},
+    "search-benchmark": {"checkpoint": ["out"]},
+    "pseudo-labels": {"study": ["run"], "config": ["store", "out"]},
+}
+"""Command -> what must be given beside `--study` or `--config`."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    main = argparse.ArgumentParser(prog="mlssl", description="Every stage that has a cost or a result.")
+    commands = main.add_subparsers(dest="verb", required=True, metavar="command")
+    for group in (studies, data, stages, pictures):
+        group.add(commands)
+    return main
+
+
+def main() -> int:
+    commands = parser()
+    args = commands.parse_args()
+    for option in NEEDED.get(args.verb, {}):
+        if getattr(args, option) is not None:
+            for needed in NEEDED[args.verb][option]:
+                if getattr(args, needed) is None:
+                    commands.error(f"{args.verb}: --{option} needs --{needed} too")
+    try:
+        args.function(args)
+    except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:
+        print(f"mlssl {args.verb}: {error}", file=sys.stderr)
+        if isinstance(error, Taken):
+            return NOT_OWNER
+        return GO_ON_LATER if isinstance(error, Interrupted | Busy) else 1
+    return 0

@@ -1,0 +1,134 @@
+"""Commands that make data sets and image stores."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mlssl.cli.options import command, short_side, size
+from mlssl.study.settings import (
+    Data,
+)
+
+
+def add(commands: Any) -> None:
+    """Add them to the parser."""
+    sub = command(
+        commands, "scenes", scenes, "Draw the embedded dataset: scenes of several objects, in COCO's layout."
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
+    sub.add_argument("--images", type=int, required=True, help="training images")
+    sub.add_argument("--val-images", type=int, help="validation images; a quarter of --images if not given")
+    sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128 or 640x480 (width x height)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub = command(
+        commands,
+        "dataset",
+        dataset,
+        "Bring a public dataset into COCO's layout: from a folder, archives or the web.",
+    )
+    sub.add_argument("name", help="coco2017, voc2007, voc0712, cityscapes, …; a wrong one lists all")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make")
+    sub.add_argument("--source", type=Path, help="folder with the images, or with the archives as given out")
+    sub.add_argument("--download", action="store_true", help="fetch what is not under --source")
+    sub.add_argument("--splits", nargs="+", help="all that are published, if not given")
+
+    none = argparse.SUPPRESS  # `import_photos` has the defaults.
+    sub = command(
+        commands,
+        "import",
+        import_,
+        "Make a dataset of your own photos, without their metadata; labels if there are any.",
+    )
+    sub.add_argument("--photos", type=Path, required=True, help="folder, of any depth")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make, in COCO's layout")
+    sub.add_argument(
+        "--labels", type=Path, help="COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label"
+    )
+    sub.add_argument("--val-share", type=float, default=none, help="of the labelled photos, to validate on: 0.25")
+    sub.add_argument("--seed", type=int, default=none, help="draws those: 0")
+    sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")
+    sub.add_argument("--people", help="where people are, in a format of --labels; or: faces, found by a detector")
+    sub.add_argument("--deny", type=Path, help="text file of names or patterns of photos to leave out")
+    sub.add_argument(
+        "--max-skipped", type=float, default=none, help="share that may be unusable before it stops: 0.05"
+    )
+    sub.add_argument("--near", type=int, default=none, help="bits of 63 in which near-duplicates may differ: 6")
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+
+    sub = command(
+        commands, "store", store, "Decode a folder of images once, for pretraining to read without decoding."
+    )
+    sub.add_argument("--images", type=Path, required=True, help="folder of images, of any depth")
+    sub.add_argument("--out", type=Path, required=True, help="the store, a folder")
+    sub.add_argument(
+        "--short-side", type=short_side, default=256, help="pixels of the short side, at most; full keeps all"
+    )
+    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+    sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
+    sub.add_argument("--images-id", help="identity of the images, to be written down; Snakemake gives it")
+    sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
+
+    sub = command(commands, "contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")
+    sub.add_argument("--data", type=Path, required=True, help="folder in COCO's layout")
+    sub.add_argument("--split", default="train2017")
+    sub.add_argument("--images", type=int, default=24)
+    sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
+
+
+def scenes(args: argparse.Namespace) -> None:
+    from mlssl.scenes import write_scenes
+    from mlssl.study import sources
+
+    write_scenes(
+        args.out,
+        images=args.images,
+        val_images=args.val_images or max(1, args.images // 4),
+        size=args.size,
+        seed=args.seed,
+        workers=args.workers,
+    )
+    sources.record(Data(str(args.out)))
+
+
+def store(args: argparse.Namespace) -> None:
+    from mlssl.data.store import ImageStore, build_store
+
+    build_store(
+        args.images,
+        args.out,
+        short_side=args.short_side,
+        images_id=args.images_id,
+        workers=args.workers,
+        max_skipped=args.max_skipped,
+    )
+    if args.check:
+        ImageStore(args.out).verify()
+
+
+def dataset(args: argparse.Namespace) -> None:
+    from mlssl.datasets.counts import SPLITS
+    from mlssl.datasets.prepare import prepare
+    from mlssl.study import sources
+
+    prepare(args.name, args.out, source=args.source, download=args.download, splits=args.splits)
+    splits = args.splits or list(SPLITS[args.name])
+    sources.record(Data(str(args.out), train=splits[0], val=splits[-1]))
+
+
+def import_(args: argparse.Namespace) -> None:
+    from mlssl.photos import import_photos
+    from mlssl.study import sources
+
+    names = ("labels", "val_share", "seed", "anonymise", "people", "deny", "max_skipped", "near", "workers")
+    import_photos(args.photos, args.out, **{name: getattr(args, name) for name in names if hasattr(args, name)})
+    sources.record(Data(str(args.out), train="train", val="val"))
+
+
+def contact_sheet(args: argparse.Namespace) -> None:
+    from mlssl.pictures.contact_sheet import write_contact_sheet
+
+    write_contact_sheet(args.data, args.split, args.out, images=args.images)

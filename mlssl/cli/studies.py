@@ -1,0 +1,158 @@
+"""Commands about a whole study: run it, see what is there, compile it, make results again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlssl.cli.options import command
+from mlssl.errors import ConfigError
+from mlssl.files import write_text
+from mlssl.project import PUBLISHED, SNAKEFILE, study_file
+
+
+def add(commands: Any) -> None:
+    """Add them to the parser."""
+    sub = command(commands, "run", run, "Run a study by Snakemake: pretrain, transfer, tables, figures.")
+    sub.add_argument("study", help="a study file, or the name of one that ships: demo, tiny, ablations, …")
+    sub.add_argument("snakemake", nargs=argparse.REMAINDER, help="options of snakemake, such as -n or --cores 2")
+
+    sub = command(
+        commands,
+        "status",
+        status,
+        "Which results of a study are there, which are missing, which are by other code.",
+    )
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+
+    sub = command(
+        commands,
+        "redo",
+        redo,
+        "Move results away, so that they are made again. Without names: those by other code.",
+    )
+    sub.add_argument("run", nargs="*", help="names of runs")
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub.add_argument("--all", action="store_true", help="all runs of the study")
+    sub.add_argument("--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given")
+
+    sub = command(
+        commands, "settings", settings, "Print every setting of a study: type, range, default, and what it does."
+    )
+    sub.add_argument("--format", choices=("markdown", "json-schema"), default="markdown")
+    sub.add_argument("--out", type=Path, help="file to write; printed if not given")
+
+    sub = command(
+        commands, "estimate", estimate, "What a study costs: time, GPU-hours and disk, in all and for each table."
+    )
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at once, without a GPU")
+    sub.add_argument("--measure", action="store_true", help="first try each stage on this machine, a minute or two")
+    sub.add_argument("--gpus", type=int, default=1, help="GPUs at once, where there are any")
+    sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
+
+    for name, function, text in (
+        ("collect", collect, "Gather a study's result files into metrics.tsv and runs.tsv."),
+        ("tables", tables, "Write a study's tables (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
+        ("figures", figures, "Draw a study's figures (PNG, PDF)."),
+    ):
+        sub = command(commands, name, function, text)
+        sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+        if name == "tables":
+            sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
+
+
+def run(args: argparse.Namespace) -> None:
+    words, study = list(args.snakemake), f"study={study_file(args.study)}"
+    if "--config" in words:
+        words.insert(words.index("--config") + 1, study)
+    else:
+        words += ["--config", study]
+    cores = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-n", "--dry-run", "--dryrun")
+    if not any(word.startswith(cores) for word in words):
+        words = ["--cores", "all", *words]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *words]
+    os.execv(sys.executable, command)
+
+
+def status(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.study.progress import Progress
+
+    print(Progress(load(args.study)).status())
+
+
+def redo(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.study.progress import Progress, redo
+
+    study = load(args.study)
+    stages = args.stage or ["pretrain", *study.transfers]
+    for stage in stages:
+        if stage not in ("pretrain", *study.transfers):
+            raise ConfigError(f"--stage: the study has no '{stage}'; it has pretrain, {', '.join(study.transfers)}")
+    for name in args.run:
+        if name not in study.runs:
+            raise ConfigError(f"{args.study}: has no run '{name}'; it has {', '.join(study.runs)}")
+    if args.run or args.all:
+        wanted = [(run, stage) for run in args.run or study.runs for stage in stages]
+    else:
+        wanted = [key for key in Progress(study).other_code if key[1] in stages or not args.stage]
+    moved = redo(study, wanted)
+    for path in moved:
+        print(f"moved to {path}")
+    print(f"{len(moved)} moved away; the next call of Snakemake makes them again" if moved else "nothing to redo")
+
+
+def settings(args: argparse.Namespace) -> None:
+    import json
+
+    from mlssl.study import reference
+
+    text = json.dumps(reference.schema(), indent=1) if args.format == "json-schema" else reference.markdown()
+    if args.out:
+        write_text(args.out, text.rstrip() + "\n")
+    else:
+        print(text)
+
+
+def estimate(args: argparse.Namespace) -> None:
+    from mlssl.cost import estimate, rates
+    from mlssl.study.expand import load
+
+    study = load(args.study)
+    if args.measure:
+        from mlssl.cost.calibration import calibrate
+        from mlssl.runtime import device
+
+        on = device.choose("auto", rates.THREADS)
+        seconds = calibrate(study, on)
+        rates.save(estimate.RESULTS / "rates.json", seconds, device=device.facts(on)["device"])
+    if args.save:
+        here = rates.this_device()
+        rates.save(args.save, rates.learn(estimate.RESULTS, device=here), device=here)
+    print(estimate.report(study, args.cores, gpus=args.gpus))
+
+
+def collect(args: argparse.Namespace) -> None:
+    from mlssl.analysis.collect import collect
+    from mlssl.study.expand import load
+
+    collect(load(args.study))
+
+
+def tables(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.tables.write import write_tables
+
+    write_tables(load(args.study), args.published)
+
+
+def figures(args: argparse.Namespace) -> None:
+    from mlssl.figures.write import write_figures
+    from mlssl.study.expand import load
+
+    write_figures(load(args.study))
