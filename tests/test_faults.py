@@ -124,7 +124,7 @@ def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, who
     assert_same_end(whole, tmp_path)
 
 
-@pytest.mark.parametrize("before", ["engine.run_folder.write_json", "results.write_result"])
+@pytest.mark.parametrize("before", ["pretrain.run.folder.write_json", "results.write_result"])
 def test_killed_before_its_result_exists_it_ends_again(images, whole, tmp_path, monkeypatch, before):
     with monkeypatch.context() as patch:
         patch.setattr(f"mlssl.{before}", lambda *_: KILL())

@@ -229,7 +229,7 @@ def test_a_run_in_the_middle_goes_on_with_changed_code_on_request(finished, tmp_
     snakemake(tmp_path, study, "--until", "store", project=project)
     run = mlssl(tmp_path, "status", "--study", study, project=project).split("missing: ")[1].split()[0]
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mlssl", "pretrain", "--study", str(study), "--run", run]
+    command = [sys.executable, "-m", "mlssl", "pretrain", "--study", str(study), "--run-name", run]
     with open(tmp_path / "log", "w") as log:
         trainer = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
         while not (state := list(tmp_path.glob("results/tiny/runs/*/state/checkpoint.pt"))):

@@ -215,7 +215,7 @@ def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_pat
     file.write_text(yaml.safe_dump(config.plain(settings)))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mlssl", "pretrain", "--config", file, "--out", out, "--store", images]
-    command += ["--run", "run", "--threads", "1", "--device", "cpu"]
+    command += ["--run-name", "run", "--threads", "1", "--device", "cpu"]
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = out / "state" / "log.jsonl"
     while not (log.exists() and log.read_text()):

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from test_fetch import md5, serving, write_tar, write_zip
 
+from mlssl.data import layout
 from mlssl.data.coco import read_split
 from mlssl.data.store import ImageStore, build_store
-from mlssl.datasets import catalogue, layout
+from mlssl.datasets import catalogue
 from mlssl.datasets.catalogue import DATASETS
 from mlssl.datasets.prepare import prepare
 from mlssl.errors import DataError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlssl.analysis.outputs import MINUTES, Score, headline
+from mlssl.analysis.outputs import METRICS, MINUTES, Score, headline
 from mlssl.errors import ConfigError
 from mlssl.study.expand import Study
 
@@ -74,6 +74,11 @@ def read_metrics(study: Study) -> pd.DataFrame:
         raise ConfigError(f"{path}: no such file; run `mlssl collect --study {study.path}` first")
     # Digests such as 12e4… would be read as numbers, and a method named `null` as nothing.
     frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
+    if missing := [column for column in METRICS if column not in frame]:
+        raise ConfigError(
+            f"{path}: has no column {', '.join(missing)}, as it was written by another version; "
+            f"run `mlssl collect --study {study.path}`"
+        )
     frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
     return frame.astype({"seed": int})
 

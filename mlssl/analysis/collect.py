@@ -11,14 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from mlssl.analysis.outputs import expected_protocols
+from mlssl.analysis.outputs import METRICS, RUNS, expected_protocols
 from mlssl.files import write_text
 from mlssl.study.expand import Run, Study
 from mlssl.study.progress import Progress, Result, refuse_mixed
 
-METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
-METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
-RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_code"]
 HEADER = ("config_digest", "commit", "device", "threads", "wall_s", "peak_memory_mb")
 NOTHING = "-"
 """The metric in the row of a result that is missing."""

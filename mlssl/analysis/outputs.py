@@ -12,6 +12,11 @@ from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study
 
+METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
+METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
+"""Columns of metrics.tsv."""
+RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_code"]
+"""Columns of runs.tsv."""
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))

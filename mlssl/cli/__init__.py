@@ -22,6 +22,8 @@ NEEDED = {
     "pseudo-labels": {"study": ["run"], "config": ["store", "out"]},
 }
 """Command -> what must be given beside `--study` or `--config`."""
+FLAGS = {"run": "--run-name"}
+"""Not `--run`: torchrun, which starts commands with several ranks, has options that begin so."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,7 +42,7 @@ def main() -> int:
         if getattr(args, option) is not None:
             for needed in NEEDED[args.verb][option]:
                 if getattr(args, needed) is None:
-                    commands.error(f"{args.verb}: --{option} needs --{needed} too")
+                    commands.error(f"{args.verb}: --{option} needs {FLAGS.get(needed, f'--{needed}')} too")
     try:
         args.function(args)
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:

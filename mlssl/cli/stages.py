@@ -30,7 +30,11 @@ def add(commands: Any) -> None:
 
     sub = command(commands, "pretrain", pretrain, "Train a backbone without labels. A run that was killed goes on.")
     of_run(sub, "instead of --study: a run's settings (see resolve)")
-    sub.add_argument("--run", help="name of the run; with --config the name to report, that of --out if not given")
+    sub.add_argument(
+        "--run-name",
+        dest="run",
+        help="name of the run; with --config the name to report, that of --out if not given",
+    )
     sub.add_argument("--out", type=Path, help="folder for backbone, checkpoint, log and cost; needed with --config")
     sub.add_argument("--store", type=Path, help="image store; built if it is not there")
     sub.add_argument("--changed-code", action="store_true", help="go on with a run that other code has begun")
@@ -43,7 +47,7 @@ def add(commands: Any) -> None:
     }.items():
         sub = command(commands, name, transfer, text)
         of_run(sub, "instead of --study: the transfer's settings (see resolve)")
-        sub.add_argument("--run", help="name of a run of the study")
+        sub.add_argument("--run-name", dest="run", help="name of a run of the study")
         sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
         sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
         sub.add_argument("--seed", type=int, help="the pretraining's seed if not given")
@@ -53,7 +57,12 @@ def add(commands: Any) -> None:
         commands, "pseudo-labels", pseudo_labels, "Judge the labels a run trained with by annotations it never saw."
     )
     of_run(sub, "instead of --study: the settings (see resolve)")
-    sub.add_argument("--run", required=True, help="name of a run of the study; with --config the folder of a run")
+    sub.add_argument(
+        "--run-name",
+        dest="run",
+        required=True,
+        help="name of a run of the study; with --config the folder of a run",
+    )
     sub.add_argument("--store", type=Path, help="the image store it trained on; needed with --config")
     sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
 
@@ -97,7 +106,7 @@ def pretrain(args: argparse.Namespace) -> None:
 
 
 def of_study(args: argparse.Namespace) -> Any:
-    """The study of `--study`, which has the run of `--run`."""
+    """The study of `--study`, which has the run of `--run-name`."""
     from mlssl.study.expand import load
 
     study = load(args.study)

@@ -60,7 +60,7 @@ class Source:
 def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
     """What a rate belongs to; `config` holds the stage's settings as plain values.
 
-    A stage this module does not know is keyed by all its settings.
+    A stage this module does not know is keyed by all its settings but its data.
     """
     if stage == "pretrain" and config["target"] is None:
         return f"no pretraining, {backbone}"
@@ -71,7 +71,8 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
         return f"linear, {backbone}, size {config['size']}"
     if stage in DENSE:
         return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in DENSE[stage])
-    return f"{stage}, {backbone}, settings {digest_of(config)}"
+    own = {name: value for name, value in config.items() if name != "data"}
+    return f"{stage}, {backbone}, settings {digest_of(own)}"
 
 
 def units(

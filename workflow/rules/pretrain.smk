@@ -25,5 +25,5 @@ rule pretrain:
     benchmark:
         OUT / "benchmarks" / "pretrain" / "{run}.tsv"
     shell:
-        "{BY_RANKS} pretrain --study={FROZEN:q} --run={wildcards.run} {CHANGED_CODE}"
+        "{BY_RANKS} pretrain --study={FROZEN:q} --run-name={wildcards.run} {CHANGED_CODE}"
         " --threads {params.threads} > {log:q} 2>&1"

@@ -20,7 +20,7 @@ rule linear:
     benchmark:
         OUT / "benchmarks" / "linear" / "{run}.tsv"
     shell:
-        "{ON_GPU} {rule} --study={FROZEN:q} --run={wildcards.run} --threads {threads} > {log:q} 2>&1"
+        "{ON_GPU} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {threads} > {log:q} 2>&1"
 
 
 # The long ones go first, so that no core idles at the end.
@@ -46,7 +46,7 @@ rule detection:
     benchmark:
         OUT / "benchmarks" / "detection" / "{run}.tsv"
     shell:
-        "{BY_RANKS} {rule} --study={FROZEN:q} --run={wildcards.run} --threads {params.threads} > {log:q} 2>&1"
+        "{BY_RANKS} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {params.threads} > {log:q} 2>&1"
 
 
 use rule detection as segmentation with:
@@ -80,4 +80,4 @@ rule pseudo_labels:
     benchmark:
         OUT / "benchmarks" / "pseudo_labels" / "{run}.tsv"
     shell:
-        "{MLSSL} pseudo-labels --study={FROZEN:q} --run={wildcards.run} > {log:q} 2>&1"
+        "{MLSSL} pseudo-labels --study={FROZEN:q} --run-name={wildcards.run} > {log:q} 2>&1"
