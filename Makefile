@@ -1,9 +1,9 @@
 # make reproduce   environment, then the study to its report        (STUDY=config/demo.yaml CORES=all)
-# make test        environment, then all tests                      (PYTEST="-m 'not slow'")
+# make test        environment, then all tests, two at a time       (PYTEST="-n 2 -m 'not slow'")
 PYTHON ?= python3
 STUDY ?= config/demo.yaml
 CORES ?= all
-PYTEST ?=
+PYTEST ?= -n 2 --dist loadfile
 BIN = .venv/bin
 # By way of the environment, so that the shell sees any character in a path as it is.
 export STUDY

@@ -189,6 +189,16 @@ def test_missing_and_failed_show_as_such(told):
     write_figures(told)
 
 
+def test_metrics_of_another_version_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    told = study.load("study.yaml")
+    (told.out / "runs").mkdir(parents=True)
+    (told.out / "metrics.tsv").write_text("run\tmethod\tseed\tvalue\n")
+    with pytest.raises(ConfigError, match=r"metrics\.tsv: has no column .*written by another version; run `mlssl collect"):
+        write_figures(told)
+
+
 def test_nothing_there_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
