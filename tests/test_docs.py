@@ -1,12 +1,19 @@
 """The documents: every link and every path that they name is there."""
 
+import json
 import re
+import sys
 
 import pandas as pd
 import pytest
-from support.snakemake import ROOT
+import torch
+from support.snakemake import ROOT, small, write
+from tiny_coco import write_coco
 
 from mlssl.analysis.outputs import METRICS, RUNS
+from mlssl.data.store import build_store
+from mlssl.errors import ConfigError
+from mlssl.pretrain.loop import pretrain
 from mlssl.study.expand import load
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "baselines" / "README.md"]
@@ -40,3 +47,32 @@ def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, stu
         found = pd.read_csv(REFERENCE / folder / name, sep="\t", dtype=str)
         assert set(found.run) == set(runs)
         assert set(found.digest) == {run.digest for run in runs.values()}
+
+
+def test_the_method_in_the_readme_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    (tmp_path / "my_method.py").write_text(example)
+    root = write_coco(tmp_path / "coco")
+    methods = {"ours": {"target": "my_method.BatchContrast", "params": {"dim": 8}}}
+    values = small(data={"root": str(root), "short_side": 32}, methods=methods, compare=["ours"], common={})
+    study = load(write(tmp_path / "study.yaml", values))
+    (run,) = study.runs.values()
+    build_store(root / "train2017", study.store, short_side=32, images_id=study.data.images_id, workers=0)
+    pretrain(run.config, study.store, tmp_path / "run", run=run.id, device=torch.device("cpu"), progress=False)
+    rows = json.loads((tmp_path / "run" / "pretrain.json").read_text())["rows"]
+    assert {row["metric"]: row["value"] for row in rows}["steps"] == 4
+    values["methods"]["ours"]["params"] = {"tau": 0}
+    with pytest.raises(ConfigError, match=r"methods\.ours\.params\.tau: 0 is not allowed; give more than 0"):
+        load(write(tmp_path / "study.yaml", values))
+
+
+def test_the_readme_shows_the_numbers_of_the_reference_study():
+    def rows(path):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+        return {cells[1].strip(): [c.strip() for c in cells[2:5]] for cells in (line.split("|") for line in lines)}
+
+    shown, reference = rows(ROOT / "README.md"), rows(REFERENCE / "demo" / "tables" / "main.md")
+    methods = ("random", "moco_v2", "densecl", "mls")
+    assert {method: shown[method] for method in methods} == {method: reference[method] for method in methods}
