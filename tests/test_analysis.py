@@ -195,7 +195,7 @@ def test_metrics_of_another_version_are_refused(tmp_path, monkeypatch):
     told = study.load("study.yaml")
     (told.out / "runs").mkdir(parents=True)
     (told.out / "metrics.tsv").write_text("run\tmethod\tseed\tvalue\n")
-    with pytest.raises(ConfigError, match=r"metrics\.tsv: has no column .*written by another version; run `mlssl collect"):
+    with pytest.raises(ConfigError, match=r"metrics\.tsv: has no column .*another version; run `mlssl collect"):
         write_figures(told)
 
 

@@ -29,7 +29,7 @@ FLAGS = {"run": "--run-name"}
 def parser() -> argparse.ArgumentParser:
     """Of all commands."""
     main = argparse.ArgumentParser(prog="mlssl", description="Every stage that has a cost or a result.")
-    commands = main.add_subparsers(dest="verb", required=True, metavar="command")
+    commands = main.add_subparsers(dest="command", required=True, metavar="command")
     for group in (studies, data, stages, pictures):
         group.add(commands)
     return main
@@ -38,15 +38,15 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     commands = parser()
     args = commands.parse_args()
-    for option in NEEDED.get(args.verb, {}):
+    for option in NEEDED.get(args.command, {}):
         if getattr(args, option) is not None:
-            for needed in NEEDED[args.verb][option]:
+            for needed in NEEDED[args.command][option]:
                 if getattr(args, needed) is None:
-                    commands.error(f"{args.verb}: --{option} needs {FLAGS.get(needed, f'--{needed}')} too")
+                    commands.error(f"{args.command}: --{option} needs {FLAGS.get(needed, f'--{needed}')} too")
     try:
         args.function(args)
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:
-        print(f"mlssl {args.verb}: {error}", file=sys.stderr)
+        print(f"mlssl {args.command}: {error}", file=sys.stderr)
         if isinstance(error, Taken):
             return NOT_OWNER
         return GO_ON_LATER if isinstance(error, Interrupted | Busy) else 1

@@ -38,7 +38,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def short_side(text: str) -> int | str:
-    """`256` as a number; `full` as it is."""
+    """`256` as a number; `full` unchanged."""
     return text if text == "full" else int(text)
 
 

@@ -73,10 +73,10 @@ def picture(args: argparse.Namespace) -> None:
     images = ImageStore(args.store) if args.store else Folder(args.images, run.config.data.short_side)
     about = f"{run.about()}, images of {'/'.join((args.store or args.images).parts[-2:])}"
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Pictures) if hasattr(args, f.name)}
-    pictures = build(Pictures, given, args.verb)
+    pictures = build(Pictures, given, args.command)
     on = device.choose(args.device, args.threads)
     after = embed(run, images, pictures, on)
-    if args.verb == "neighbours":
+    if args.command == "neighbours":
         from mlssl.pictures.neighbours import write_neighbours
 
         queries, neighbours = pictures.queries, pictures.neighbours
@@ -115,7 +115,7 @@ def search_benchmark(args: argparse.Namespace) -> None:
         fields = {
             f.name: getattr(args, f.name) for f in dataclasses.fields(SearchBenchmark) if hasattr(args, f.name)
         }
-        settings = build(SearchBenchmark, fields | {"method": run.config.method}, args.verb)
+        settings = build(SearchBenchmark, fields | {"method": run.config.method}, args.command)
     on = device.choose(args.device, args.threads)
     own = {"stage": "search_benchmark", "experiment": experiment(settings), "config": plain(settings)}
     about = about_run(run.config, run.name) | own | {"config_digest": digest_of(experiment(settings))}

@@ -129,22 +129,22 @@ def transfer(args: argparse.Namespace) -> None:
 
     watch = results.Stopwatch()
     if args.config:
-        config, backbone, out = read(TRANSFERS[args.verb], args.config), args.backbone, args.out
+        config, backbone, out = read(TRANSFERS[args.command], args.config), args.backbone, args.out
         config = dataclasses.replace(config, data=by_content(config.data))
     else:
         study = of_study(args)
         folder = study.out / "runs" / args.run
-        if args.verb not in study.transfers:
-            raise ConfigError(f"{args.study}: has no transfer '{args.verb}'; add it under transfers")
-        config, backbone = study.transfers[args.verb], args.backbone or folder / "backbone.pt"
-        out = args.out or study.result(args.run, args.verb)
-    evaluate = importlib.import_module(f"mlssl.transfer.{args.verb}").evaluate
+        if args.command not in study.transfers:
+            raise ConfigError(f"{args.study}: has no transfer '{args.command}'; add it under transfers")
+        config, backbone = study.transfers[args.command], args.backbone or folder / "backbone.pt"
+        out = args.out or study.result(args.run, args.command)
+    evaluate = importlib.import_module(f"mlssl.transfer.{args.command}").evaluate
     _, meta = load_backbone(backbone)
     if args.seed is not None:
         meta["seed"] = args.seed
-    about = about_transfer(args.verb, config, meta)
+    about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.verb == "linear":
+        if distributed.count() > 1 and args.command == "linear":
             raise ConfigError("linear: fits on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return
@@ -153,7 +153,7 @@ def transfer(args: argparse.Namespace) -> None:
         if not distributed.is_main():
             return
         notes["ranks"] = distributed.count()
-    made_by = {"code": stage_code(args.verb), "data": contents(config.data)}
+    made_by = {"code": stage_code(args.command), "data": contents(config.data)}
     result = results.result(about, rows, **made_by, **device.facts(on), watch=watch, notes=notes)
     results.write_result(out, result)
     for row in rows:
@@ -173,7 +173,7 @@ def pseudo_labels(args: argparse.Namespace) -> None:
     else:
         study = of_study(args)
         run, store_path = study.out / "runs" / args.run, args.store or study.store
-        if args.verb.replace("-", "_") not in study.transfers:
+        if args.command.replace("-", "_") not in study.transfers:
             raise ConfigError(f"{args.study}: has no transfer 'pseudo_labels'; add it under transfers")
         config, out = study.transfers["pseudo_labels"], args.out or study.result(args.run, "pseudo_labels")
     found = results.read_result(Path(run) / "pretrain.json")

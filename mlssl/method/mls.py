@@ -39,7 +39,7 @@ MULTI_LABEL = {
 }
 Loss = Literal["bce", "bce_pos", "knn_softmax", "bce_soft", "focal", "asymmetric", "positive_unlabelled"]
 SAMPLE = 1024
-"""At most so many entries of the dictionary go into a record of labels."""
+"""Largest number of dictionary entries in a record of labels."""
 
 
 class MLS(nn.Module):
@@ -53,14 +53,14 @@ class MLS(nn.Module):
         tau: temperature, shared by InfoNCE and the multi-label loss.
         momentum: of the key encoder.
         lam: lambda, the weight of the multi-label loss.
-        loss: `bce` (eq. 9), `bce_pos` or `knn_softmax` (eq. 2), the rows of table 6; or one that bears wrong
+        loss: `bce` (eq. 9), `bce_pos` or `knn_softmax` (eq. 2), the rows of table 6; or one that tolerates wrong
             labels: `bce_soft`, `focal`, `asymmetric`, `positive_unlabelled`.
         nce_until: InfoNCE trains for this share of the run; 0 leaves the multi-label loss alone (section 3.3).
         ml_from: the multi-label loss trains from this share of the run on (section 3.3, warm-up).
         labels_from, logits_from: `g` or `z`, the dictionary that gives labels and logits (table 7).
         rule: which candidates are labels: `top_k` (eq. 7), `threshold`, `quantile` or `mutual`.
         threshold: least cosine of a label, for the rule of that name.
-        most: at most so many labels per query, for `threshold` and `quantile`.
+        most: largest number of labels per query, for `threshold` and `quantile`.
         search: `exact`; `sample`, where a random part of the dictionary is searched and classified instead of
             all of it, another in each step; or `ivf`, approximate, by an inverted file.
         sample: entries of that part.

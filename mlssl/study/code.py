@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         *PICTURE,
     ),
 }
-"""Stage -> the modules that its verb calls. How a study is expanded is part of a stage that reads the study."""
+"""Stage -> the modules that its command calls. How a study is expanded is part of a stage that reads the study."""
 
 
 class Import(NamedTuple):
@@ -95,7 +95,7 @@ def closure(*modules: str, packages: Collection[str] = ()) -> dict[str, str]:
 
     Of `modules` (dotted names), of all that they import, directly or not, at the top or inside functions, and of
     the packages around these, as far as it is own: in `mlssl`, `baselines`, one of `packages`, or a package (or
-    single file) that one of `modules` lies in. Imports for type checkers alone do not count, nor do modules without
+    single file) that one of `modules` is in. Imports for type checkers alone do not count, nor do modules without
     Python source. Raises ConfigError when one of `modules` has no source, or when a file cannot be parsed.
     """
     own = {name.partition(".")[0] for name in (*OWN, *packages, *modules)}
@@ -147,7 +147,7 @@ def source_files(module: str) -> dict[str, Path]:
 
 
 def find_in(folders: list[Path], name: str) -> tuple[Path | None, list[Path]]:
-    """The file of module `name` in a package that lies in `folders`, and the folders of its own modules."""
+    """The file of module `name` in a package whose folders are `folders`, and the folders of its own modules."""
     for folder in folders:
         if (init := folder / name / "__init__.py").is_file():
             return init, [folder / name]
@@ -168,7 +168,7 @@ def imported(source: Source, package: str) -> Iterator[str]:
 
 
 def read(file: Path) -> Source:
-    """What a file says, parsed once as long as it stays as it is; ConfigError when it is no Python."""
+    """What a file says, parsed once as long as it is unchanged; ConfigError when it is no Python."""
     stat = file.stat()
     return parsed(file, stat.st_mtime_ns, stat.st_size)
 

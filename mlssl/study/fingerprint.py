@@ -210,8 +210,8 @@ def _change(key: str, old: dict[str, Any], new: dict[str, Any]) -> str:
     if old["files"] is None or new["files"] is None:
         return f"{name}: other images, {new['count']:,} now, {old['count']:,} before"
     was, now = old["files"], new["files"]
-    told = (0, 3) if old["by_content"] == new["by_content"] else (0,)  # Digests of two kinds say nothing.
-    others = [n for n in sorted(now) if n in was and any(was[n][i] != now[n][i] for i in told)]
+    compared = (0, 3) if old["by_content"] == new["by_content"] else (0,)  # Digests of two kinds say nothing.
+    others = [n for n in sorted(now) if n in was and any(was[n][i] != now[n][i] for i in compared)]
     more, fewer = sorted(now.keys() - was.keys()), sorted(was.keys() - now.keys())
     texts = []
     if others:

@@ -170,7 +170,7 @@ def record(data: Data, found: Fingerprint | None = None) -> dict[str, str]:
     except FileNotFoundError:
         found = found or fingerprint(Path(data.root), data.train, data.val, cache=CACHE)[0]
         values = {"images": found.images, "all": found.all}
-        with contextlib.suppress(OSError):  # A read-only data set stays as it is.
+        with contextlib.suppress(OSError):  # A read-only data set has no record.
             write_json(path, values)
         return values
     except (ValueError, KeyError, TypeError) as error:
