@@ -1,5 +1,5 @@
-# The whole benchmark: pretrain, transfer, tabulate. `snakemake --cores 2` runs config/demo.yaml;
-# `--config study=config/other.yaml` another study. What is in a study: docs/settings.md.
+# The complete benchmark: pretraining, transfer, tables. `snakemake --cores 2` runs config/demo.yaml;
+# `--config study=config/other.yaml` runs another study. docs/settings.md lists the settings of a study.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -17,7 +17,7 @@ include: "workflow/rules/transfer.smk"
 include: "workflow/rules/analysis.smk"
 
 
-# Seconds of work each: not worth a scheduler's job.
+# Only seconds of work: run locally, not as a scheduler job.
 localrules:
     all,
 
@@ -25,7 +25,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        # By name, because tables that `onerror` compiled without them would look finished.
+        # Listed explicitly, because tables that `onerror` built without these files would look finished.
         PRETRAINED,
         TRANSFERRED,
         OUT / "metrics.tsv",
@@ -42,7 +42,7 @@ for CHANGE in STUDY.changes:
 if workflow.is_main_process and PROGRESS.other_code:
     print(PROGRESS.report(), file=sys.stderr)
 
-# A dry run ends with what the study would cost.
+# A dry run ends with an estimate of the study's cost.
 if workflow.is_main_process and DRY_RUN:
     import atexit
 

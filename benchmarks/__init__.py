@@ -1,1 +1,1 @@
-"""How fast the suite is, beside its limit and its peers, in one run on one machine."""
+"""Speed of the suite compared with its upper limit and other libraries, in one run on one machine."""

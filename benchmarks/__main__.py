@@ -1,7 +1,7 @@
-"""Measure the suite beside its limit and its peers, print the tables and save them.
+"""Compare the suite with its upper limit and other libraries; print and save the tables.
 
-Without a GPU the CPU's part is measured and the targets of a GPU are shown as not measured. Peers that are not
-installed (`pip install 'mlssl[bench]'`) are left out with a word. All JPEGs are drawn by the suite, 640 x 480.
+Without a GPU only the CPU is measured, and GPU targets are shown as not measured. Libraries that are not installed
+(`pip install 'mlssl[bench]'`) are skipped with a message. The suite generates all JPEGs, 640 x 480.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ VERSIONS = ("torch", "torchvision", "timm", *PEERS)
 def main() -> None:
     args = parser().parse_args()
     if args.out.exists():
-        sys.exit(f"benchmarks: {args.out}: there is a result already; delete it first or give another --out")
+        sys.exit(f"benchmarks: {args.out}: this result exists already; delete it first or give another --out")
     device = devices.choose(args.device, args.threads)
     skip = {peer for peer in PEERS if importlib.util.find_spec(peer) is None}
     for peer in sorted(skip):
-        print(f"{peer} is not installed, so it is left out", file=sys.stderr)
+        print(f"{peer} is not installed and is skipped; pip install 'mlssl[bench]'", file=sys.stderr)
     if device.type == "cuda" or importlib.util.find_spec("faiss") is None:
         skip.add("mls, ivf")
-        print("MLS with an inverted file is left out: it needs a CPU and faiss", file=sys.stderr)
+        print("MLS with an inverted file is skipped: it needs a CPU and faiss", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         rows, watch = pd.DataFrame(), results.Stopwatch()
         folder = Path(scratch)
@@ -61,7 +61,7 @@ def main() -> None:
     about = (
         f"Measured by `{header['command']}` at commit {header['commit']} on {header['device']}, "
         f"{header['cores']} cores, {header['threads']} threads, torch {header['versions']['torch']}. "
-        "An image is one photo in both its views."
+        "An image is one photo with both its views."
     )
     text = markdown(rows, device.type, about)
     files.write_json(args.out, {"header": header, "rows": [r.dropna().to_dict() for _, r in rows.iterrows()]})
@@ -92,7 +92,7 @@ def run(
 
 
 def at_least_64(text: str) -> int:
-    """Fewer do not fill the batches of the smallest share that is trained on."""
+    """Argument type: with fewer images the smallest training share does not fill its batches."""
     if int(text) < 64:
         raise argparse.ArgumentTypeError(f"{text} is too few; give 64 or more")
     return int(text)
@@ -103,13 +103,13 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="JSON file to write; the tables go beside it as .md"
+        "--out", type=Path, required=True, help="JSON file to write; the tables go to the same path with .md"
     )
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
     parser.add_argument("--images", type=at_least_64, default=512, help="JPEGs to draw, at least 64")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each contender has its turn")
-    parser.add_argument("--seconds", type=float, default=5.0, help="least time of one measurement")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each contender is measured")
+    parser.add_argument("--seconds", type=float, default=5.0, help="minimum time of one measurement")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's default if not given")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--scratch", type=Path, help="folder for the JPEGs and stores; they are removed at the end")
     return parser

@@ -1,6 +1,6 @@
-"""Run a command and say how busy the GPU was meanwhile: `python -m benchmarks.busy snakemake --cores 16 …`.
+"""Run a command and print how busy the GPU was: `python -m benchmarks.busy snakemake --cores 16 …`.
 
-Without a GPU the command runs all the same, and what could not be measured is said.
+Without a GPU the command still runs, and a message says that the GPU was not measured.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 
 QUERY = ("nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits")
 PERIOD = 1.0
-"""Seconds between two samples; the driver averages over about as long."""
+"""Seconds between two samples; the driver averages over about the same time."""
 
 
 def main() -> int:
@@ -38,11 +38,11 @@ def main() -> int:
 
 
 def utilisation() -> list[float]:
-    """Per cent of the last second in which each GPU ran a kernel; none where there is no GPU."""
+    """Percentage of the last second in which each GPU ran a kernel; empty without a GPU."""
     if not shutil.which(QUERY[0]):
         return []
-    asked = subprocess.run(QUERY, capture_output=True, text=True, check=False)
-    return [float(line) for line in asked.stdout.split() if line.isdigit()]
+    done = subprocess.run(QUERY, capture_output=True, text=True, check=False)
+    return [float(line) for line in done.stdout.split() if line.isdigit()]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: sizes, and the targets the figures are held against."""
+"""The measured cases, and the targets for the results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ METHODS = {
     "mls": ("mlssl.method.mls.MLS", {}),
     "mls, ivf": ("mlssl.method.mls.MLS", {"search": "ivf"}),
 }
-"""Classes and scalars; the last searches approximately, on a CPU, and needs faiss."""
+"""Classes and scalars; the last one uses approximate search on a CPU and needs faiss."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A backbone, a crop and a batch, and the short side of the store behind them (pixels)."""
+    """A backbone, a crop and a batch, and the short side of the images in the store (pixels)."""
 
     backbone: str
     crop: int
@@ -36,21 +36,21 @@ CPU_TRAINING = (Case("resnet18", 64, 64, 128),)
 GPU = (Case("resnet18", 96, 256, 128), Case("resnet50", 224, 256, 256))
 DICTIONARIES = (4096, 65536)
 LARGE = 1_048_576
-"""A dictionary for MLS alone."""
+"""Size of a dictionary that only MLS is measured with."""
 PHOTO = (640, 480)
-"""Pixels of the JPEGs: about COCO's."""
+"""Width and height of the JPEGs in pixels: about COCO's."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on one figure of the table; `device` is where it applies."""
+    """A bound on one value of the tables; it applies to `device`."""
 
     device: str
     group: str
     case: str
     what: str
     per: str
-    """The contender it is a ratio to; "" for images per second themselves."""
+    """The contender that the value is divided by; "" for images per second."""
     at_least: float | None = None
     at_most: float | None = None
 

@@ -1,4 +1,4 @@
-"""Contenders that feed a training: each gives endless pairs of normalised batches, B x 3 x S x S, on the device."""
+"""Input pipelines for training: each yields endless pairs of normalised batches, B x 3 x S x S, on the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDLESS = 10**9
 
 
 def limit(case: Case, photos: Path, device: torch.device) -> Pairs:
-    """The same random tensors again and again: no data work at all."""
+    """Yield the same random tensors repeatedly: no data loading."""
     pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
     while True:
         yield pair
@@ -59,7 +59,7 @@ def torchvision(case: Case, photos: Path, device: torch.device) -> Pairs:
 
 
 def kornia(case: Case, photos: Path, device: torch.device) -> Pairs:
-    """kornia's augmentation of whole batches from our store: no anti-aliasing, one order of colours per batch."""
+    """kornia's batch augmentation on our store: no anti-aliasing, one order of colour operations per batch."""
     import kornia.augmentation as K
 
     store, size, jitter = open_store(case, photos), (case.crop, case.crop), (0.4, 0.4, 0.4, 0.1)
@@ -78,7 +78,7 @@ def kornia(case: Case, photos: Path, device: torch.device) -> Pairs:
 
 
 class Decoded(Dataset):
-    """JPEG -> two views, the usual way."""
+    """Dataset that decodes a JPEG and applies torchvision's transforms twice, for two views."""
 
     def __init__(self, photos: Path, crop: int) -> None:
         from torchvision.transforms import v2
@@ -127,4 +127,4 @@ TRAINING: dict[str, Callable[[Case, Path, torch.device], Pairs]] = {
 }
 INPUT = {name: TRAINING[name] for name in ("ours", "lightly", "torchvision")} | {"kornia": kornia}
 PEERS = ("lightly", "kornia")
-"""Those that are packages of their own: left out, with a word, where they are not installed."""
+"""Other libraries: skipped, with a message, if they are not installed."""

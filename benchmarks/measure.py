@@ -1,4 +1,4 @@
-"""The measurements: every contender in turn, several times over, so that a slow minute of the machine hits all."""
+"""The measurements: contenders alternate, several times, so that a slow phase of the machine affects all."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from mlssl.runtime import device as devices
 from mlssl.study.settings import Data, Pretrain, Views
 
 WARM_UP = 3
-"""Batches before the clock starts."""
+"""Batches before timing starts."""
 Row = dict[str, Any]
 
 
 def inputs(
     cases: Iterable[Case], photos: Path, device: torch.device, *, skip: set[str], repeats: int, least: float
 ) -> Iterator[Row]:
-    """Images per second of the input pipeline alone; an image is one photo, in both its views."""
+    """Images per second of the input pipeline alone; an image is one photo with both its views."""
     for case in cases:
         contenders = {name: feed for name, feed in INPUT.items() if name not in skip}
         for repeat, (name, feed) in turns(contenders, repeats, f"input {case.views}"):
@@ -47,7 +47,7 @@ def inputs(
 def training(
     cases: Iterable[Case], photos: Path, device: torch.device, *, skip: set[str], repeats: int, least: float
 ) -> Iterator[Row]:
-    """Images per second of MoCo-v2's training, fed by each contender; `limit` is the training alone."""
+    """Images per second of MoCo-v2's training with each input pipeline; `limit` is the training alone."""
     for case in cases:
         method, optimizer = trainable(case, "moco_v2", 4096, device)
         contenders = {name: feed for name, feed in TRAINING.items() if name not in skip}
@@ -83,7 +83,7 @@ def methods(size: int, skip: set[str]) -> list[str]:
 
 
 def memory(case: Case, sizes: Iterable[int], device: torch.device, *, skip: set[str]) -> Iterator[Row]:
-    """Peak memory of a few steps, each in a process of its own: the GPU's, or what the process held."""
+    """Peak memory of a few steps, each in a separate process: of the GPU, or of the process on a CPU."""
     for size in sizes:
         for name in methods(size, skip):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -101,7 +101,7 @@ def peak_of(case: Case, name: str, size: int, device_name: str, threads: int) ->
 
 
 def process_peak() -> float:
-    """MB this process has held at most. (The system's ru_maxrss would begin with the parent's.)"""
+    """Peak memory of this process in MB. (ru_maxrss would start with the parent's value.)"""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts in bytes
@@ -109,7 +109,7 @@ def process_peak() -> float:
 
 
 def store(photos: Path, folder: Path) -> Iterator[Row]:
-    """Images per second of building the store, by all cores."""
+    """Images per second of building the store, with all cores."""
     for short_side in (128, 256):
         started = time.perf_counter()
         build_store(photos, folder / f"build-{short_side}", short_side=short_side)
@@ -118,7 +118,7 @@ def store(photos: Path, folder: Path) -> Iterator[Row]:
 
 
 def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
-    """Seconds of whole pretrainings over images and epochs: what is fixed, and what grows with them."""
+    """Seconds of complete pretrainings over images and epochs: the fixed and the growing part of the cost."""
     case = Case("resnet18", 64, 16, 128)
     names = sorted(photos.iterdir())
     for share in (0.25, 0.5, 1.0):
@@ -151,7 +151,7 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
 def images_per_s(
     pairs: Pairs, use: Callable[[tuple[Tensor, Tensor]], None], batch: int, device: torch.device, least: float
 ) -> float:
-    """The rate over at least `least` seconds and three batches, after some to warm up."""
+    """Images per second over at least `least` seconds and three batches, after WARM_UP batches."""
     for pair in islice(pairs, WARM_UP):
         use(pair)
     taken, batches = 0.0, 3
@@ -169,7 +169,7 @@ def images_per_s(
 
 
 def turns(contenders: dict[str, Any], repeats: int, label: str) -> Iterator[tuple[int, tuple[str, Any]]]:
-    """Everyone once, then everyone again."""
+    """Yield (repeat, contender): all contenders once, then all again."""
     everyone = [(repeat, entry) for repeat in range(repeats) for entry in contenders.items()]
     yield from tqdm(everyone, desc=label, unit="measurement")
 
@@ -191,7 +191,7 @@ def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[n
 
 
 def fill(method: nn.Module) -> None:
-    """Fill the dictionary with random unit vectors, as it is after the first D keys."""
+    """Fill the dictionary with random unit vectors, the state after the first D keys."""
     for dictionary in method.modules():
         if isinstance(dictionary, Dictionary):
             for name in dictionary.columns:
@@ -211,7 +211,7 @@ def as_views(pair: tuple[Tensor, Tensor]) -> list[View]:
 
 
 def gpu_peak(device: torch.device) -> float | None:
-    """MB since it was last asked for; None on a CPU."""
+    """Peak GPU memory in MB since the last call; None on a CPU."""
     if device.type != "cuda":
         return None
     peak = torch.cuda.max_memory_allocated(device) / 2**20

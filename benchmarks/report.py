@@ -1,4 +1,4 @@
-"""Rows of measurements as tables to read, targets beside them."""
+"""Format the measurements as tables, with the targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.cases import TARGETS, Target
 
 UNITS = {"images_per_s": "images/s", "ms": "ms", "peak_memory_mb": "MB", "seconds": "s"}
 REFERENCE = {"input": "lightly", "end to end": "limit", "step": "moco_v2"}
-"""What the others of a group are shown as a multiple of."""
+"""Contender that the others of a group are divided by."""
 
 
 def markdown(rows: pd.DataFrame, device: str, about: str) -> str:
@@ -28,7 +28,7 @@ def markdown(rows: pd.DataFrame, device: str, about: str) -> str:
 
 
 def unit_of(rows: pd.DataFrame) -> str:
-    """The column that has the figures of a group."""
+    """The column with the values of a group."""
     return next(name for name in UNITS if name in rows and rows[name].notna().any())
 
 
@@ -39,13 +39,13 @@ def summary(values: pd.Series, unit: str) -> dict[str, str]:
 
 
 def ratio(rows: pd.DataFrame, name: str, reference: str, unit: str) -> float:
-    """The median over repetitions of one contender's figure per the other's."""
+    """The median over repetitions of one contender's value divided by the other's."""
     wide = rows.pivot(index="repeat", columns="contender", values=unit)
     return (wide[name] / wide[reference]).median()
 
 
 def targets(rows: pd.DataFrame, device: str) -> pd.DataFrame:
-    """Every target with what was measured, also those of another device."""
+    """Every target with the measured value, including targets of another device."""
     return pd.DataFrame([told(target, rows, device) for target in TARGETS])
 
 

@@ -144,7 +144,7 @@ def test_a_part_that_is_whole_or_too_long(server, tmp_path, extra):
 
 
 def test_a_wrong_checksum_removes_the_file_and_a_retry_starts_afresh(server, tmp_path):
-    with pytest.raises(DataError, match=rf"md5 {md5(BODY)}, not {'0' * 32}; what came is removed"):
+    with pytest.raises(DataError, match=rf"md5 {md5(BODY)}, not {'0' * 32}; the partial file is removed"):
         download(server.url("a.bin"), tmp_path / "a.bin", md5="0" * 32)
     assert left(tmp_path) == []
     download(server.url("a.bin"), tmp_path / "a.bin", md5=md5(BODY))
@@ -161,7 +161,7 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path
     server.states = [503, 500]
     download(server.url("a.bin"), tmp_path / "a.bin", wait_s=0.001)
     assert len(server.asked) == 3
-    with pytest.raises(DataError, match=r"404.*fetch it by hand as .*b\.bin$"):
+    with pytest.raises(DataError, match=r"404.*download it by hand as .*b\.bin$"):
         download(server.url("b.bin"), tmp_path / "b.bin")
     assert len(server.asked) == 4
 
@@ -179,7 +179,7 @@ def test_offline(tmp_path):
 def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
     usage = fetch.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(DataError, match="300,000 bytes are to come"):
+    with pytest.raises(DataError, match="300,000 bytes remain to download"):
         download(server.url("a.bin"), tmp_path / "a.bin")
 
 

@@ -94,11 +94,11 @@ def spoil(path, how):
 REASONS = {
     "empty": "is empty",
     "cut": "truncated",
-    "text": "is no image",
-    "head": "is no image",
+    "text": "is not an image",
+    "head": "is not an image",
     "strip": "a side shorter than 16",
     "giant": "pixels",
-    "folder": "is no file",
+    "folder": "is not a file",
 }
 
 
@@ -137,7 +137,7 @@ def test_images_are_found_at_any_depth_and_a_loop_is_survived(tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="contains no image"):
         find_images(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         find_images(tmp_path / "none")

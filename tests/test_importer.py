@@ -338,7 +338,7 @@ def test_where_people_are_on_a_turned_photo_is_certain_or_it_is_left_out(tmp_pat
 def test_a_deny_line_that_fits_nothing_is_a_slip(tmp_path):
     (tmp_path / "deny.txt").write_text("shop/*\nsecret.jpg\nA.JPG\n")
     names = ["a.jpg", "x/a.jpg", "shop/b.jpg", "c.jpg"]
-    with pytest.raises(DataError, match=r"deny\.txt: line 2: 'secret\.jpg' fits no photo"):
+    with pytest.raises(DataError, match=r"deny\.txt: line 2: 'secret\.jpg' matches no photo"):
         read_deny(tmp_path / "deny.txt", names)
     assert read_deny(tmp_path / "deny.txt", [*names, "y/Secret.jpg"]).keys() == {*names, "y/Secret.jpg"} - {"c.jpg"}
     with pytest.raises(DataError, match="cannot be read"):
@@ -364,7 +364,7 @@ def test_settings_that_cannot_be_are_refused_before_any_work(folder, tmp_path, s
 
 
 def test_a_place_inside_the_photos_is_refused(folder):
-    with pytest.raises(ConfigError, match="lies in the folder of photos"):
+    with pytest.raises(ConfigError, match="is inside the photos folder"):
         import_photos(folder, folder / "out")
 
 

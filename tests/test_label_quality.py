@@ -147,7 +147,7 @@ def test_files_that_are_not_there_or_broken_are_named(data, tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK no zip")
     with pytest.raises(DataError, match=r"bad\.npz"):
         evaluate(tmp_path / "bad.npz", data / "store", told)
-    with pytest.raises(DataError, match="no image store"):
+    with pytest.raises(DataError, match="not an image store"):
         evaluate(write_records(tmp_path / "r.npz"), tmp_path, told)
 
 
@@ -212,7 +212,7 @@ def test_the_figure_draws_a_line_per_level_and_its_chance(told):
     np.testing.assert_array_equal(means, [[np.nan, 40, 50], [np.nan, 60, 50]])
     np.testing.assert_array_equal([c.get_ydata() for c in lines(figure, "--")], [[30, 20, 30], [30, 30, 30]])
     assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["1", "5"]
-    assert "Not there" not in figure.get_suptitle()
+    assert "Not available" not in figure.get_suptitle()
 
 
 def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(told, monkeypatch):

@@ -173,7 +173,7 @@ IMAGE = {"id": 0, "file_name": "shop/a.jpg"}
         ({"images": [IMAGE, IMAGE | {"id": 1}]}, r"images\[1\] has file_name"),
         ({"images": [IMAGE | {"width": 0, "height": 2}]}, "width 0, height 2"),
         ({"categories": []}, "category_id 9"),
-        ({"categories": [], "annotations": []}, "names no category"),
+        ({"categories": [], "annotations": []}, "has no category"),
     ],
 )
 def test_slips_in_coco_are_told_with_their_place(tmp_path, changes, told):
@@ -186,8 +186,8 @@ def test_slips_in_coco_are_told_with_their_place(tmp_path, changes, told):
     ("text", "told"),
     [
         ("1 2", r"line 1: 2 values"),
-        ("0 0.5 0.5 1 1\n7 0.5 0.5 1 1", "line 2: class '7' is none of 0 to 1"),
-        ("0 320 240 10 10", "not in shares"),
+        ("0 0.5 0.5 1 1\n7 0.5 0.5 1 1", "line 2: class '7' is not in 0 to 1"),
+        ("0 320 240 10 10", "is not in 0 to 1; divide"),
         ("0 0.5 nan 1 1", '"nan"; give a number'),
         ("some words", "class 'some'"),
     ],
@@ -223,7 +223,7 @@ def test_other_slips_are_told(tmp_path):
         read_labels(tmp_path / "voc", NAMES)
     outside = [{"id": 1, "image_id": 0, "category_id": 3, "bbox": [200, 1, 5, 5]}]
     labels = read_labels(coco(tmp_path, annotations=outside), NAMES)
-    with pytest.raises(DataError, match=r"image 0 .*200, 1, 5, 5 is outside of the image of 100 x 50"):
+    with pytest.raises(DataError, match=r"image 0 .*200, 1, 5, 5 is outside the image of 100 x 50"):
         placed(labels.photos["shop/a.jpg"], 100, 50)
 
 

@@ -192,7 +192,7 @@ def test_images_that_are_missing_or_broken_are_left_out_and_told(tmp_path, capsy
     assert [p.name for p in (out / "train2017").iterdir()] == ["000000000001.jpg"]
     assert [im["id"] for im in read_split(out, "train2017").images] == [101]
     assert told(out)["splits"]["train2017"]["left_out"] == 2
-    assert "000000000000.jpg: is listed and not there" in capsys.readouterr().err
+    assert "000000000000.jpg: is listed but does not exist" in capsys.readouterr().err
 
 
 def test_voc(tmp_path):
@@ -228,10 +228,10 @@ def test_voc_of_both_years(tmp_path):
     ("text", "message"),
     [
         ("<annotation>", "not valid XML"),
-        (xml([("unicorn", 0, (1, 1, 2, 2))]), "'unicorn' is none of VOC's 20 classes"),
+        (xml([("unicorn", 0, (1, 1, 2, 2))]), "'unicorn' is not one of VOC's 20 classes"),
         (xml([("cat", 0, (1, 1, "", 2))]), "bndbox of a 'cat' lacks an edge"),
-        (xml([("cat", 0, (5, 1, 2, 2))]), "of a 'cat' is none"),
-        (xml([("cat", 0, (1, 1, "nan", 2))]), "of a 'cat' is none"),
+        (xml([("cat", 0, (5, 1, 2, 2))]), "of a 'cat' is invalid"),
+        (xml([("cat", 0, (1, 1, "nan", 2))]), "of a 'cat' is invalid"),
     ],
 )
 def test_bad_voc_xml_is_named(tmp_path, text, message):

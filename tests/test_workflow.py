@@ -229,7 +229,7 @@ def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(t
     assert "used        40" in told
     skipped = (data / "skipped.tsv").read_text()
     assert "empty.jpg\tis empty (0 bytes)" in skipped
-    assert "text.png\tis no image" in skipped
+    assert "text.png\tis not an image" in skipped
     savings = (tmp_path / "results" / "shop" / "tables" / "label_savings.md").read_text()
     assert savings.startswith("moco_v2: ")
     assert "labelled images" in savings

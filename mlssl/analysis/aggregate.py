@@ -1,4 +1,4 @@
-"""From rows to means over seeds: every level of an axis, every score, and what is not there."""
+"""Aggregate result rows over seeds: every level of an axis, every score, and missing results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlssl.errors import ConfigError
 from mlssl.study.expand import Study
 
 OTHER_CODE = "†"
-"""Marks a cell with a result that was made by other code than there is now."""
+"""Marks a cell with a result that other code than the current code made."""
 NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
 
 
@@ -25,11 +25,11 @@ class Summary:
     values: dict[int, float]
     """By seed."""
     expected: int
-    """Seeds that the study wants; 0 where this level does not go through the protocol."""
+    """Number of seeds in the study; 0 if this level is not evaluated with the protocol."""
     absent: tuple[str, ...] = ()
-    """Why the others are not there: `missing`, `undefined` or `failed: <reason>`, one per seed."""
+    """Why the other seeds have no value: `missing`, `undefined` or `failed: <reason>`, one per seed."""
     other_code: bool = False
-    """Whether one of them was made by other code than there is now."""
+    """Whether other code than the current code made one of the results."""
 
     @property
     def n(self) -> int:
@@ -37,7 +37,7 @@ class Summary:
 
     @property
     def mean(self) -> float:
-        """Over seeds; NaN without any."""
+        """Over seeds; NaN if there are none."""
         return statistics.fmean(self.values.values()) if self.values else math.nan
 
     @property
@@ -47,36 +47,36 @@ class Summary:
 
     @property
     def status(self) -> str:
-        """`ok`, or why seeds are not there: `missing (1 of 2 seeds)`."""
+        """`ok`, or why seeds have no value: `missing (1 of 2 seeds)`."""
         counts = Counter(self.absent)
         word = "seed" if self.expected == 1 else "seeds"
         return ", ".join(f"{why} ({c} of {self.expected} {word})" for why, c in counts.items()) or "ok"
 
     def text(self, *, digits: int = 2, usual_n: int = 1) -> str:
-        """`mean ± std`; n is said where it is not `usual_n` or is 1, and seeds that are not there always."""
+        """`mean ± std`; with n if it is 1 or differs from `usual_n`, and with the status of missing seeds."""
         if not self.expected:
             return "–"
         parts = []
         if self.n:
-            said = "" if self.n == usual_n > 1 else f" (n = {self.n})"
+            count = "" if self.n == usual_n > 1 else f" (n = {self.n})"
             spread = f" ± {self.std:.{digits}f}" if self.n > 1 else ""
             mark = f" {OTHER_CODE}" if self.other_code else ""
-            parts.append(f"{self.mean:.{digits}f}{spread}{said}{mark}")
+            parts.append(f"{self.mean:.{digits}f}{spread}{count}{mark}")
         if self.absent:
             parts.append(self.status)
         return "; ".join(parts)
 
 
 def read_metrics(study: Study) -> pd.DataFrame:
-    """`metrics.tsv` of a study; ConfigError says to collect first when there is none."""
+    """Read `metrics.tsv` of a study; ConfigError, with the command to run, if it does not exist."""
     path = study.out / "metrics.tsv"
     if not path.exists():
         raise ConfigError(f"{path}: no such file; run `mlssl collect --study {study.path}` first")
-    # Digests such as 12e4… would be read as numbers, and a method named `null` as nothing.
+    # Digests such as 12e4… would be read as numbers, and a method named `null` as NA.
     frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
     if missing := [column for column in METRICS if column not in frame]:
         raise ConfigError(
-            f"{path}: has no column {', '.join(missing)}, as it was written by another version; "
+            f"{path}: has no column {', '.join(missing)}, because it was written by another version; "
             f"run `mlssl collect --study {study.path}`"
         )
     frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
@@ -111,7 +111,7 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
         return "missing"
     bad = rows[rows["status"] != "ok"]
     if len(bad):
-        # The losses in brackets are for runs.tsv; a table's cell has no room for them.
+        # runs.tsv also has the losses in parentheses; they do not fit into a table cell.
         return bad["status"].iloc[0].split(" (")[0]
     if score == MINUTES:
         return rows["wall_s"].iloc[0] / 60
@@ -120,7 +120,7 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
 
 
 def scores_of(study: Study, axis: str) -> list[Score]:
-    """The scores worth a column: those that at least two levels of the axis go through (or its only one)."""
+    """The scores that get a column: those with at least two levels of the axis (or its only level)."""
     levels = study.axes()[axis]
     found = []
     for score in headline(study):
@@ -132,7 +132,7 @@ def scores_of(study: Study, axis: str) -> list[Score]:
 
 
 def origin(metrics: pd.DataFrame) -> str:
-    """Device, threads, torch and commit of all results, without full stop: where the numbers come from."""
+    """Where the numbers come from: device, threads, torch and commit of all results, without full stop."""
     ok = metrics[metrics["status"] == "ok"]
     if ok.empty:
         return "no results yet"

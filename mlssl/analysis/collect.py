@@ -1,6 +1,6 @@
 """Gather a study's result files into `metrics.tsv` (one row per run, protocol and metric) and `runs.tsv`.
 
-What the study wants and is not there has a row of its own, whose status says so.
+A result that the study needs but that is missing has its own row, with the reason in its status.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ NOTHING = "-"
 def collect(study: Study) -> None:
     """Write `metrics.tsv` and `runs.tsv` under the study's output.
 
-    A result that is missing has one row per protocol, with metric `-`, value `NA`, and a status that says `missing`
-    or `failed: <reason>`. `images` and `data` are the fingerprints of what was trained on and of what a transfer
-    read; `other_code` lists the sources that are not as they were when the result was made. Raises ConfigError when
-    results of one stage were made on different data, or with other settings than the study's.
+    A missing result has one row per protocol, with metric `-`, value `NA`, and status `missing` or
+    `failed: <reason>`. `images` is the fingerprint of the pretraining images, `data` that of the transfer data;
+    `other_code` lists the source files that changed since the result was made. Raises ConfigError when results of
+    one stage were made on different data, or with other settings than the study's.
     """
     progress = Progress(study)
     refuse_mixed(progress.results.values())
@@ -57,7 +57,7 @@ def collect(study: Study) -> None:
 
 
 def failure(study: Study, run: Run) -> str | None:
-    """`failed: <reason>` when a pretraining left word that it cannot go on."""
+    """`failed: <reason>` if a pretraining wrote `failed.json`, because it cannot continue."""
     path = study.out / "runs" / run.id / "state" / "failed.json"
     if not path.exists():
         return None
@@ -87,6 +87,6 @@ def _identity(run: Run) -> dict[str, Any]:
 
 
 def write_tsv(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
-    """Write rows atomically; what is not there is `NA`, and whole numbers stay whole."""
+    """Write rows atomically; missing values are `NA`, and integers stay integers."""
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     write_text(path, frame.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))

@@ -1,6 +1,6 @@
-"""What the analysis of a study writes, and the words its captions share.
+"""The files that the analysis of a study writes, and the text that its captions share.
 
-Follows from the study alone and imports neither pandas, matplotlib nor torch: the Snakefile calls this in a
+Depends only on the study and does not import pandas, matplotlib or torch, because the Snakefile calls this in a
 dry run.
 """
 
@@ -20,11 +20,11 @@ RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_cod
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
-"""Stems of the paper's own tables, of which every study fills in what it measured."""
+"""File stems of the paper's tables; every study fills in the values that it measured."""
 SAVINGS = "label_savings"
-"""Stem of the table that says how many labels pretraining saves."""
+"""File stem of the table of labels saved by pretraining."""
 NONE = "–"
-"""Stands in a cell for which there is nothing to say."""
+"""Text of an empty cell."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Score:
 
     @property
     def transfer(self) -> str:
-        """The stage whose result file holds it: pretrain, linear, detection or segmentation."""
+        """The stage whose result file contains it: pretrain, linear, detection or segmentation."""
         return "linear" if self.protocol.startswith("linear") else self.protocol
 
     @property
@@ -48,7 +48,7 @@ class Score:
 
 
 MINUTES = Score("pretrain", "minutes", "pretraining", "minutes")
-"""Wall time of a pretraining, taken from the header of its result."""
+"""Wall time of a pretraining, from the header of its result."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -60,11 +60,11 @@ LABELS = (
     Score("pseudo_labels", "chance", "of random entries", "%"),
     Score("pseudo_labels", "positives", "labels per query", "number"),
 )
-"""Of pseudo-labels, over the last quarter of the records of a run."""
+"""Scores of pseudo-labels, over the last quarter of the records of a run."""
 
 
 def linear_scores(study: Study) -> list[Score]:
-    """Linear mAP at each share of the labels, the largest first; empty without a linear transfer."""
+    """Linear mAP at each share of the labels, in descending order; empty without a linear transfer."""
     if "linear" not in study.transfers:
         return []
     linear = study.transfers["linear"]
@@ -79,7 +79,7 @@ def headline(study: Study) -> list[Score]:
 
 
 def expected_protocols(study: Study, run: str) -> list[str]:
-    """Every protocol that the study wants of a run, `pretrain` first."""
+    """All protocols that the study needs for a run, `pretrain` first."""
     protocols = ["pretrain"]
     for transfer, runs in study.transfer_runs.items():
         if run in runs:
@@ -93,12 +93,12 @@ def stem(axis: str) -> str:
 
 
 def table_names(study: Study) -> list[str]:
-    """Stems under `tables/`, one per axis; each is written in every one of TABLE_FORMATS."""
+    """File stems under `tables/`, one per axis; each is written in all TABLE_FORMATS."""
     return [stem(axis) for axis in study.axes()]
 
 
 def figure_names(study: Study) -> list[str]:
-    """Stems under `figures/`; each is written in every one of FIGURE_FORMATS."""
+    """File stems under `figures/`; each is written in all FIGURE_FORMATS."""
     names = table_names(study)
     if len(linear_scores(study)) > 1:
         names.append("labels")
@@ -110,7 +110,7 @@ def figure_names(study: Study) -> list[str]:
 
 
 def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
-    """Axis -> level -> runs whose pseudo-labels are judged, for axes with at least two such levels."""
+    """Axis -> level -> runs whose pseudo-labels are evaluated, for axes with at least two such levels."""
     judged = study.transfer_runs.get("pseudo_labels", ())
     found: dict[str, dict[str, list[str]]] = {}
     for cell in study.cells:
@@ -120,39 +120,39 @@ def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
 
 
 def pretrained_and_not(study: Study) -> tuple[list[str], str | None]:
-    """The compared methods that train, and the first that does not."""
+    """The compared methods that are trained, and the first one that is not (or None)."""
     targets = {method: study.runs[run].config.target for method, run in study.compared.items()}
     untrained = next((method for method, target in targets.items() if target is None), None)
     return [method for method, target in targets.items() if target], untrained
 
 
 def savings_told(study: Study) -> bool:
-    """Whether the study can tell how many labels pretraining saves."""
+    """Whether the study can compute how many labels pretraining saves."""
     pretrained, untrained = pretrained_and_not(study)
     return bool(pretrained and untrained) and len(linear_scores(study)) > 1
 
 
 def table_files(study: Study) -> list[Path]:
-    """Every file that `write_tables` writes."""
+    """All files that `write_tables` writes."""
     names = [*table_names(study), *([SAVINGS] if savings_told(study) else []), *PAPER_TABLES]
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
 def figure_files(study: Study) -> list[Path]:
-    """Every file that `write_figures` writes."""
+    """All files that `write_figures` writes."""
     return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
 
 
 def picture_files(study: Study) -> list[Path]:
-    """Neighbours and score histograms of the compared methods, as far as the study wants them."""
+    """Neighbours and score histograms of the compared methods that the study requests."""
     return [path for method in study.pictured for path in study.picture_files(method)]
 
 
 def budget(study: Study) -> str:
-    """What every pretraining of the study costs: backbone, crop, length, batch, seeds; without full stop."""
+    """The budget of every pretraining of the study: backbone, crop, length, batch, seeds; without full stop."""
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
-    # Not the images that are there: captions would change, and with them what is rebuilt, once they are.
+    # Do not count the images on disk: captions, and so what is rebuilt, would change once they exist.
     drawn = getattr(study.source.settings, "images", None)
     images = f"{drawn:,} images" if drawn else f"{config.data.train}'s images"
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
@@ -174,7 +174,7 @@ def seeds(study: Study) -> str:
 
 
 def transfer_budget(study: Study, used: Collection[str] | None = None) -> str:
-    """What the study's transfers cost, all or those in `used`, without full stop."""
+    """The budget of the study's transfers, all or those in `used`, without full stop."""
     parts = []
     for name, t in study.transfers.items():
         if used is not None and name not in used:

@@ -1,7 +1,7 @@
-"""What a study's stages cost on this machine, from a minute or two of trying each.
+"""Measure what a study's stages cost on this machine, one or two minutes per stage.
 
-A stage is run as its verb once, as short as can be: that is what a job takes before its work. Then it is timed at
-two lengths, and the difference tells what a unit of work costs. Images are drawn, so no data need be there.
+Each stage's command is run once, as short as possible, for the time that a job takes before its work. Then the
+stage is timed at two lengths; the difference gives the cost per unit. Images are generated, so no data is needed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mlssl.tensors import save
 from mlssl.transfer import detection, linear, segmentation
 
 FEW, MORE = 24, 96
-"""Training images of the two drawn datasets; half as many to validate."""
+"""Training images of the two generated datasets; each has half as many validation images."""
 STAGES = {"linear": linear.evaluate, "detection": detection.evaluate, "segmentation": segmentation.evaluate}
 
 
 def calibrate(study: Study, device: torch.device) -> dict[str, float]:
-    """Seconds per unit of work, and per job's start, under the keys of `rates`; shows progress."""
+    """Seconds per unit of work and per job start, with the keys of `rates`; shows progress."""
     wanted = estimate.pretrainings(study)
     found = measure(wanted, device)
     size = getattr(study.transfer_source.settings, "size", estimate.PHOTO)
@@ -56,14 +56,14 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
 
 
 def pretraining_start(config: Pretrain, folder: Path, device: torch.device) -> float:
-    """Seconds of a pretraining of one small step; drawing its store is a part, and short."""
+    """Seconds of a pretraining with one small step, including the short time to build its store."""
     small = {"epochs": None, "steps": 1, "batch_size": 2, "params": {**config.params, **fitting(config)}}
-    told = dataclasses.replace(config, data=Data(str(folder / str(FEW))), init=None, **small)
-    return verb("pretrain", told, folder, device, ["--out", folder / "run"])
+    short = dataclasses.replace(config, data=Data(str(folder / str(FEW))), init=None, **small)
+    return verb("pretrain", short, folder, device, ["--out", folder / "run"])
 
 
 def fitting(config: Pretrain) -> dict[str, Any]:
-    """A dictionary of few entries: a small one is filled at once, a large one costs only when it is full."""
+    """Settings for a small dictionary, which is full after few steps."""
     size = {"dictionary_size": 16} if "dictionary_size" in config.params else {}
     return size | ({"k": 1} if "k" in config.params else {})
 
@@ -71,18 +71,18 @@ def fitting(config: Pretrain) -> dict[str, Any]:
 def transfer(
     stage: str, config: Linear | Detection | Segmentation, file: Path, folder: Path, device: torch.device
 ) -> tuple[float, float]:
-    """Seconds per unit of a transfer's work, and before it."""
+    """Seconds per unit of a transfer's work, and seconds before the work."""
     short, long = lengths(config, folder)
-    timed(stage, short, file, device)  # the first time memory is allocated and kernels are chosen
-    took = [timed(stage, told, file, device) for told in (short, long)]
-    work = [units(stage, told) for told in (short, long)]
+    timed(stage, short, file, device)  # warm-up: allocates memory and chooses kernels
+    took = [timed(stage, length, file, device) for length in (short, long)]
+    work = [units(stage, length) for length in (short, long)]
     each = max(0.0, took[1] - took[0]) / (work[1] - work[0])
-    whole = verb(stage, short, folder, device, ["--backbone", file, "--out", folder / f"{stage}.json"])
-    return each, max(0.0, whole - each * work[0])
+    job = verb(stage, short, folder, device, ["--backbone", file, "--out", folder / f"{stage}.json"])
+    return each, max(0.0, job - each * work[0])
 
 
 def lengths(config: Linear | Detection | Segmentation, folder: Path) -> list[Linear | Detection | Segmentation]:
-    """The same transfer, short and longer: of few images or iterations, in batches that any machine can hold."""
+    """A short and a longer version of a transfer: few images or iterations, in batches that fit on any machine."""
     few, more = (Data(str(folder / str(images))) for images in (FEW, MORE))
     if isinstance(config, Linear):
         fractions = tuple(f for f in config.fractions if f * FEW >= 8) or (1.0,)
@@ -105,7 +105,7 @@ def timed(stage: str, config: Linear | Detection | Segmentation, file: Path, dev
 
 
 def verb(stage: str, config: Any, folder: Path, device: torch.device, arguments: list[Any]) -> float:
-    """Seconds of `python -m mlssl <stage>`, with all that a process of its own takes."""
+    """Seconds of the command `python -m mlssl <stage>`, including the start of the process."""
     file = folder / f"{stage}.yaml"
     file.write_text(yaml.safe_dump(plain(config)))
     threads = ["--threads", str(rates.THREADS), "--device", str(device)]
@@ -119,7 +119,7 @@ def verb(stage: str, config: Any, folder: Path, device: torch.device, arguments:
 
 
 def untrained(backbone: str, folder: Path) -> Path:
-    """A backbone file as a pretraining exports it."""
+    """Write an untrained backbone in the format that pretraining exports."""
     config = Pretrain(Data(str(folder)), "untrained", backbone=backbone)
     weights = {"backbone": create_backbone(backbone).state_dict(), "meta": about_run(config, "calibration")}
     save(folder / f"{backbone}.pt", weights)

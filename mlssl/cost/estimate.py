@@ -1,4 +1,4 @@
-"""How long a study takes, before it runs: its jobs, their work, and the rates known. Imports no torch."""
+"""Estimate how long a study takes, from its jobs, their work, and known rates. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlssl.study.settings import Pretrain, plain
 
 RESULTS = Path("results")
 PHOTO = (640, 480)
-"""Pixels of a photo whose size is not known: COCO's usual one."""
+"""Width and height in pixels assumed for photos of unknown size: the usual size in COCO."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Job:
     run: str
     stage: str
     key: str
-    """Of its rate."""
+    """Key of its rate."""
     seconds: float | None
-    """Estimated; None where no rate or amount of work is known."""
+    """Estimated; None if the rate or the amount of work is unknown."""
     source: str | None
-    """Where the rate is from."""
+    """Source of the rate."""
     done: bool
-    """Its result is there already."""
+    """Whether its result exists already."""
 
 
 def steps(config: Pretrain, train_images: int | None) -> int | None:
-    """Optimiser steps of a run; None where they depend on images that cannot be counted yet."""
+    """Optimiser steps of a run; None if they depend on images that cannot be counted yet."""
     if config.target is None:
         return 0
     return None if config.steps is None and train_images is None else config.total_steps(train_images)
 
 
 def pretrainings(study: Study) -> dict[str, Pretrain]:
-    """One configuration for each rate of pretraining that the study needs, under the rate's key."""
+    """Rate key -> configuration, for each pretraining rate that the study needs."""
     found = {}
     for run in study.runs.values():
         if run.config.target:
@@ -50,12 +50,12 @@ def pretrainings(study: Study) -> dict[str, Pretrain]:
 
 
 def rate(sources: Sequence[Source], key: str) -> Source | None:
-    """The best source that has a rate of this key."""
+    """The first source that has a rate for this key."""
     return next((source for source in sources if key in source.seconds), None)
 
 
 def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
-    """All jobs of a study, each at the first rate found; a job's start is added where it is known."""
+    """All jobs of a study, each with the first rate found, plus the time of a job's start if known."""
     pretrained_on = study.source.images()[0]
     train, val = study.transfer_source.images()
     found = []
@@ -75,32 +75,32 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
 
 
 def start_key(stage: str, sources: Sequence[Source]) -> str:
-    """The key of what a job of a stage takes beside its work: the stage's own, if there is one."""
+    """The key of the time that a job of a stage takes besides its work: the stage's own key if it has a rate."""
     own = rates.start(stage)
     return own if rate(sources, own) else rates.START
 
 
 def start(stage: str, sources: Sequence[Source]) -> float:
-    """Seconds that a job of a stage takes beside its work; 0 where they are not known."""
+    """Seconds that a job of a stage takes besides its work; 0 if unknown."""
     key = start_key(stage, sources)
     known = rate(sources, key)
     return known.seconds[key] if known else 0.0
 
 
 def total(found: Iterable[Job]) -> float:
-    """Seconds of computing, over the jobs whose time is known."""
+    """Sum of the seconds of all jobs whose time is known."""
     return sum(job.seconds or 0.0 for job in found)
 
 
 SHARED = ("pretrain", "detection", "segmentation")
-"""Stages that a run's GPUs share."""
+"""Stages that use all GPUs of a run."""
 
 
 def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> float:
-    """Seconds until all is done on so many cores, or GPUs: the longest chain, or the sum shared by them.
+    """Seconds until all jobs are done on `at_once` cores or GPUs: the longest chain, or the sum / `at_once`.
 
-    A chain is a pretraining and the longest of its transfers, which wait for it. A job that `gpus_per_run` share is
-    taken to be as many times faster.
+    A chain is a pretraining followed by its longest transfer. Jobs on several GPUs are assumed to be `gpus_per_run`
+    times faster.
     """
     chains = Counter()
     for run in {job.run for job in found}:
@@ -114,9 +114,9 @@ def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> flo
 def report(
     study: Study, cores: int, *, gpus: int = 1, results: Path = RESULTS, reference: Path = rates.REFERENCE
 ) -> str:
-    """The estimate as text: a line per run, totals per axis and in all, and where the rates are from.
+    """The estimate as text: a line per run, totals per axis and overall, and the sources of the rates.
 
-    Jobs on a GPU run on `gpus` of them at once, whatever the number of `cores`.
+    GPU jobs run on `gpus` GPUs at a time, independent of `cores`.
     """
     device = rates.this_device()
     sources = rates.sources(results, device=device, reference=reference)
@@ -155,7 +155,7 @@ def report(
 
 
 def disk(study: Study) -> str:
-    """What the study writes, in words: the image store, and the weights of every run; sources are not counted."""
+    """Disk space of the study as text: the image store and the weights of every run, without the source images."""
     images, side = study.source.images()[0], study.data.short_side
     known = rates.PARAMETERS.get(next(iter(study.runs.values())).config.backbone)
     parts = []
@@ -169,18 +169,18 @@ def disk(study: Study) -> str:
     if known is None:
         parts.append("weights unknown")
     else:
-        # Query and key encoder and the optimiser's momentum, once for the run and once to go on from; the backbone.
+        # Query and key encoder and the optimiser's momentum, in the checkpoint and in the state; and the backbone.
         parts.append(f"weights about {size(len(study.runs) * (2 * 3 + 1) * 4 * known)}")
     return "; ".join(parts)
 
 
 def size(number: float) -> str:
-    """Bytes to read: `31 GB`, `120 MB`."""
+    """Format a number of bytes: `31 GB`, `120 MB`."""
     return f"{number / 1e9:,.0f} GB" if number >= 1e9 else f"{number / 1e6:,.0f} MB"
 
 
 def table(study: Study, found: Sequence[Job]) -> list[str]:
-    """Lines of a table: run, steps, time of each stage; `(done)` where its result is there."""
+    """Lines of a table: run, steps, time of each stage; `(done)` if its result exists."""
     stages = ["pretrain", *study.transfers]
     by_place = {(job.run, job.stage): job for job in found}
     rows = [["run", "steps", *stages]]
@@ -194,14 +194,14 @@ def table(study: Study, found: Sequence[Job]) -> list[str]:
 
 
 def cell(job: Job | None) -> str:
-    """A job's time; `–` where the study does not want the job."""
+    """A job's time; `–` if the study does not include the job."""
     if job is None:
         return "–"
     return duration(job.seconds) + (" (done)" if job.done else "")
 
 
 def span(found: Sequence[Job], on_gpu: bool = False) -> str:
-    """Time of computing, or GPU-hours; `at least` where some of it is unknown, `unknown` where all of it is."""
+    """Computing time or GPU-hours; `at least` if some of it is unknown, `unknown` if all of it is."""
     known = sum(job.seconds is not None for job in found)
     if found and not known:
         return "unknown time of computing"
@@ -210,7 +210,7 @@ def span(found: Sequence[Job], on_gpu: bool = False) -> str:
 
 
 def waiting(found: Sequence[Job], at_once: int, where: str, gpus_per_run: int) -> str:
-    """The wall-clock time; empty where no job's time is known."""
+    """The wall-clock time; empty if no job's time is known."""
     known = sum(job.seconds is not None for job in found)
     about = "about" if known == len(found) else "at least"
     return f"; {about} {duration(wall_clock(found, at_once, gpus_per_run))} on {where}" if known else ""

@@ -1,7 +1,7 @@
-"""What a unit of work costs: seconds per step, per image or per run, learned from results. Imports no torch.
+"""Rates: seconds per step, per image or per run, computed from results. Imports no torch.
 
-A rate has a key, the stage with the settings that change its cost, and is kept for one device and number of
-threads. Scalars of a method (k, dictionary size, …) are not in the key: beside the backbone they cost little.
+The key of a rate is the stage with the settings that change its cost. A rate is valid for one device and number of
+threads. Scalars of a method (k, dictionary size, …) are not in the key: they cost little compared to the backbone.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from mlssl.study.settings import TRANSFERS, Linear
 REFERENCE = project.REFERENCE / "rates.json"
 PUBLISHED = project.PUBLISHED / "rates.json"
 PUBLISHED_SOURCE = "published rates"
-"""Name of the last source asked: what others have printed about one GPU."""
+"""Name of the last source: values that others published for one GPU."""
 PARAMETERS = {"resnet10t": 4.9e6, "resnet18": 11.2e6, "resnet34": 21.3e6, "resnet50": 23.5e6, "resnet101": 42.5e6}
-"""Weights of a backbone without classifier."""
+"""Number of weights of each backbone, without classifier."""
 THREADS = 1
 """CPU threads of every job of the workflow."""
 START = "start of a job"
-"""Key of what a job takes beside its work: Python, imports, Snakemake. Seconds per job."""
+"""Key of the time a job takes besides its work: Python, imports, Snakemake. Seconds per job."""
 BACKWARD = 3
-"""A trained image costs as much as three evaluated ones: the backward pass is about two forward passes."""
+"""Training on an image costs as much as evaluating three: a backward pass costs about two forward passes."""
 DENSE = {
     "detection": ["size", "fpn_channels", "box_head_channels", "mask_head_layers", "proposals", "rois_per_image"],
     "segmentation": ["size", "output_stride", "head_channels"],
 }
-"""Settings that change what an image costs in a dense transfer."""
+"""Settings that change the cost of an image in a dense transfer."""
 
 
 def start(stage: str) -> str:
-    """The key of what a job of one stage takes beside its work; START stands for those that have none."""
+    """The key of the time a job of one stage takes besides its work; START applies to stages without this key."""
     return f"{START}, {stage}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Rates that were found in one place: key -> seconds per unit."""
+    """Rates from one place: key -> seconds per unit."""
 
     name: str
     seconds: dict[str, float]
 
 
 def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
-    """What a rate belongs to; `config` holds the stage's settings as plain values.
+    """The key of a rate; `config` contains the stage's settings as plain values.
 
-    A stage this module does not know is keyed by all its settings but its data.
+    For a stage unknown to this module, the key contains all settings except the data.
     """
     if stage == "pretrain" and config["target"] is None:
         return f"no pretraining, {backbone}"
@@ -78,9 +78,9 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
 def units(
     stage: str, config: Mapping[str, Any], *, steps: int, train_images: int | None, val_images: int | None
 ) -> float | None:
-    """Amount of work: optimiser steps, images, or 1 where only the whole run is known; None if not known.
+    """Amount of work: optimiser steps, images, or 1 if only the time of a complete run is known; None if unknown.
 
-    In a dense transfer, a trained image counts as BACKWARD evaluated ones.
+    In a dense transfer, a training image counts as BACKWARD evaluated images.
     """
     if stage == "pretrain":
         return steps or 1
@@ -93,7 +93,7 @@ def units(
 
 
 def of_result(stage: str, content: Mapping[str, Any]) -> tuple[str, float]:
-    """The rate that one result file tells: its key, and seconds per unit."""
+    """The rate from one result file: its key, and seconds per unit."""
     header, config = content["header"], content["header"]["config"]
     steps = sum(row["value"] for row in content["rows"] if row["metric"] == "steps")
     train, val = None, header["notes"].get("eval_images")
@@ -107,7 +107,7 @@ def of_result(stage: str, content: Mapping[str, Any]) -> tuple[str, float]:
 def learn(results: Path, *, device: str, threads: int = THREADS) -> dict[str, float]:
     """Median seconds per unit over all results under `results/*/runs/` of this device and number of threads.
 
-    Raises ConfigError, naming the file, for a result that cannot be read.
+    Raises ConfigError, with the file, for a result that cannot be read.
     """
     found: dict[str, list[float]] = defaultdict(list)
     for path in sorted(Path(results).glob("*/runs/*/*.json")):
@@ -121,11 +121,13 @@ def learn(results: Path, *, device: str, threads: int = THREADS) -> dict[str, fl
                 continue
             name, seconds = of_result(stage, content)
         except (json.JSONDecodeError, KeyError) as error:
-            raise ConfigError(f"{path}: no result file ({error}); move it away and run this stage again") from None
+            raise ConfigError(
+                f"{path}: not a result file ({error}); move it away and run this stage again"
+            ) from None
         found[name].append(seconds)
         benchmark = out / "benchmarks" / stage / f"{path.parent.name}.tsv"
         if benchmark.exists():
-            # A job that went on from a checkpoint took less than all its parts together.
+            # A job that resumed from a checkpoint took less time than the run in total.
             found[START].append(max(0.0, job_seconds(benchmark) - header["wall_s"]))
     return {name: statistics.median(values) for name, values in found.items()}
 
@@ -137,39 +139,39 @@ def job_seconds(benchmark: Path) -> float:
 
 
 def save(path: Path, seconds: Mapping[str, float], *, device: str, threads: int = THREADS) -> None:
-    """Write rates atomically; those of the same device and threads that stand there already are kept."""
-    told = read(path) if Path(path).exists() else {}
-    same = (told.get("device"), told.get("threads")) == (device, threads)
-    kept = told["seconds"] if same else {}
+    """Write rates atomically; existing rates of the same device and threads are kept."""
+    old = read(path) if Path(path).exists() else {}
+    same = (old.get("device"), old.get("threads")) == (device, threads)
+    kept = old["seconds"] if same else {}
     rounded = {name: round(value, 6) for name, value in seconds.items()}
     facts = {"machine": machine(), "device": device, "threads": threads}
     write_json(path, {**facts, "seconds": dict(sorted((kept | rounded).items()))})
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Rates as `save` wrote them; ConfigError when the file is something else."""
+    """Read rates that `save` wrote; ConfigError if the file has another format."""
     try:
-        told = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not valid JSON ({error}); delete it and measure again") from None
-    missing = {"machine", "device", "threads", "seconds"} - set(told)
+    missing = {"machine", "device", "threads", "seconds"} - set(content)
     if missing:
         raise ConfigError(f"{path}: key '{min(missing)}' is missing; delete it and measure again")
-    return told
+    return content
 
 
 def sources(results: Path, *, device: str, reference: Path = REFERENCE) -> tuple[Source, ...]:
-    """Where rates are looked for, the best first: measured here, learned from results, the reference."""
+    """Sources of rates, the best first: measured here, from results, the reference."""
     found = []
     measured = Path(results) / "rates.json"
     if measured.exists():
-        told = read(measured)
-        if (told["device"], told["threads"]) == (device, THREADS):
-            found.append(Source(f"steps measured on this machine ({measured})", told["seconds"]))
+        content = read(measured)
+        if (content["device"], content["threads"]) == (device, THREADS):
+            found.append(Source(f"steps measured on this machine ({measured})", content["seconds"]))
     found.append(Source(f"results under {results}/ on {device}", learn(results, device=device)))
     if reference.exists():
-        told = read(reference)
-        found.append(Source(f"rates of {told['machine']}, not of this machine", told["seconds"]))
+        content = read(reference)
+        found.append(Source(f"rates of {content['machine']}, not of this machine", content["seconds"]))
         found.append(Source(PUBLISHED_SOURCE, read(PUBLISHED)["seconds"]))
     return tuple(found)
 
@@ -179,7 +181,7 @@ def published_machine() -> str:
 
 
 def this_device() -> str:
-    """The device that a job would choose, by the name its results carry; asks no torch."""
+    """The device that a job would choose, named as in its results; does not import torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
         return "cpu"
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

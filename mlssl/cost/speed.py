@@ -1,4 +1,4 @@
-"""How fast this machine trains: a few real steps on random pixels, timed."""
+"""Training speed of this machine: times a few real steps on random pixels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mlssl.pretrain.step import step
 from mlssl.study.settings import Pretrain
 
 FULL = 640
-"""Pixels of a side to take for images kept at full size: about COCO's."""
+"""Side in pixels assumed for images stored at full size: about COCO's."""
 CPU_PIXELS = 2**19
-"""On a CPU at most so many pixels of crops are taken per step, and the time is scaled up to the whole batch."""
+"""Maximum pixels of crops per step on a CPU; the time is then scaled up to the complete batch."""
 WARM_UP = 2
-"""Steps before the clock starts: the first ones allocate memory and choose kernels."""
+"""Steps before timing starts: they allocate memory and choose kernels."""
 
 
 def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int = 5) -> dict[str, float]:
-    """Seconds per step of each configuration, under its name; shows a progress bar."""
+    """Name -> seconds per step of each configuration; shows a progress bar."""
     bar = tqdm(configs.items(), desc="measuring", unit="configuration")
     return {name: seconds_per_step(config, device, steps=steps) for name, config in bar}
 
@@ -31,8 +31,8 @@ def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int
 def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) -> float:
     """Median seconds of a training step: two views, losses, backward pass, update.
 
-    Pixels are random, square and as large as the store keeps them. Reading the store and logging are left out,
-    and the dictionary is nearly empty.
+    Images are random, square and of the size in the store. Reading the store and logging are not included, and
+    the dictionary is nearly empty.
     """
     method, _ = build_method(config, device)
     optimizer = build_optimizer(config, method)

@@ -1,4 +1,4 @@
-"""The wall time of pieces of work, to their end on the device."""
+"""Wall time of a function, until its work on the device is finished."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of `work()`, including what it leaves running on a GPU."""
+    """Wall time of `work()`, including its asynchronous work on a GPU."""
     _wait(device)
     started = time.perf_counter()
     work()

@@ -1,4 +1,4 @@
-"""COCO's instances JSON, checked before anything relies on it. Imports no torch."""
+"""Read and validate COCO's instances JSON. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Record = dict[str, Any]
 
 
 def read_annotations(path: Path) -> tuple[list[Record], list[Record], list[Record]]:
-    """Images, categories and annotations of a file, all by ascending id, in COCO's own records.
+    """Images, categories and annotations of a file, sorted by id, as COCO's records.
 
-    Image id 0, gaps in ids, crowds, empty boxes, boxes that reach outside and images without annotations are
-    sound; an annotation without segmentation gets its box as one. Raises DataError, with file, key, value and
-    remedy, for anything else that does not fit together.
+    Image id 0, gaps in ids, crowds, empty boxes, boxes beyond the image and images without annotations are valid;
+    an annotation without segmentation gets its box as polygon. Raises DataError, with file, key, value and remedy,
+    for anything else that is inconsistent.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -30,15 +30,15 @@ def read_annotations(path: Path) -> tuple[list[Record], list[Record], list[Recor
         raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: key '{key}' is missing or no list; is this an instances file of COCO?")
+            raise DataError(f"{path}: key '{key}' is missing or not a list; give COCO's instances JSON")
     images = by_id(content["images"], path, "images")
     categories = by_id(content["categories"], path, "categories")
-    for key, found in (("images", images), ("categories", categories)):
-        if not found:
+    for key, records in (("images", images), ("categories", categories)):
+        if not records:
             raise DataError(f"{path}: key '{key}' is empty; a split needs at least one")
     for category in categories:
         if not isinstance(category.get("name"), str):
-            refuse(path, f"category {category['id']}", "name", category.get("name"), "a text")
+            refuse(path, f"category {category['id']}", "name", category.get("name"), "a string")
     sizes = {image["id"]: size_of(image, path) for image in images}
     annotations = by_id(content["annotations"], path, "annotations")
     known = {category["id"] for category in categories}
@@ -50,17 +50,17 @@ def read_annotations(path: Path) -> tuple[list[Record], list[Record], list[Recor
 def by_id(records: Sequence[Any], path: Path, key: str) -> list[Record]:
     for i, record in enumerate(records):
         if not isinstance(record, dict) or not is_whole(record.get("id")):
-            told = record.get("id") if isinstance(record, dict) else record
-            refuse(path, f"{key}[{i}]", "id", told, "a record with a whole number as id")
+            value = record.get("id") if isinstance(record, dict) else record
+            refuse(path, f"{key}[{i}]", "id", value, "a record with an integer id")
     counts = Counter(record["id"] for record in records)
     if len(counts) < len(records):
         twice = next(id_ for id_, count in counts.items() if count > 1)
-        raise DataError(f"{path}: key '{key}': id {twice} is given {counts[twice]} times; make ids differ")
+        raise DataError(f"{path}: key '{key}': id {twice} is given {counts[twice]} times; make ids unique")
     return sorted(records, key=lambda record: record["id"])
 
 
 def size_of(image: Record, path: Path) -> tuple[int, int]:
-    """Width and height of an image record, whose file name must stay below its folder."""
+    """Width and height of an image record; refuses a file name outside the split's folder."""
     where, name = f"image {image['id']}", image.get("file_name")
     if not isinstance(name, str) or not name or "\0" in name:
         refuse(path, where, "file_name", name, "the name of its file")
@@ -69,12 +69,12 @@ def size_of(image: Record, path: Path) -> tuple[int, int]:
         refuse(path, where, "file_name", name, "a path below the folder of the split")
     for side in ("width", "height"):
         if not is_whole(image.get(side)) or image[side] <= 0:
-            refuse(path, where, side, image.get(side), "its pixels")
+            refuse(path, where, side, image.get(side), "its size in pixels")
     return image["width"], image["height"]
 
 
 def check_annotation(a: Record, sizes: dict[int, tuple[int, int]], categories: set[int], path: Path) -> None:
-    """Refuse an annotation that does not fit the rest; one without segmentation gets its box."""
+    """Refuse an invalid annotation; one without segmentation gets its box as polygon."""
     for key, known in (("image_id", sizes), ("category_id", categories)):
         value = a.get(key)
         if not is_whole(value) or value not in known:
@@ -93,7 +93,7 @@ def check_annotation(a: Record, sizes: dict[int, tuple[int, int]], categories: s
 
 
 def is_segmentation(value: Any, width: int, height: int) -> bool:
-    """Whether it is a list of polygons, or a run-length code (plain or compressed) of the image's size."""
+    """Whether `value` is a list of polygons, or an RLE (plain or compressed) of the image's size."""
     if isinstance(value, list):
         return all(is_numbers(p) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
     if not isinstance(value, dict) or value.get("size") != [height, width]:
@@ -101,14 +101,14 @@ def is_segmentation(value: Any, width: int, height: int) -> bool:
     counts = value.get("counts")
     if isinstance(counts, str):
         counts = run_lengths(counts)
-    # The decoder writes as many pixels as the runs tell, wherever that is.
+    # The decoder does not check bounds: a wrong sum of runs would write outside the mask.
     return (
         isinstance(counts, list) and all(is_whole(n) and n >= 0 for n in counts) and sum(counts) == width * height
     )
 
 
 def run_lengths(code: str) -> list[int] | None:
-    """The runs of COCO's compressed code (5 bits a character, later runs told by their change); None if broken."""
+    """The runs of COCO's compressed RLE (5 bits per character, later runs as differences); None if invalid."""
     runs: list[int] = []
     value = shift = 0
     for character in code:
@@ -126,17 +126,17 @@ def run_lengths(code: str) -> list[int] | None:
 
 
 def check_files(folder: Path, images: Sequence[Record], path: Path) -> None:
-    """Refuse a split of which an image's file is not there."""
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
+    """Refuse a split with missing image files."""
+    existing = set(os.listdir(folder)) if folder.is_dir() else set()
     missing = [
         name
         for image in images
-        if (name := image["file_name"]) not in there and not ("/" in name and (folder / name).is_file())
+        if (name := image["file_name"]) not in existing and not ("/" in name and (folder / name).is_file())
     ]
     if missing:
         raise DataError(
             f"{path}: image '{missing[0]}' is not in {folder} ({len(missing):,} of {len(images):,} are not); "
-            "add them, or take them out of the file"
+            "add them, or remove them from the file"
         )
 
 
@@ -145,7 +145,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_numbers(value: Any, count: int | None = None) -> bool:
-    """Whether it is a list of finite numbers, `count` of them if that is given."""
+    """Whether `value` is a list of finite numbers (below 1e9), `count` of them if given."""
     if not isinstance(value, list) or (count is not None and len(value) != count):
         return False
     return all(type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e9 for v in value)

@@ -1,4 +1,4 @@
-"""COCO's folder layout, read: images, multi-label targets, instances and semantic masks. Imports no torch."""
+"""Read COCO's folder layout: images, multi-label targets, instances and semantic masks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlssl.data.annotations import check_files, read_annotations
 from mlssl.data.images import read_image
 
 IGNORE = 255
-"""Value of semantic mask pixels that count neither for nor against."""
+"""Value of semantic mask pixels that losses and metrics ignore."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Instances:
     masks: np.ndarray
     """uint8 N x H x W, 0 or 1."""
     crowd: np.ndarray
-    """bool N; a crowd is a region of many objects, left out of training and of the labels."""
+    """bool N; a crowd is a region of many objects, excluded from training and labels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Split:
     images: list[dict[str, Any]]
     """COCO's image records, by ascending id."""
     categories: list[dict[str, Any]]
-    """COCO's category records, by ascending id; a category's index is its place here."""
+    """COCO's category records, by ascending id; a category's index is its index in this list."""
     annotations: dict[int, list[dict[str, Any]]]
     """By image id."""
 
@@ -58,11 +58,11 @@ class Split:
         return self.folder / self.images[i]["file_name"]
 
     def pixels(self, i: int) -> np.ndarray:
-        """The i-th image, decoded as it was annotated: uint8 H x W x 3."""
+        """The i-th image in its annotated size: uint8 H x W x 3."""
         return read_image(self.path(i), (self.images[i]["width"], self.images[i]["height"]))
 
     def labels(self) -> np.ndarray:
-        """bool images x C: which categories an image shows (crowds do not count)."""
+        """bool images x C: the categories in each image (without crowds)."""
         index = self._index()
         targets = np.zeros((len(self.images), len(self.categories)), dtype=bool)
         for row, image in enumerate(self.images):
@@ -72,31 +72,31 @@ class Split:
         return targets
 
     def instances(self, i: int) -> Instances:
-        """The annotated objects of the i-th image; boxes end at its edges, those without area are left out."""
-        image, index, found = self.images[i], self._index(), self.annotations[self.images[i]["id"]]
+        """The annotated objects of the i-th image; boxes are clipped to it, those without area are left out."""
+        image, index, records = self.images[i], self._index(), self.annotations[self.images[i]["id"]]
         height, width = image["height"], image["width"]
-        boxes = np.array([a["bbox"] for a in found], dtype=np.float32).reshape(-1, 4)
+        boxes = np.array([a["bbox"] for a in records], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
         has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        boxes, found = boxes[has_area], [a for a, yes in zip(found, has_area, strict=True) if yes]
-        masks = [decode(a["segmentation"], height, width) for a in found]
+        boxes, records = boxes[has_area], [a for a, yes in zip(records, has_area, strict=True) if yes]
+        masks = [decode(a["segmentation"], height, width) for a in records]
         return Instances(
             boxes=boxes,
-            labels=np.array([index[a["category_id"]] for a in found], dtype=np.int64),
+            labels=np.array([index[a["category_id"]] for a in records], dtype=np.int64),
             masks=np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.uint8),
-            crowd=np.array([bool(a.get("iscrowd", 0)) for a in found], dtype=bool),
+            crowd=np.array([bool(a.get("iscrowd", 0)) for a in records], dtype=bool),
         )
 
     def semantic_mask(self, i: int) -> np.ndarray:
         """uint8 H x W: 0 background, 1 + category index, IGNORE for crowds.
 
-        Painted from the instances, the largest first, so that a small object on a large one stays visible.
+        Instances are painted largest first, so that a small object on a large one stays visible.
         """
         image, objects = self.images[i], self.instances(i)
         painted = np.zeros((image["height"], image["width"]), dtype=np.uint8)
         areas = objects.masks.sum(axis=(1, 2))
-        # Crowds are painted before all else: an object in front of a crowd is known.
+        # Crowds are painted first, so that they do not hide labelled objects.
         for j in sorted(range(len(areas)), key=lambda j: (not objects.crowd[j], -int(areas[j]))):
             painted[objects.masks[j] > 0] = IGNORE if objects.crowd[j] else 1 + objects.labels[j]
         return painted
@@ -116,9 +116,9 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def read_split(root: Path | str, split: str) -> Split:
-    """Read `root/annotations/instances_<split>.json`, and see that its images are there.
+    """Read `root/annotations/instances_<split>.json`, and check that its images exist.
 
-    Raises DataError, naming file, key, value and remedy, for what is missing or does not fit together.
+    Raises DataError with file, key, value and remedy for missing or inconsistent data.
     """
     root = Path(root)
     path = root / "annotations" / f"instances_{split}.json"

@@ -1,4 +1,4 @@
-"""Images as people have them: found at any depth, decoded to RGB, or refused with a reason. Imports no torch."""
+"""Find images at any depth and decode them to RGB, or reject them with a reason. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ else:
     HEIF = True
 
 MAX_PIXELS = 100_000_000
-"""The largest image that is decoded; a small file may claim to be of any size (a decompression bomb)."""
+"""Largest image that is decoded, in pixels; a small file may declare any size (a decompression bomb)."""
 MIN_SIDE = 16
-"""Pixels; an image with a shorter side is no picture but a rule, a spacer or a tracking pixel."""
+"""Minimum side in pixels; smaller images are usually rules, spacers or tracking pixels."""
 SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif")
 SUFFIXES += (".tiff", ".webp")
 
-# Pillow knows many more, some of which run other programs (EPS). Its own guard is told the same limit.
+# Pillow supports many more formats, some of which run other programs (EPS). Its own size limit is set too.
 Image.init()
 FORMATS = [
     name for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "HEIF") if name in Image.OPEN
@@ -35,7 +35,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 class UnusableImage(DataError):
-    """An image that cannot be used; `reason` says why without naming the file."""
+    """An image that cannot be used; `reason` says why, without the file name."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)
@@ -46,14 +46,14 @@ class UnusableImage(DataError):
 
 
 def find_images(folder: Path | str) -> list[Path]:
-    """All images below a folder, at any depth, sorted by path; their names' ends decide, in either case.
+    """All images below a folder, at any depth, sorted by path, selected by file suffix (case is ignored).
 
-    Hidden files and folders are left out. Links are followed; a folder that several lead to, or a loop, is entered
-    once. Raises DataError if there is no such folder, one cannot be listed, or none holds an image.
+    Hidden files and folders are skipped. Links are followed; a folder reached by several links or a loop is visited
+    once. Raises DataError if the folder does not exist, cannot be listed, or contains no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one that holds images")
+        raise DataError(f"{folder}: no such folder; give a folder of images")
     found, entered = [], set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_not_listed):
         status = os.stat(here)
@@ -64,7 +64,9 @@ def find_images(folder: Path | str) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(here, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
     if not found:
-        raise DataError(f"{folder}: holds no image ({', '.join(SUFFIXES)}), at any depth; give a folder that does")
+        raise DataError(
+            f"{folder}: contains no image ({', '.join(SUFFIXES)}) at any depth; give a folder of images"
+        )
     return sorted(found)
 
 
@@ -73,20 +75,19 @@ def _not_listed(error: OSError) -> None:
 
 
 def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode an image to uint8 H x W x 3, whatever its name ends in; of an animation, the first frame.
+    """Decode an image to uint8 H x W x 3, whatever its file suffix; of an animation, the first frame.
 
-    Transparent parts are laid on white, 16 bits are scaled to 8. A photo is turned upright as its EXIF data asks.
-    With `size` (width, height), that of an annotation, it is turned only if the stored raster does not have that
-    size already, so that boxes and masks fit; an image as small as MIN_SIDE is then allowed. (A TIFF is turned in
-    any case, by Pillow.)
-    Raises UnusableImage, a DataError, for what is no image, empty, damaged, not readable, too large or too small,
-    or not of the annotated size.
+    Transparent parts become white, 16 bits are scaled to 8. Photos are rotated upright by their EXIF data. With
+    `size` (width, height) from an annotation, an image is rotated only if its stored size differs, so that boxes
+    and masks fit, and its sides may be shorter than MIN_SIDE. (Pillow always rotates TIFF.)
+    Raises UnusableImage, a DataError, if the file is not an image, empty, damaged, not readable, too large or too
+    small, or not of the annotated size.
     """
     path = Path(path)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise UnusableImage(path, "is no file")
+            raise UnusableImage(path, "is not a file")
         if not status.st_size:
             raise UnusableImage(path, "is empty (0 bytes)")
         with Image.open(path, formats=FORMATS) as image:
@@ -108,9 +109,9 @@ def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes as RGB: alpha on white, 16-bit grey and float grey from 0 to 1 scaled to 8 bits.
+    """Convert any Pillow mode to RGB: alpha on white, 16-bit grey and float grey from 0 to 1 scaled to 8 bits.
 
-    Raises ValueError for numbers that say nothing of their range.
+    Raises ValueError for grey values outside this range.
     """
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
@@ -125,23 +126,27 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _turned(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    """Upright by EXIF, unless the raster as it is has the size asked for."""
+    """Rotate upright by EXIF, unless the stored image has the requested size."""
     if size is not None and image.size == tuple(size):
         return image
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Damaged EXIF data says nothing of how to turn the photo; its pixels are sound.
+    except Exception:  # Damaged EXIF data gives no rotation; the pixels are still usable.
         return image
     return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Few words on why an image could not be read."""
+    """Short reason why an image could not be read."""
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
         heif = path.suffix.lower() in (".heic", ".heif") and not HEIF
-        return "is HEIC, which needs `pip install pillow-heif`" if heif else "is no image, or its head is damaged"
+        return (
+            "is HEIC, which needs `pip install pillow-heif`"
+            if heif
+            else "is not an image, or its header is damaged"
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     why = " ".join(str(error).split())[:120] or type(error).__name__

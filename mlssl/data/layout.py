@@ -1,4 +1,4 @@
-"""A split written in COCO's layout: images linked, annotations in one file. Imports no torch."""
+"""Write a split in COCO's layout: images as links, annotations in one file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as its dataset tells of it."""
+    """An image and its labels, as the dataset describes it."""
 
     path: Path
-    """Where it lies."""
+    """Path of the source file."""
     name: str
-    """Its file name in the split's folder, which has no folders below it."""
+    """File name in the split's folder, without subfolders."""
     objects: list[dict[str, Any]] | None = field(default_factory=list)
-    """COCO's annotations without id and image id, category ids from 1. None: one object, as large as the image,
-    of category `category`."""
+    """COCO's annotations without id and image id, category ids from 1. None: one object of category
+    `category` that fills the image."""
     category: int = 0
     id: int | None = None
-    """COCO's image id; None: its place in the split, from 1."""
+    """COCO's image id; None: its position in the split, from 1."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A split, read by the official annotation files."""
+    """A split, read from the official annotation files."""
 
     categories: list[tuple[str, str | int]]
-    """Name and official id of each; its place, from 1, is its id from now on."""
+    """Name and official id of each; its position, from 1, is its new id."""
     pictures: list[Picture]
     left_out: list[str] = field(default_factory=list)
     """A sentence on each listed image that cannot be used."""
 
 
 def candidates(roots: Sequence[Path], relative: str) -> Iterator[Path]:
-    """Where `relative` lies below one of `roots`, at most two folders deep; the least deep first.
+    """Existing paths `relative` below `roots`, at most two folders deep; the least deep first.
 
-    A root that bears the name of the first folder of `relative` may be that folder.
+    A root with the name of the first folder of `relative` may be that folder.
     """
     first, _, rest = relative.partition("/")
     yield from (root / rest for root in roots if root.name == first and (root / rest).exists())
@@ -61,12 +61,12 @@ def find(roots: Sequence[Path], relative: str) -> Path:
     path = next(candidates(roots, relative), None)
     if path is None:
         where = ", ".join(str(root) for root in roots) or "no folder"
-        raise DataError(f"{relative}: not found in {where}; the official layout has it")
+        raise DataError(f"{relative}: not found in {where}; give a folder in the official layout")
     return path
 
 
 def link(source: Path, target: Path, own: Path) -> None:
-    """Give an image a second place: a hard link if it lies in the folder `own`, which will go; else a symlink."""
+    """Link an image: a hard link if it is in the temporary folder `own`, else a symlink."""
     source = source.resolve()
     if source.is_relative_to(own.resolve()):
         os.link(source, target)
@@ -75,9 +75,9 @@ def link(source: Path, target: Path, own: Path) -> None:
 
 
 def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any]:
-    """Write `out/<split>/` and `out/annotations/instances_<split>.json`; returns what was written, counted.
+    """Write `out/<split>/` and `out/annotations/instances_<split>.json`; returns the counts.
 
-    A listed image that is not there or has no readable head is left out, with a reason. `own`: see `link`.
+    A listed image that is missing or has no readable header is left out, with a reason. `own`: see `link`.
     """
     folder, left_out = out / split, list(found.left_out)
     folder.mkdir(parents=True)
@@ -104,7 +104,7 @@ def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **values})
     if not images:
         why = f"; the first: {left_out[0]}" if left_out else ""
-        raise DataError(f"{split}: no image that is listed can be used{why}")
+        raise DataError(f"{split}: none of the listed images can be used{why}")
     categories = [{"id": i, "name": name} for i, (name, _) in enumerate(found.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(out / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
@@ -119,7 +119,7 @@ def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any
 def annotation(
     category: int, box: Sequence[float], *, segmentation: Any = (), crowd: bool = False, area: float | None = None
 ) -> dict[str, Any]:
-    """COCO's record of an object without ids; `box` is x, y, width, height in pixels, no mask: an empty list."""
+    """COCO annotation without ids; `box` is x, y, width, height in pixels; without a mask, segmentation is []."""
     return {
         "category_id": category,
         "bbox": list(box),

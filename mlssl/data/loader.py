@@ -1,4 +1,4 @@
-"""The views of every training step: the same images and crops for every method and any number of ranks."""
+"""The views of each training step: the same images and crops for every method and any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mlssl.study.settings import Pretrain
 
 
 class Steps:
-    """Item i is the pair of views of step i, on `device`; it depends on the seed and i alone.
+    """Item i is the pair of views of step i, on `device`; it depends only on the seed and i.
 
-    `part` is this rank's part of the batch.
+    `part` is this rank's slice of the batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where a store's pixels lie while a run trains, planned before anything is moved: memory never runs out."""
+"""Choose where an image store's pixels are kept during training: GPU, pinned host memory or page cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import torch
 from mlssl.data.store import ImageStore
 
 SHARE = 0.5
-"""Of the memory that is free, a store takes at most so much; the rest is for training and for others."""
+"""Maximum share of the free memory for a store; the rest is for training and other processes."""
 
 CHUNK = 2**28
 """Bytes moved to a GPU at a time."""
 
 
 def plan(need: int, device_free: int | None, host_free: int, share: float = SHARE) -> str:
-    """`device`, `pinned` or `mapped`, for a store of `need` bytes beside so many bytes of free memory.
+    """`device`, `pinned` or `mapped`, for a store of `need` bytes, given the free memory in bytes.
 
-    `mapped` leaves it to the page cache: always where there is no GPU (`device_free` None), since a CPU reads the
-    file in place.
+    `mapped` uses the page cache; without a GPU (`device_free` None) always, because a CPU reads the file directly.
     """
     if device_free is None:
         return "mapped"
@@ -30,9 +29,9 @@ def plan(need: int, device_free: int | None, host_free: int, share: float = SHAR
 
 
 def place(store: ImageStore, device: torch.device, *, sharers: int = 1) -> str:
-    """Bring a store's pixels to where they are planned to lie; the sentence says where and why.
+    """Move a store's pixels as planned; returns a sentence that says where and why.
 
-    `sharers` processes of this machine do so at once, each on a GPU of its own.
+    `sharers`: number of processes on this machine that do so at once, each on its own GPU.
     """
     need, host = store.pixels.numel(), host_memory_free() // sharers
     on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
@@ -52,11 +51,11 @@ def place(store: ImageStore, device: torch.device, *, sharers: int = 1) -> str:
 
 
 def host_memory_free(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes this process may still take: what the machine has, or its control group (a scheduler's job) allows."""
+    """Bytes this process may still allocate: free memory of the machine or of its cgroup (a scheduler's job)."""
     free = psutil.virtual_memory().available
     try:
         limit, used = ((cgroup / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:  # no control group, or one of version 1
+    except OSError:  # no cgroup, or version 1
         return free
     return free if limit == "max" else min(free, max(0, int(limit) - int(used)))
 

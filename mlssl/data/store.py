@@ -1,4 +1,4 @@
-"""The image store: a split decoded and resized once, raw uint8 pixels in one memory-mapped file.
+"""The image store: a split decoded and resized once, as raw uint8 pixels in one memory-mapped file.
 
 Pretraining then reads no JPEG. A store is a folder with `pixels.bin` (the images one after the other, each
 H x W x 3) and `index.json` (sizes, file names, checksum, and the settings it was made with).
@@ -32,15 +32,14 @@ from mlssl.study.code import stage_code
 
 VERSION = 4
 CHUNK = 64
-"""Images between two lines of the journal: so many are decoded again at most when a build goes on."""
+"""Images per line of the journal: at most this many are decoded again when a build resumes."""
 MAX_SKIPPED = 0.05
-"""Share of unusable images from which on a build stops."""
+"""Share of unusable images above which a build stops."""
 
 
 def load_resized(path: Path, short_side: int | str) -> np.ndarray:
-    """Decode an image and shrink it so that its short side is `short_side` pixels; smaller ones stay.
-
-    `full` keeps all as they are.
+    """Decode an image and shrink it so that its short side is `short_side` pixels; smaller images keep
+    their size. `full` keeps the size of all images.
     """
     pixels = read_image(path)
     height, width = pixels.shape[:2]
@@ -62,38 +61,37 @@ def build_store(
 ) -> None:
     """Decode all images below `folder` into a store at `out`, by `workers` processes (all cores if None).
 
-    An image that cannot be used is skipped, and named with the reason in the index; more than a share `max_skipped`
-    of them stops the build. The store appears under its name only when it is whole; a build that was killed goes on
-    where it was. One that is there already is left as it is. `images_id` is the identity of the images (see
-    `study.sources`), to be found again in the store. Raises DataError for too many unusable images, a full disk, or
-    if the store that is there was made with another `short_side` or of other images.
+    An unusable image is skipped, and listed with the reason in the index; the build stops if their share exceeds
+    `max_skipped`. `out` appears only when it is complete; a killed build resumes; an existing store is left
+    unchanged. `images_id` is the identity of the images (see `study.sources`), and is saved in the store. Raises
+    DataError for too many unusable images, a full disk, or an existing store with another `short_side` or images.
     """
     folder, out = Path(folder), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
         if (out / "index.json").exists():
             made = json.loads((out / "index.json").read_text())
-            asked = {"version": VERSION, "short_side": short_side, "images_id": images_id}
-            for key, value in asked.items():
+            expected = {"version": VERSION, "short_side": short_side, "images_id": images_id}
+            for key, value in expected.items():
                 if made.get(key) != value:
                     raise DataError(
-                        f"{out}: was built with {key} {made.get(key)}, not {value}; move the folder away, "
-                        "it is built again"
+                        f"{out}: was built with {key} {made.get(key)}, not {value}; move the folder away "
+                        "to build it again"
                     )
             return
         if out.exists():
-            raise DataError(f"{out}: exists but holds no whole store; remove the folder")
+            raise DataError(f"{out}: exists but is not a complete store; remove the folder")
         part, workers = out.with_name(f".{out.name}.part"), (os.cpu_count() or 1) if workers is None else workers
         try:
             skipped = fill(part, folder, find_images(folder), short_side, images_id, workers, max_skipped)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise DataError(f"{part}: the disk is full; make room and call again, it goes on there") from None
+            raise DataError(f"{part}: the disk is full; make room and call again, the build resumes") from None
         os.replace(part, out)
     if skipped:
         first = "; ".join(f"{name} {reason}" for name, reason in skipped[:3])
-        print(f"{out}: {len(skipped)} images cannot be used ({first}); index.json names all", file=sys.stderr)
+        print(f"{out}: {len(skipped)} images cannot be used ({first}); index.json lists all", file=sys.stderr)
 
 
 def fill(
@@ -105,15 +103,15 @@ def fill(
     workers: int,
     max_skipped: float,
 ) -> list[tuple[str, str]]:
-    """Write the store into the folder `part`, going on with what a killed build has left there.
+    """Write the store to the folder `part`; resumes a killed build.
 
-    Returns the images that cannot be used, with the reasons.
+    Returns the unusable images, with the reasons.
     """
     names = [path.relative_to(folder).as_posix() for path in paths]
     stats = ((name, path.stat()) for name, path in zip(names, paths, strict=True))
     made_of = digest_of([short_side, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)])
     done = resume(part, made_of)
-    # One entry an image: its height and width, or why it cannot be used.
+    # One entry per image: its height and width, or why it cannot be used.
     entries = [entry for line in done for entry in line["entries"]]
     length, crc = (done[-1]["length"], done[-1]["crc32"]) if done else (0, 0)
     left = DataLoader(
@@ -134,15 +132,15 @@ def fill(
             journal.flush()
             entries += new
             bar.update(len(chunk))
-    told = list(zip(names, entries, strict=True))
-    skipped = [(name, entry) for name, entry in told if isinstance(entry, str)]
-    if len(skipped) > max_skipped * len(told) or len(skipped) == len(told):
+    named = list(zip(names, entries, strict=True))
+    skipped = [(name, entry) for name, entry in named if isinstance(entry, str)]
+    if len(skipped) > max_skipped * len(named) or len(skipped) == len(named):
         first = "; ".join(f"{name} {reason}" for name, reason in skipped[:3])
         raise DataError(
-            f"{folder}: {len(skipped)} of {len(told)} images cannot be used, more than {max_skipped:.0%} "
-            f"({first}); remove or replace them, or allow more"
+            f"{folder}: {len(skipped)} of {len(named)} images cannot be used, more than {max_skipped:.0%} "
+            f"({first}); remove or replace them, or raise max_skipped"
         )
-    used = [(name, entry) for name, entry in told if not isinstance(entry, str)]
+    used = [(name, entry) for name, entry in named if not isinstance(entry, str)]
     index = {
         "version": VERSION,
         "short_side": short_side,
@@ -159,25 +157,25 @@ def fill(
 
 
 def resume(part: Path, made_of: str) -> list[dict[str, Any]]:
-    """The journal's lines on chunks that stand, for a store of these images and settings; a new `part` if none.
+    """The journal's complete lines, for a store of these images and settings; a new `part` if there are none.
 
-    A line follows its pixels to the disk: the last may be cut off, but none tells of pixels that are not there.
+    A line is written after its pixels: the last line may be cut off, but no line lacks its pixels.
     """
     journal, header = part / "journal.jsonl", json.dumps({"made_of": made_of})
-    told = journal.read_text().split("\n")[:-1] if journal.exists() else []
-    if not told or told[0] != header:
+    lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    if not lines or lines[0] != header:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        told = [header]
-    write_text(journal, "".join(line + "\n" for line in told))
-    return [json.loads(line) for line in told[1:]]
+        lines = [header]
+    write_text(journal, "".join(line + "\n" for line in lines))
+    return [json.loads(line) for line in lines[1:]]
 
 
 class Decoded(Dataset):
-    """Images, uint8 H x W x 3; in place of one that cannot be used, the reason.
+    """Images, uint8 H x W x 3; for an unusable image, the reason.
 
-    Not the exception: DataLoader would hide its words in a traceback. Not tensors: workers would send each
-    through a shared-memory file of its own.
+    It returns no exceptions, because DataLoader would hide the message in a traceback, and no tensors, because
+    workers would send each through its own shared-memory file.
     """
 
     def __init__(self, paths: list[Path], short_side: int | str) -> None:
@@ -201,14 +199,16 @@ class ImageStore:
         try:
             index = json.loads((path / "index.json").read_text())
         except FileNotFoundError:
-            raise DataError(f"{path}: no image store there; build it with `mlssl store`") from None
+            raise DataError(f"{path}: no image store here; build it with `mlssl store`") from None
         if index["version"] != VERSION:
-            raise DataError(f"{path}: store version {index['version']}, this code reads {VERSION}; move it away")
+            raise DataError(
+                f"{path}: store version {index['version']}, this code reads {VERSION}; move it away and rebuild it"
+            )
         self.path = path
         self.names: list[str] = index["names"]
         """Paths below the folder of images, with `/`."""
         self.skipped: list[tuple[str, str]] = [(name, reason) for name, reason in index["skipped"]]
-        """Images that cannot be used, with the reasons."""
+        """Unusable images, with the reasons."""
         self.images_id: str | None = index["images_id"]
         """Identity of the images (see `study.sources`)."""
         self.crc32: int = index["crc32"]
@@ -226,7 +226,7 @@ class ImageStore:
         return len(self.names)
 
     def image(self, i: int) -> Tensor:
-        """The i-th image, uint8 H x W x 3; a part of the file or of the memory it lies in, not to be written to."""
+        """The i-th image, uint8 H x W x 3; a view of the store; do not write to it."""
         height, width = self.sizes[i].tolist()
         return self.pixels[self._starts[i] : self._ends[i]].view(height, width, 3)
 
@@ -235,7 +235,7 @@ class ImageStore:
         return [self.image(i) for i in index.tolist()]
 
     def verify(self) -> None:
-        """Read all pixels; DataError if they are not what was written."""
+        """Read all pixels; DataError if their checksum differs from the index."""
         crc = 0
         for chunk in tqdm(
             self.pixels.split(2**24), desc="checking the store", unit_scale=16, unit="MiB", mininterval=1

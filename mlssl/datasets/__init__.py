@@ -1,1 +1,1 @@
-"""Public datasets, taken from a folder or fetched, brought into COCO's layout."""
+"""Public datasets: download or read from a folder, and convert to COCO's layout."""

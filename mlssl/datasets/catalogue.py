@@ -1,7 +1,7 @@
-"""What is known of each public dataset: where its archives are, what they must look like, and how many images.
+"""Public datasets: archive URLs, sizes and checksums, and published numbers of images.
 
-Checksums: COCO's and CUB's are those that several projects check against (their authors publish none), the others
-torchvision's. Where nothing is known, nothing is checked but the server's own count of bytes.
+Checksums: COCO's and CUB's are those that several projects use (the authors publish none); the others are
+torchvision's. Without a known checksum, only the size that the server reports is checked.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ LOGIN = "https://www.cityscapes-dataset.com/downloads/"
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that a dataset is given out as; one that is no zip or tar is used as it is."""
+    """A published file of a dataset; one that is not a zip or tar is used unchanged."""
 
     file: str
     url: str | None
-    """None: nobody may or can fetch it unasked."""
+    """None: it needs a login or is no longer online."""
     holds: tuple[str, ...]
-    """What is found where it was unpacked; it is not needed where that is."""
+    """Paths in the unpacked archive; the archive is not needed if they exist."""
     size: int | None = None
     """Bytes."""
     md5: str | None = None
     splits: tuple[str, ...] = ()
-    """Those that need it; none named: all."""
+    """Splits that need it; empty: all."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     home: str
-    """Page that tells of it, and of its licence."""
+    """Web page with the description and licence."""
     splits: dict[str, int]
-    """Published number of images."""
+    """Split -> published number of images."""
     archives: tuple[Archive, ...]
     read: Callable[[Sequence[Path], str], Found]
     also: Callable[[Sequence[Path], str, Path], None] | None = None
-    """Writes more, given the folder of the split's images."""
+    """Writes extra files, given the roots, the split and the folder of its images."""
 
 
 VOC2007 = (
@@ -163,4 +163,4 @@ DATASETS = {
         ),
     ),
 }  # fmt: skip
-"""By name. DTD's splits are its first of ten."""
+"""By name. DTD uses the first of its ten splits."""

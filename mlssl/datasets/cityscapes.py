@@ -1,4 +1,4 @@
-"""Cityscapes' fine annotations (arXiv 1604.01685): instances of eight classes, and the 19 trained on as masks.
+"""Cityscapes' fine annotations (arXiv 1604.01685): instances of 8 classes, and semantic masks of 19.
 
 Label ids and train ids: cityscapesScripts, helpers/labels.py.
 """
@@ -20,7 +20,7 @@ from mlssl.errors import DataError
 THINGS = {
     24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
-"""By label id; an object's pixels hold 1000 times that and its number, a group's pixels that alone."""
+"""Label id -> name. Instance ids: 1000 * label id + object number for an object, the label id for a group."""
 TRAINED_ON = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label ids by train id."""
 IGNORE = 255
@@ -29,8 +29,7 @@ IGNORE = 255
 def read(roots: Sequence[Path], split: str) -> Found:
     """The images of `leftImg8bit/<split>` with the objects of `gtFine/<split>/…_gtFine_instanceIds.png`.
 
-    These images are the polygons painted in order by the dataset's authors, so masks end where something stands in
-    front; they are written as run lengths, boxes enclose them, a group is a crowd.
+    Masks cover the visible pixels only, and are written as RLE; boxes enclose the masks; a group becomes a crowd.
     """
     images, truths = find(roots, f"leftImg8bit/{split}"), find(roots, f"gtFine/{split}")
     pictures, left_out = [], []
@@ -39,7 +38,7 @@ def read(roots: Sequence[Path], split: str) -> Found:
         if truth.exists():
             pictures.append(Picture(path, path.name, objects_of(truth)))
         else:
-            left_out.append(f"{truth}: is not there")
+            left_out.append(f"{truth}: does not exist")
     return Found([(name, label) for label, name in THINGS.items()], pictures, left_out)
 
 
@@ -52,7 +51,7 @@ def pixels_of(path: Path) -> np.ndarray:
 
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
-    """The things in an image of instance ids, H x W."""
+    """COCO annotations of the objects in an image of instance ids, H x W."""
     pixels, objects = pixels_of(path), []
     places = {label: place for place, label in enumerate(THINGS, start=1)}
     for value in np.unique(pixels).tolist():

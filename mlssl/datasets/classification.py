@@ -1,4 +1,4 @@
-"""The seven classification sets of MLS's transfer table: each image has one label, as one box around all of it."""
+"""The seven classification datasets of MLS's transfer table: one label per image, as a full-image box."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ TORCHVISION = {
     "FGVCAircraft": {"fgvc-aircraft-2013b/data": "fgvc-aircraft-2013b/data"},
     "DTD": {"dtd/dtd/labels": "dtd/labels", "dtd/dtd/images": "dtd/images"},
 }  # fmt: skip
-"""Where torchvision wants to find, below one folder, what the archives hold."""
+"""torchvision class -> path below its root folder -> path in the archives."""
 
 
 def gathered(
     labelled: Iterable[tuple[Path, int]], names: Sequence[tuple[str, str | int]], *, nested: bool = False
 ) -> Found:
-    """Images with their category's place in `names`, from 0; `nested`: folders become part of the file names."""
+    """A split from images and indices into `names`, from 0; `nested`: file names include the folder."""
     pictures, left_out = [], []
     for path, place in labelled:
         name = f"{path.parent.name}--{path.name}" if nested else path.name
         if path.exists():
             pictures.append(Picture(path, name, None, category=place + 1))
         else:
-            left_out.append(f"{path}: is listed and not there")
+            left_out.append(f"{path}: is listed but does not exist")
     return Found(list(names), pictures, left_out)
 
 
 def read_torchvision(roots: Sequence[Path], split: str, *, dataset: str, parts: Sequence[str] = ()) -> Found:
-    """A split as torchvision.datasets.<dataset> reads it; `parts`: its splits that make up ours."""
+    """A split as torchvision.datasets.<dataset> reads it; `parts`: torchvision's splits to join."""
     import torchvision
 
     kind = getattr(torchvision.datasets, dataset)
@@ -60,7 +60,7 @@ def read_torchvision(roots: Sequence[Path], split: str, *, dataset: str, parts: 
 
 
 def lines(path: Path, fields: int) -> list[list[str]]:
-    """The lines of a text file that are not empty and no comment, split at spaces; DataError names a bad one."""
+    """Lines of a text file split at spaces, without empty lines and comments; DataError for a wrong field count."""
     rows = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     for row in rows:
         if len(row) != fields:
@@ -99,11 +99,11 @@ def read_indoor67(roots: Sequence[Path], split: str) -> Found:
 def read_pets(roots: Sequence[Path], split: str) -> Found:
     """Oxford-IIIT Pets: `annotations/<split>.txt` holds image, class from 1, species and breed.
 
-    torchvision's class opens the image and does not tell its path.
+    torchvision's class opens the image and does not return its path.
     """
     images, names, labelled = find(roots, "images"), {}, []
-    told = find(roots, f"annotations/{split}.txt")
-    for stem, label, _, _ in lines(told, 4):
+    listing = find(roots, f"annotations/{split}.txt")
+    for stem, label, _, _ in lines(listing, 4):
         names[int(label)] = stem.rsplit("_", 1)[0]
         labelled.append((images / f"{stem}.jpg", int(label)))
     places = {label: place for place, label in enumerate(sorted(names))}

@@ -1,4 +1,4 @@
-"""COCO 2017 as it is distributed (arXiv 1405.0312): category ids with gaps become 1 to 80."""
+"""COCO 2017 in its official layout (arXiv 1405.0312): category ids with gaps become 1 to 80."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def read(roots: Sequence[Path], split: str) -> Found:
         kept = {k: v for k, v in a.items() if k not in ("id", "image_id")}
         objects[a["image_id"]].append(kept | {"category_id": new[a["category_id"]]})
     folder = find(roots, split)
-    there = {path.name for path in folder.iterdir()}
+    existing = {path.name for path in folder.iterdir()}
     pictures, left_out = [], []
     for image in images:
         name = image["file_name"]
-        if name not in there:
-            left_out.append(f"{folder}/{name}: is listed and not there")
+        if name not in existing:
+            left_out.append(f"{folder}/{name}: is listed but does not exist")
             continue
         pictures.append(Picture(folder / name, name, objects[image["id"]], id=image["id"]))
     return Found([(c["name"], c["id"]) for c in categories], pictures, left_out)

@@ -1,4 +1,4 @@
-"""A public dataset made ready: from a folder, from archives in it, or fetched."""
+"""Prepare a public dataset from a folder, from archives in it, or by download."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def prepare(
     download: bool = False,
     splits: Sequence[str] | None = None,
 ) -> Path:
-    """Bring the dataset `name` into COCO's layout at `out`, and return `out`.
+    """Convert the dataset `name` to COCO's layout at `out`, and return `out`.
 
-    `source` is a folder in the dataset's official layout, or one with its archives; only what is not there is
-    fetched, into `<out>.archives`, and only if `download`. `splits` are all that are published unless given.
-    Images of a folder are linked to by symlink, those of archives lie in `out` itself. `out/prepared.json` tells
-    the counts beside the published ones, and which category had which id; a difference is said on stderr, and is
-    no error. `out` appears when it is whole, and is then left as it is. Raises DataError that says what to do.
+    `source` is a folder in the dataset's official layout, or one with its archives; only missing files are
+    downloaded, to `<out>.archives`, and only if `download`. `splits`: default all published ones. Images of a
+    folder become symlinks; those of archives are stored in `out`. `out/prepared.json` records the counts, the
+    published counts and the original category ids; a differing count is printed to stderr, and is no error.
+    `out` appears when it is complete; an existing one is left unchanged. Raises DataError with a remedy.
     """
     if name not in DATASETS:
         raise DataError(f"dataset: '{name}' is not known; one of {', '.join(DATASETS)}")
@@ -59,16 +59,16 @@ def prepare(
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DataError(f"{made}: the disk is full; make room and call again") from None
-        told = {
+        record = {
             "dataset": name,
             "home": dataset.home,
             "source": None if source is None else str(Path(source).resolve()),
             "archives": archives,
             **written,
         }
-        for split, values in told["splits"].items():
+        for split, values in record["splits"].items():
             report(name, split, values)
-        write_json(made / "prepared.json", told)
+        write_json(made / "prepared.json", record)
         os.replace(made, out)
         shutil.rmtree(part, ignore_errors=True)
     if kept.exists():
@@ -77,13 +77,13 @@ def prepare(
 
 
 def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
-    """Whether `out` has been made already; DataError if something else is there; an empty folder is nothing."""
+    """Whether `out` is complete; an empty folder counts as missing. DataError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    told = out / "prepared.json"
-    if not told.exists():
+    record = out / "prepared.json"
+    if not record.exists():
         raise DataError(f"{out}: exists and was not made by this command; choose another folder, or remove it")
-    made = json.loads(told.read_text())
+    made = json.loads(record.read_text())
     if made["dataset"] != name or not set(splits) <= set(made["splits"]):
         had = f"{made['dataset']} ({', '.join(made['splits'])})"
         raise DataError(f"{out}: holds {had}, not {name} ({', '.join(splits)}); choose another folder or remove it")
@@ -93,7 +93,7 @@ def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
 def gather(
     name: str, splits: Sequence[str], unpacked: Path, kept: Path, *, source: Path | str | None, may_fetch: bool
 ) -> tuple[list[Path], list[dict[str, str]]]:
-    """The folders to look in, with all that the splits need; and the archives that were used for it."""
+    """The folders that have all files the splits need, and records of the archives that were used."""
     roots = [] if source is None else [Path(source)]
     if source is not None and not Path(source).is_dir():
         raise DataError(f"{source}: no such folder; source must hold {name} or its archives")
@@ -112,27 +112,29 @@ def gather(
             try:
                 verify(path, size=archive.size, md5=archive.md5)
             except DataError as error:
-                raise DataError(f"{path}: {error}; it is damaged or another version: fetch it again") from None
+                raise DataError(f"{path}: {error}; it is damaged or another version: download it again") from None
         used.append({"file": archive.file, "url": archive.url, "md5": archive.md5})
         if archive.file in archive.holds:
             roots.append(path.parent)
         else:
             roots.append(unpack(path, unpacked / archive.file))
             if not present(archive, splits, roots):
-                raise DataError(f"{path}: does not hold {', '.join(archive.holds)}; is it the right archive?")
+                raise DataError(
+                    f"{path}: does not contain {', '.join(archive.holds)}; download the official archive"
+                )
     return roots, used
 
 
 def present(archive: Archive, splits: Sequence[str], roots: Sequence[Path]) -> bool:
-    """Whether all that these splits need of an archive is found in the folders."""
+    """Whether the folders have all files of an archive that these splits need."""
     own = [split for split in splits if not archive.splits or split in archive.splits]
     return all(next(candidates(roots, held.format(split=split)), None) for held in archive.holds for split in own)
 
 
 def advice(missing: Sequence[Archive], source: Path | str | None, dataset: Dataset) -> str:
-    """What to do where archives are missing."""
+    """The remedy for missing archives."""
     files = ", ".join(archive.file for archive in missing)
-    where = "no source folder is given" if source is None else f"they are not in {source}, nor what they hold"
+    where = "no source folder is given" if source is None else f"they are not in {source}, nor is their content"
     by_hand = f"place {files} in a folder and give it as source (see {dataset.home}"
     if all(archive.url for archive in missing):
         return f"{files}: {where}; allow the download, or {by_hand})"
@@ -140,12 +142,12 @@ def advice(missing: Sequence[Archive], source: Path | str | None, dataset: Datas
 
 
 def convert(dataset: Dataset, splits: Sequence[str], roots: Sequence[Path], made: Path, own: Path) -> dict:
-    """Write all splits below `made`; what was written, to be told in prepared.json."""
+    """Write all splits below `made`; returns counts and categories for prepared.json."""
     counts, categories = {}, None
     for split in splits:
         found = dataset.read(roots, split)
         if categories not in (None, found.categories):
-            raise DataError(f"{split}: its categories are not those of {splits[0]}; the splits are of two versions")
+            raise DataError(f"{split}: its categories are not those of {splits[0]}; use splits of one version")
         categories = found.categories
         written = write_split(made, split, found, own)
         if dataset.also is not None:
@@ -158,11 +160,11 @@ def convert(dataset: Dataset, splits: Sequence[str], roots: Sequence[Path], made
 
 
 def report(name: str, split: str, values: dict) -> None:
-    """Say on stderr where a split is not what is published."""
+    """Print to stderr how a split differs from the published one."""
     if values["images"] != values["published"]:
         print(
             f"{name} {split}: {values['images']:,} images, {values['published']:,} are published; "
-            "results on them do not compare with published ones",
+            "results are not comparable with published ones",
             file=sys.stderr,
         )
     if values["left_out"]:

@@ -1,4 +1,4 @@
-"""Archives of unknown origin unpacked: nothing leaves the folder, no link is made, and a bomb is refused."""
+"""Unpack untrusted archives: no file outside the folder, no links, no decompression bombs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tqdm import tqdm
 from mlssl.errors import DataError
 
 RATIO = 100
-"""Bytes an archive may unpack to for each of its own; images give about 1, annotations in JSON about 10."""
+"""Maximum unpacked size / archive size; images have about 1, annotations in JSON about 10."""
 HARMLESS = 2**26
-"""Bytes that any archive may unpack to, whatever the ratio."""
+"""Bytes that any archive may unpack to, regardless of the ratio."""
 MEMBERS = 2_000_000
-"""Files an archive may hold."""
+"""Maximum number of files in an archive."""
 CHUNK = 2**20
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
@@ -37,16 +37,16 @@ class Member:
     size: int
     """Bytes, as the archive declares it."""
     handle: Any
-    """What the archive's reader knows it by."""
+    """The entry of `tarfile` or `zipfile`."""
 
 
 def unpack(archive: Path, into: Path, *, limit: int | None = None) -> Path:
     """Unpack a zip, tar or compressed tar into the folder `into`, and return it.
 
-    The folder appears only when all is unpacked; one that is there already is left as it is. All members are looked
-    at before the first is written. Raises DataError if one has an absolute name or leaves the folder, is a link or
-    a device; if together they have more than `limit` bytes (None: 100 times the archive's own size) or more than
-    the disk has room for; or if the archive is damaged, encrypted or none. Modes and owners are not taken over.
+    The folder appears only when it is complete; an existing one is left unchanged. All members are checked before
+    the first is written. Raises DataError if a name is absolute or leaves the folder, or a member is a link or a
+    device; if the total size exceeds `limit` bytes (None: 100 times the archive's size, at least 64 MiB) or the
+    free disk space; or if the archive is damaged, encrypted or of another type. Modes and owners are not restored.
     """
     archive, into = Path(archive), Path(into)
     into.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def unpack(archive: Path, into: Path, *, limit: int | None = None) -> Path:
             with opened(archive) as (members, open_member):
                 write(members, open_member, part, archive, limit)
             os.replace(part, into)
-        except (*DAMAGED, RuntimeError) as error:  # zipfile raises RuntimeError where a password is wanted
+        except (*DAMAGED, RuntimeError) as error:  # zipfile raises RuntimeError for a missing password
             raise DataError(
                 f"{archive}: is damaged, encrypted or incomplete ({type(error).__name__}: {error}); fetch it again"
             ) from None
@@ -72,7 +72,7 @@ def unpack(archive: Path, into: Path, *, limit: int | None = None) -> Path:
 
 
 def write(members: Iterator[Member], open_member: Any, part: Path, archive: Path, limit: int | None) -> None:
-    """Look at all members, then write them below `part`."""
+    """Check all members, then write them below `part`."""
     allowed = max(HARMLESS, RATIO * archive.stat().st_size) if limit is None else limit
     files, total = [], 0
     for member in members:
@@ -93,7 +93,7 @@ def write(members: Iterator[Member], open_member: Any, part: Path, archive: Path
 
 
 def copy(source: IO[bytes], target: IO[bytes], member: Member, archive: Path) -> None:
-    """Copy a member's bytes; DataError as soon as there are not as many as it declares."""
+    """Copy a member's bytes; DataError if their number differs from the declared size."""
     left = member.size
     while chunk := source.read(CHUNK):
         left -= len(chunk)
@@ -101,23 +101,27 @@ def copy(source: IO[bytes], target: IO[bytes], member: Member, archive: Path) ->
             break
         target.write(chunk)
     if left != 0:
-        raise DataError(f"{archive}: '{member.name}' has not the {member.size:,} bytes it declares; fetch it again")
+        raise DataError(
+            f"{archive}: '{member.name}' does not have the {member.size:,} bytes it declares; fetch it again"
+        )
 
 
 def safe(name: str, archive: Path) -> PurePosixPath:
-    """A member's name as a relative path that stays below the folder; DataError if it is none."""
+    """A member's name as a relative path below the folder; DataError if it leaves the folder."""
     path = PurePosixPath(name)
     if (
         path.is_absolute() or PureWindowsPath(name).anchor or "\\" in name or "\0" in name
         or ".." in path.parts or not path.parts
     ):  # fmt: skip
-        raise DataError(f"{archive}: holds '{name}', a name that leaves its folder; refused, nothing is unpacked")
+        raise DataError(
+            f"{archive}: has the member '{name}', which leaves the folder; refused, nothing is unpacked"
+        )
     return path
 
 
 @contextmanager
 def opened(archive: Path) -> Iterator[tuple[Iterator[Member], Any]]:
-    """The files of an archive, and a function that opens one; folders need no entry of their own."""
+    """The files of an archive, and a function that opens one; folder entries are checked and skipped."""
     try:
         is_tar, is_zip = tarfile.is_tarfile(archive), zipfile.is_zipfile(archive)
     except FileNotFoundError:
@@ -129,7 +133,7 @@ def opened(archive: Path) -> Iterator[tuple[Iterator[Member], Any]]:
         with zipfile.ZipFile(archive) as handle:
             yield zip_members(handle, archive), lambda member: handle.open(member.handle)
     else:
-        raise DataError(f"{archive}: is no zip and no tar archive, or its head is damaged; fetch it again")
+        raise DataError(f"{archive}: is not a zip or tar archive, or its header is damaged; fetch it again")
 
 
 def tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
@@ -147,7 +151,7 @@ def tar_members(tar: tarfile.TarFile, archive: Path) -> Iterator[Member]:
 
 def zip_members(handle: zipfile.ZipFile, archive: Path) -> Iterator[Member]:
     for info in handle.infolist():
-        kind = info.external_attr >> 28  # the file type of a Unix mode; 0 where the archive was made elsewhere
+        kind = info.external_attr >> 28  # the file type of a Unix mode; 0 if made on another system
         if kind not in (0, 0o04, 0o10):
             what = "a link" if kind == 0o12 else "a device"
             raise DataError(f"{archive}: '{info.filename}' is {what}; refused, nothing is unpacked")

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 and 2012 (the devkit's documentation, section 3): XML boxes into COCO's."""
+"""Pascal VOC 2007 and 2012 (devkit documentation, section 3): convert XML boxes to COCO's."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CLASSES = (
 
 
 def read(roots: Sequence[Path], split: str, *, years: Sequence[int]) -> Found:
-    """The images of `ImageSets/Main/<split>.txt` of these years, together; of test images only those of 2007.
+    """The images of `ImageSets/Main/<split>.txt` of all `years`; test images only of 2007.
 
-    VOC 2012 gives out no annotations of its test images.
+    VOC 2012 publishes no annotations of its test images.
     """
     pictures, left_out = [], []
     for year in years:
@@ -30,12 +30,12 @@ def read(roots: Sequence[Path], split: str, *, years: Sequence[int]) -> Found:
             if not line.strip():
                 continue
             stem = line.split()[0]
-            image, told = base / "JPEGImages" / f"{stem}.jpg", base / "Annotations" / f"{stem}.xml"
-            missing = next((path for path in (image, told) if not path.exists()), None)
+            image, labels = base / "JPEGImages" / f"{stem}.jpg", base / "Annotations" / f"{stem}.xml"
+            missing = next((path for path in (image, labels) if not path.exists()), None)
             if missing:
-                left_out.append(f"{missing}: is listed and not there")
+                left_out.append(f"{missing}: is listed but does not exist")
             else:
-                pictures.append(Picture(image, image.name, objects_of(told)))
+                pictures.append(Picture(image, image.name, objects_of(labels)))
     return Found([(name, name) for name in CLASSES], pictures, left_out)
 
 
@@ -50,18 +50,22 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: not valid XML ({error}); fetch it again") from None
     objects = []
-    for found in root.iter("object"):
-        name = found.findtext("name", "").strip()
+    for element in root.iter("object"):
+        name = element.findtext("name", "").strip()
         if name not in CLASSES:
-            raise DataError(f"{path}: object name '{name}' is none of VOC's 20 classes")
+            raise DataError(f"{path}: object name '{name}' is not one of VOC's 20 classes; correct it")
         try:
-            edges = [float(found.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
+            edges = [float(element.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
         except ValueError:
-            raise DataError(f"{path}: bndbox of a '{name}' lacks an edge or has one that is no number") from None
+            raise DataError(
+                f"{path}: bndbox of a '{name}' lacks an edge or has one that is not a number; correct it"
+            ) from None
         x1, y1, x2, y2 = edges[0] - 1, edges[1] - 1, edges[2], edges[3]
         if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
-            raise DataError(f"{path}: bndbox {edges} of a '{name}' is none; xmin, ymin, xmax, ymax start at 1")
-        difficult = found.findtext("difficult", "0").strip() == "1"
+            raise DataError(
+                f"{path}: bndbox {edges} of a '{name}' is invalid; give 1 <= xmin <= xmax and 1 <= ymin <= ymax"
+            )
+        difficult = element.findtext("difficult", "0").strip() == "1"
         values = annotation(CLASSES.index(name) + 1, (x1, y1, x2 - x1, y2 - y1), crowd=difficult)
         objects.append({**values, "difficult": int(difficult)})
     return objects

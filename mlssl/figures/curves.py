@@ -1,4 +1,4 @@
-"""Training curves: the parts of the loss over the steps, as the logs tell them."""
+"""Training curves: the loss terms over the steps, from the logs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOT_LOSSES = ("step", "lr", "images_per_s", "positives")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's log; of a run that failed, those up to its failure; empty without any."""
+    """The lines of a run's log (for a failed run, up to the failure); empty if there is no log."""
     for path in (folder / "log.jsonl", folder / "state" / "log.jsonl"):
         if path.exists() and (path.parent == folder or (path.parent / "failed.json").exists()):
             return [json.loads(line) for line in path.read_text().splitlines()]
@@ -25,7 +25,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 
 def training_curves(study: Study) -> Figure:
-    """One panel per part of the loss: thin lines are seeds, thick ones their mean."""
+    """One panel per loss term: thin lines are seeds, thick lines their mean."""
     seeds: dict[str, list[tuple[str, list[dict[str, float]]]]] = {}
     for cell in study.cells:
         if cell.axis == COMPARE and study.runs[cell.run].config.target:
@@ -57,7 +57,7 @@ def training_curves(study: Study) -> Figure:
     gone = [f"{m}: log of {sum(not log for _, log in r)} of {len(r)} seeds" for m, r in seeds.items()]
     gone = [text for text, runs in zip(gone, seeds.values(), strict=True) if not all(log for _, log in runs)]
     broken = [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
-    notes = f"{budget(study)}. Thin: seeds, thick: their mean; each point is the mean since the one before"
+    notes = f"{budget(study)}. Thin: seeds; thick: their mean; each point is the mean since the previous point"
     finish(figure, "Training curves", notes, "; ".join(gone + broken))
     return figure
 
@@ -67,7 +67,7 @@ def failed(folder: Path) -> bool:
 
 
 def draw(ax, logs: list[list[dict[str, float]]], part: str, colour: str, label: str) -> None:
-    """Seeds thin, and the mean over them at the steps that all of them have."""
+    """Draw seeds as thin lines, and their mean at the steps that all seeds have."""
     series = [{line["step"]: line[part] for line in log if part in line} for log in logs]
     series = [s for s in series if s]
     if not series:

@@ -1,4 +1,4 @@
-"""How good the pseudo-labels were, and when: a panel per axis, a line per level."""
+"""Quality of the pseudo-labels over training: one panel per axis, one line per level."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish
 from mlssl.study.expand import Study
 
 Series = dict[str, list[float | None]]
-"""What a result of `pseudo_labels` notes: metric -> its value at every record."""
+"""From the notes of a `pseudo_labels` result: metric -> its value at every record."""
 MARKERS = "osD^vP*X"
 FEW = 10
-"""A share of fewer labels than this is not drawn: a strict threshold may leave one or two in a batch."""
+"""A share of fewer labels than this is not drawn: a strict threshold can leave one or two in a batch."""
 ALIKE = 1.0
-"""Levels whose chance never differs by more than so many points have one grey line for it."""
+"""Levels whose chance differs by at most this many percentage points share one grey line for it."""
 
 
 def label_quality(study: Study) -> Figure:
     """Share of pseudo-labels that have a category in common with their query, over the epochs of training.
 
-    Lines are means over seeds, thin ones single seeds; dashed is what labels drawn from the dictionary at
-    random would share, in grey where it is the same for all levels.
+    Thick lines are means over seeds, thin lines single seeds. Dashed lines are the share for labels drawn at
+    random from the dictionary, in grey where it is the same for all levels.
     """
     axes = label_axes(study)
     columns = min(2, len(axes))
@@ -57,23 +57,23 @@ def label_quality(study: Study) -> Figure:
         below.tick_params(labelbottom=True)
     figure.supylabel("labels that share a category with their query, %", fontsize=9)
     notes = (
-        f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random, grey where all "
-        f"levels have it alike. Each point is one step's batch; those with fewer than {FEW} labels are left out"
+        f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random, grey where it "
+        f"is the same for all levels. A point is one step's batch; points with fewer than {FEW} labels are omitted"
     )
     if grid[0, 0].get_ylim()[0] > 0:
         notes += f". {TRUNCATED}"
-    finish(figure, "Are the pseudo-labels any good, and when", notes, "; ".join(missing))
+    finish(figure, "Quality of the pseudo-labels over training", notes, "; ".join(missing))
     return figure
 
 
 def read_series(study: Study, run: str) -> Series | None:
-    """The series of a run's result; None where it is not there."""
+    """The series of a run's result; None if the result is missing."""
     path = study.result(run, "pseudo_labels")
     return json.loads(path.read_text())["header"]["notes"]["series"] if path.exists() else None
 
 
 def draw(ax: Axes, found: Sequence[Series], level: str, colour: str, marker: str) -> None:
-    """One level: its seeds and their mean."""
+    """Draw one level: its seeds and their mean."""
     epoch, shared = common(found, "shared")
     _, pairs = common(found, "pairs")
     shared = np.where(pairs < FEW, np.nan, shared)
@@ -84,7 +84,7 @@ def draw(ax: Axes, found: Sequence[Series], level: str, colour: str, marker: str
 
 
 def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]) -> None:
-    """Colour, epochs and chance (seeds x epochs) of every level, dashed; one grey line where all are alike."""
+    """Draw every level's (colour, epochs, chance: seeds x epochs), dashed; one grey line if all are similar."""
     lines = [(colour, epoch, chance.mean(axis=0)) for colour, epoch, chance in chances]
     epochs = [epoch for _, epoch, _ in lines]
     if lines and all(epoch == epochs[0] for epoch in epochs):
@@ -96,7 +96,7 @@ def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]
 
 
 def common(found: Sequence[Series], metric: str) -> tuple[list[float], np.ndarray]:
-    """The epochs that all seeds have, and a metric at them, seeds x epochs; NaN where it is undefined."""
-    told = [dict(zip(s["epoch"], s[metric], strict=True)) for s in found]
-    epochs = sorted(set.intersection(*map(set, told)))
-    return epochs, np.array([[t[e] for e in epochs] for t in told], dtype=float)
+    """The epochs that all seeds have, and a metric at these epochs, seeds x epochs; NaN where undefined."""
+    by_epoch = [dict(zip(s["epoch"], s[metric], strict=True)) for s in found]
+    epochs = sorted(set.intersection(*map(set, by_epoch)))
+    return epochs, np.array([[t[e] for e in epochs] for t in by_epoch], dtype=float)

@@ -1,4 +1,4 @@
-"""What all figures share: size, colours that colour-blind readers tell apart, dots, labels, title, notes."""
+"""What all figures share: size, colour-blind-safe colours, dots, labels, title, notes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random":
 """A method keeps its colour in every figure."""
 TRUNCATED = "Score axes do not start at zero"
 FAR = 1.0
-"""What lies further off than this share of the others' range is told in words, so as not to squeeze them."""
+"""A value further away than this multiple of the others' range is given as text, to keep the axis readable."""
 SPAN = 2.0
-"""A score axis spans at least so many points of percent, so that noise does not look like a gap."""
+"""Minimum span of a score axis in percentage points, so that noise does not look like a gap."""
 ASIDE = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 7, "backgroundcolor": "white"}
 READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
 STYLE = {
@@ -49,38 +49,38 @@ STYLE = {
 
 
 def colours(names: list[str]) -> dict[str, str]:
-    """Name -> colour, in the order given; with no names, those of the methods we know."""
+    """Name -> colour, in the given order; without names, the colours of the known methods."""
     spare = cycle(c for c in OKABE_ITO if c not in FIXED.values())
     return {name: FIXED.get(name) or next(spare) for name in names} or dict(FIXED)
 
 
 def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
-    """Title on top, missing results right under it, notes at the foot; all wrapped to the figure's width."""
+    """Title at the top, missing results below it, notes at the bottom; all wrapped to the figure's width."""
     wide = int(figure.get_figwidth() * 18)
-    head = [title, *textwrap.wrap(f"Not there: {missing}", int(wide * 0.72))] if missing else [title]
+    head = [title, *textwrap.wrap(f"Not available: {missing}", int(wide * 0.72))] if missing else [title]
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=10)
     figure.supxlabel(textwrap.fill(notes + ".", wide), x=0.01, ha="left", fontsize=7, color="0.35")
 
 
 def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
-    """What is not there, in words: `mls: missing (1 of 2 seeds)`; empty when all is.
+    """The missing results as text: `mls: missing (1 of 2 seeds)`; empty if all exist.
 
-    Scores are named where only some of several are not there.
+    Scores are listed if only some of several are missing.
     """
-    told: dict[str, list[str]] = {}
+    titles_of: dict[str, list[str]] = {}
     for score, by_level in summaries.items():
         for level, s in by_level.items():
             if s.absent:
-                told.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
-    whole = ({MINUTES.title}, {score.title for score in summaries})
+                titles_of.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
+    complete = ({MINUTES.title}, {score.title for score in summaries})
     parts = []
-    for text, titles in told.items():
-        parts.append(text if any(w <= set(titles) for w in whole) else f"{text} in {', '.join(titles)}")
+    for text, titles in titles_of.items():
+        parts.append(text if any(c <= set(titles) for c in complete) else f"{text} in {', '.join(titles)}")
     return "; ".join(parts)
 
 
 def two_lines(score: Score) -> str:
-    """A score's label with its unit, broken where it is long."""
+    """A score's label with its unit, on two lines if it is long."""
     head, comma, tail = score.title.partition(", ")
     return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
 
@@ -91,7 +91,7 @@ def untrained(study: Study) -> set[str]:
 
 
 def reach(values: list[float]) -> tuple[float, float]:
-    """Where a reference may lie and still be drawn beside these values; empty (inf, -inf) without any."""
+    """The range in which a reference is drawn next to these values; empty (inf, -inf) without values."""
     if not values:
         return math.inf, -math.inf
     further = FAR * max(max(values) - min(values), 0.5)
@@ -99,7 +99,7 @@ def reach(values: list[float]) -> tuple[float, float]:
 
 
 def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
-    """Seeds, mean and ± std of one level at a place of the category axis."""
+    """Draw seeds, mean and ± std of one level at position `at` of the category axis."""
 
     def xy(values: list[float]) -> tuple[list[float], list[float]]:
         places = [at] * len(values)
@@ -115,7 +115,7 @@ def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) 
 
 
 def widen(ax: Axes, *, upright: bool = True) -> None:
-    """Make the score axis span at least SPAN, around what is drawn."""
+    """Make the score axis span at least SPAN, centred on what is drawn."""
     low, high = ax.get_ylim() if upright else ax.get_xlim()
     if high - low < SPAN:
         middle = (low + high) / 2

@@ -1,7 +1,7 @@
-"""A study's figures: the main comparison, one per ablation, few labels, and the training curves.
+"""A study's figures: the main comparison, one per ablation, few labels, and training curves.
 
-Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure has
-bars from zero: score axes start where the scores do, and say so.
+Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure
+has bars from zero: score axes start near the lowest score, and a note states it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mlssl.figures.style import (
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
-"""The method that ablations are drawn against, where the study has it."""
+"""The method drawn as the reference in ablations, if the study has it."""
 
 
 def write_figures(study: Study) -> None:
@@ -56,7 +56,7 @@ def write_figures(study: Study) -> None:
 
 
 def main(study: Study, metrics) -> Figure:
-    """The methods side by side: one panel per headline score, one line per method."""
+    """Compare the methods: one panel per headline score, one line per method."""
     levels = study.axes()[COMPARE]
     scores = scores_of(study, COMPARE)
     columns = min(4, len(scores))
@@ -94,7 +94,7 @@ def main(study: Study, metrics) -> Figure:
 
 
 def ablation(study: Study, metrics, axis: str) -> Figure:
-    """One scalar or choice varied: the first headline score over its levels."""
+    """One varied scalar or choice: the first headline score over its levels."""
     score: Score = scores_of(study, axis)[0]
     by_level = summarise(study, metrics, axis, score)
     numbers = numeric(list(by_level))
@@ -127,7 +127,7 @@ def ablation(study: Study, metrics, axis: str) -> Figure:
 
 
 def numeric(levels: list[str]) -> list[float] | None:
-    """The levels as positive numbers for a log axis, or None when they are names."""
+    """The levels as positive numbers for a log axis, or None if they are names."""
     try:
         values = [float(level) for level in levels]
     except ValueError:
@@ -138,7 +138,7 @@ def numeric(levels: list[str]) -> list[float] | None:
 def references(
     study: Study, metrics, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
-    """Draw the baseline (line and band of ± std) and the untrained backbone (dashed); far ones in words."""
+    """Draw the baseline (line, ± std band) and the untrained backbone (dashed); return distant ones as text."""
     low, high = reach([v for s in by_level.values() for v in s.values.values()])
     words = []
     for method, s in summarise(study, metrics, COMPARE, score).items():
@@ -167,7 +167,7 @@ def labels(study: Study, metrics) -> Figure:
     results = [summarise(study, metrics, COMPARE, score) for score in scores]
     levels = study.axes()[COMPARE]
     for i, (level, colour) in enumerate(colours(levels).items()):
-        # Methods at the same share of labels stand side by side.
+        # Methods at the same share of labels are drawn side by side.
         aside = 1.1 ** (i - (len(levels) - 1) / 2)
         points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
         drawn = [(x, s.mean) for x, s in points if s.n]
@@ -179,6 +179,6 @@ def labels(study: Study, metrics) -> Figure:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    told = absent(dict(zip(scores, results, strict=True)))
-    finish(figure, "Linear probe with few labels", f"{budget(study)}. {READ}", told)
+    missing = absent(dict(zip(scores, results, strict=True)))
+    finish(figure, "Linear probe with few labels", f"{budget(study)}. {READ}", missing)
     return figure

@@ -1,4 +1,4 @@
-"""A company's own photos become a dataset in COCO's layout: labels, near-duplicates, privacy. Imports no torch."""
+"""Import your own photos as a dataset in COCO's layout: labels, near-duplicates, privacy. Imports no torch."""
 
 from mlssl.photos.importing import import_photos
 

@@ -1,4 +1,4 @@
-"""Near-duplicates by a perceptual hash: the signs of a picture's lowest frequencies (pHash, Zauner 2010)."""
+"""Near-duplicates by a perceptual hash: the signs of an image's lowest frequencies (pHash, Zauner 2010)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from PIL import Image
 
 SIDE, LOW = 32, 8
-"""Pixels of the thumbnail's side; frequencies that are kept of each direction."""
+"""Side of the thumbnail in pixels; number of frequencies kept per direction."""
 NEAR = 6
-"""Bits. No two of 60 drawn scenes differ in less than 16; halved and saved at quality 40, one does in up to 7."""
+"""Bits. Two of 60 scenes differ in at least 16; a scene and its copy (half size, JPEG quality 40) in up to 7."""
 FLAT = 8.0
-"""What rounding to 8 bits leaves in a frequency of a flat thumbnail, and a little more."""
+"""Threshold slightly above the 8-bit rounding error in a frequency of a flat thumbnail."""
 
 _COSINES = np.cos(np.pi * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
 _WEIGHTS = (1 << np.arange(LOW * LOW - 1, dtype=np.uint64)).astype(np.uint64)
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """63 bits of an image, uint8 H x W x 3: whether each low frequency but the mean is above their median.
+    """63-bit hash of an image, uint8 H x W x 3: whether each low frequency but the mean is above their median.
 
-    Scale, JPEG quality and overall brightness change few of them; a flat image has none set.
+    Scale, JPEG quality and overall brightness change few bits; a flat image has hash 0.
     """
     small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
     low = (_COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T).ravel()[1:]
@@ -29,11 +29,11 @@ def perceptual_hash(pixels: np.ndarray) -> int:
 
 
 def near_duplicates(hashes: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Groups of images that hang together by hashes (uint64, N) that differ in at most `near` bits.
+    """Connected groups of images; two are linked if their hashes (uint64, N) differ in at most `near` bits.
 
-    Returns three int64 arrays of N: the first image of each one's group (itself, if it stands alone), the image
-    it was found to be like (-1 for the first), and in how many bits they differ. Each image is compared with all
-    that have no group yet, N^2 / 2 comparisons of a fraction of a nanosecond, in memory that grows with N alone.
+    Returns three int64 arrays of N: the first image of each one's group (itself, if it is alone), the image it
+    matched (-1 for the first), and the number of bits in which they differ. Each image is compared with all that
+    have no group yet: at most N^2 / 2 comparisons of a fraction of a nanosecond, and O(N) memory.
     """
     hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
     group, like = np.full((2, len(hashes)), -1, dtype=np.int64)
@@ -42,12 +42,12 @@ def near_duplicates(hashes: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarr
         if group[first] >= 0:
             continue
         group[first] = first
-        waiting, asked = deque([first]), set()
+        waiting, compared = deque([first]), set()
         while waiting:
             at = waiting.popleft()
-            if hashes[at] in asked:  # Whatever is near to it has been found.
+            if hashes[at] in compared:  # All images near this hash are already in the group.
                 continue
-            asked.add(hashes[at])
+            compared.add(hashes[at])
             far = np.bitwise_count(hashes[first + 1 :] ^ hashes[at])
             close = np.flatnonzero(far <= near)
             new = close[group[first + 1 :][close] < 0]

@@ -1,4 +1,4 @@
-"""Four ways in which labels of photos are written down, each read into the same entries."""
+"""Readers for four label formats (COCO JSON, VOC XML, YOLO txt, CSV); all return the same records."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ class Thing:
     """One labelled object."""
 
     category: int
-    """Its place among the categories."""
+    """Index of its category, from 0."""
     box: tuple[float, float, float, float] | None
-    """x, y, width, height, in pixels or in shares of the image's sides; None: the whole image."""
+    """x, y, width, height, in pixels or as fractions of the image's sides; None: the entire image."""
     segmentation: Any = field(default_factory=list)
-    """COCO's, in the units of the box; an empty list where there is no mask."""
+    """COCO's format, in the units of the box; an empty list if there is no mask."""
     crowd: bool = False
     area: float | None = None
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What is told of one photo."""
+    """The labels of one photo."""
 
     where: str
-    """File and place in it, for messages."""
+    """File and position in it, for messages."""
     things: list[Thing]
     size: tuple[int, int] | None = None
-    """Width and height of the raster the boxes are drawn on, where they are told."""
+    """Width and height of the image that the boxes refer to, if the labels record them."""
     shares: bool = False
-    """Whether boxes and polygons are in shares of the sides, not in pixels."""
+    """Whether boxes and polygons are fractions of the image's sides instead of pixels."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is told of one photo, and by which names it may be found."""
+    """The labels of one photo, and the names by which to find the photo."""
 
     names: tuple[str, ...]
-    """Paths, the most trusted first; of a file per photo its own, whose suffix is not the photo's."""
+    """Paths, the most reliable first; with one label file per photo, that file's path (its suffix differs)."""
     labelled: Labelled
 
 
 @dataclass(frozen=True)
 class Told:
-    """All that one file or folder of labels tells."""
+    """The content of one label file or folder."""
 
     format: str
     categories: list[tuple[str, Any]]
-    """Name, and how the format calls it, of each."""
+    """Name and original id of each category."""
     entries: list[Entry]
 
 
@@ -81,7 +81,7 @@ def read_coco(path: Path) -> Told:
     for i, row in enumerate(rows["annotations"]):
         where = f"{path}: annotations[{i}]"
         for key, known in (("image_id", images), ("category_id", categories)):
-            if not _is_whole(row.get(key)) or row[key] not in known:
+            if not _is_integer(row.get(key)) or row[key] not in known:
                 raise DataError(
                     f"{where} has {key} {_shown(row.get(key))}, which is not listed; correct or remove it"
                 )
@@ -92,16 +92,18 @@ def read_coco(path: Path) -> Told:
     entries = []
     for id_, image in images.items():
         where, size = f"{path}: image {id_} ('{image['file_name']}')", (image.get("width"), image.get("height"))
-        if size != (None, None) and not all(_is_whole(side) and side > 0 for side in size):
-            raise DataError(f"{where} has width {_shown(size[0])}, height {_shown(size[1])}; give its pixels")
-        told = Labelled(where, things[id_], None if size == (None, None) else size)
-        entries.append(Entry((image["file_name"],), told))
+        if size != (None, None) and not all(_is_integer(side) and side > 0 for side in size):
+            raise DataError(
+                f"{where} has width {_shown(size[0])}, height {_shown(size[1])}; give its size in pixels"
+            )
+        labelled = Labelled(where, things[id_], None if size == (None, None) else size)
+        entries.append(Entry((image["file_name"],), labelled))
     return Told("COCO JSON", [(categories[id_]["name"], id_) for id_ in sorted(categories)], entries)
 
 
 def read_voc(folder: Path, files: Sequence[Path]) -> Told:
-    """Pascal VOC's XML, one file a photo. Pixels count from 1 and the last is included; difficult means crowd."""
-    found, names = [], set()
+    """Pascal VOC's XML, one file per photo. Pixels count from 1 and the last is included; difficult means crowd."""
+    records, names = [], set()
     for path in files:
         try:
             root = ElementTree.parse(path, ElementTree.XMLParser(target=_Plain())).getroot()
@@ -121,24 +123,24 @@ def read_voc(folder: Path, files: Sequence[Path]) -> Told:
             ]
             x, y = max(edges[0] - 1, 0.0), max(edges[1] - 1, 0.0)
             if edges[2] < x or edges[3] < y:
-                raise DataError(
-                    f"{where} ('{name}') has bndbox {edges}; xmax and ymax must not be the smaller ones"
-                )
+                raise DataError(f"{where} ('{name}') has bndbox {edges}; give xmax >= xmin and ymax >= ymin")
             boxes.append((name, (x, y, edges[2] - x, edges[3] - y), row.findtext("difficult", "").strip() == "1"))
             names.add(name)
-        told = root.findtext("filename", "").strip()
-        aliases = (path.relative_to(folder).as_posix(), *([told] if told else []))
-        found.append((aliases, path, boxes, None if not all(size) or "0" in size else (int(size[0]), int(size[1]))))
+        file_name = root.findtext("filename", "").strip()
+        aliases = (path.relative_to(folder).as_posix(), *([file_name] if file_name else []))
+        records.append(
+            (aliases, path, boxes, None if not all(size) or "0" in size else (int(size[0]), int(size[1])))
+        )
     place = {name: i for i, name in enumerate(sorted(names))}
     entries = [
         Entry(aliases, Labelled(str(path), [Thing(place[n], box, crowd=crowd) for n, box, crowd in boxes], size))
-        for aliases, path, boxes, size in found
+        for aliases, path, boxes, size in records
     ]
     return Told("VOC XML", [(name, name) for name in sorted(names)], entries)
 
 
 def read_yolo(folder: Path, files: Sequence[Path]) -> Told:
-    """YOLO's text files: `class x y width height` in shares, centre first; or a polygon; or a box and its score."""
+    """YOLO txt: `class x y width height` as fractions of the image, (x, y) the centre, or + score; or a polygon."""
     names = _yolo_names(folder)
     entries = []
     for path in files:
@@ -148,7 +150,9 @@ def read_yolo(folder: Path, files: Sequence[Path]) -> Told:
             if not words:
                 continue
             if not words[0].isdecimal() or int(words[0]) >= len(names):
-                raise DataError(f"{where}: class '{words[0][:40]}' is none of 0 to {len(names) - 1}; see the names")
+                raise DataError(
+                    f"{where}: class '{words[0][:40]}' is not in 0 to {len(names) - 1}; add its name or fix it"
+                )
             values = [_number(word, f"{where}: value") for word in words[1:]]
             if len(values) in (4, 5):
                 x, y, w, h = values[:4]
@@ -157,10 +161,12 @@ def read_yolo(folder: Path, files: Sequence[Path]) -> Told:
                 xs, ys = values[::2], values[1::2]
                 box, shape = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)), [values]
             else:
-                raise DataError(f"{where}: {len(words)} values; give class and 4 of a box, or 3 or more points")
+                raise DataError(
+                    f"{where}: {len(words)} values; give the class and 4 box values, or 3 or more points"
+                )
             if not all(-0.01 <= value <= 1.01 for value in (values[:4] if not shape else values)):
                 raise DataError(
-                    f"{where}: '{line[:60]}' is not in shares of the image from 0 to 1; divide by its size"
+                    f"{where}: '{line[:60]}' is not in 0 to 1; divide the coordinates by the image size"
                 )
             things.append(Thing(int(words[0]), box, shape))
         alias = path.relative_to(folder).as_posix()
@@ -169,8 +175,8 @@ def read_yolo(folder: Path, files: Sequence[Path]) -> Told:
 
 
 def read_csv(path: Path) -> Told:
-    """`file,label;label` per line, with or without a header; no boxes. Lines of one file add up; none: no label."""
-    found: dict[str, tuple[int, list[str]]] = {}
+    """`file,label;label` per line, header optional, no boxes. Lines of a file add up; an empty cell: no label."""
+    rows: dict[str, tuple[int, list[str]]] = {}
     lines = _lines(path)
     for i, row in enumerate(csv.reader(lines), start=1):
         cells = [cell.strip() for cell in row]
@@ -180,26 +186,26 @@ def read_csv(path: Path) -> Told:
             raise DataError(
                 f"{path}: line {i} has {len(cells)} cells ('{','.join(cells)[:60]}'); write file,label;label"
             )
-        labels = found.setdefault(cells[0], (i, []))[1]
+        labels = rows.setdefault(cells[0], (i, []))[1]
         labels += [label for label in map(str.strip, cells[1].split(";")) if label and label not in labels]
-    names = sorted({label for _, labels in found.values() for label in labels})
+    names = sorted({label for _, labels in rows.values() for label in labels})
     place = {name: i for i, name in enumerate(names)}
     entries = [
         Entry((file,), Labelled(f"{path}: line {i}", [Thing(place[label], None) for label in labels]))
-        for file, (i, labels) in found.items()
+        for file, (i, labels) in rows.items()
     ]
     return Told("CSV", [(name, name) for name in names], entries)
 
 
 class _Plain(ElementTree.TreeBuilder):
-    """A tree without a document type: no entity is ever defined, so none expands or opens a file."""
+    """Rejects a document type (DOCTYPE), so that no entity can expand or open a file."""
 
     def doctype(self, *_: Any) -> None:
         raise ValueError("it has a DOCTYPE, which may define entities; remove it")
 
 
 def _yolo_names(folder: Path) -> list[str]:
-    """Of classes.txt or data.yaml, in the folder of the labels or up to two above it."""
+    """Class names from classes.txt or data.yaml, in the labels' folder or up to two levels above it."""
     for place in (folder, *folder.resolve().parents[:2]):
         if (place / "classes.txt").is_file():
             path = place / "classes.txt"
@@ -216,12 +222,12 @@ def _yolo_names(folder: Path) -> list[str]:
         else:
             continue
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise DataError(f"{path}: names no classes 0, 1, …; list their names")
+            raise DataError(f"{path}: lists no class names; list the names of classes 0, 1, …")
         if len(set(names)) < len(names):
-            raise DataError(f"{path}: two classes have the same name; make them differ")
+            raise DataError(f"{path}: two classes have the same name; give each its own name")
         return names
     raise DataError(
-        f"{folder}: has YOLO's txt files but no classes.txt or data.yaml; write classes.txt, a name a line"
+        f"{folder}: has YOLO txt files but no classes.txt or data.yaml; write classes.txt with one name per line"
     )
 
 
@@ -233,21 +239,21 @@ def _lines(path: Path) -> list[str]:
 
 
 def _by_id(path: Path, key: str, rows: list[dict], name: str) -> dict[int, dict]:
-    """The records by their ids; DataError if an id or a name is missing or there twice."""
-    found: dict[int, dict] = {}
+    """The records by their ids; DataError if an id or a name is missing or duplicated."""
+    records: dict[int, dict] = {}
     names: set[str] = set()
     for i, row in enumerate(rows):
         where = f"{path}: {key}[{i}]"
-        if not _is_whole(row.get("id")) or row["id"] in found:
-            raise DataError(f"{where} has id {_shown(row.get('id'))}; give each its own whole number")
+        if not _is_integer(row.get("id")) or row["id"] in records:
+            raise DataError(f"{where} has id {_shown(row.get('id'))}; give each a unique integer")
         if not isinstance(row.get(name), str) or not row[name].strip() or row[name] in names:
-            raise DataError(f"{where} has {name} {_shown(row.get(name))}; give each its own")
-        found[row["id"]] = row
+            raise DataError(f"{where} has {name} {_shown(row.get(name))}; give each a unique {name}")
+        records[row["id"]] = row
         names.add(row[name])
-    return found
+    return records
 
 
-def _is_whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -271,18 +277,18 @@ def _box(value: Any, where: str) -> tuple[float, float, float, float]:
 
 
 def _segmentation(value: Any, where: str) -> Any:
-    """A list of polygons or run lengths, as told; its size is compared with the image's later."""
+    """A checked list of polygons or run-length code; `placed` compares its size with the image's."""
     if value is None or value == [] or value == {}:
         return []
     if isinstance(value, list) and all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in value):
         return [[_number(v, where) for v in polygon] for polygon in value]
     if isinstance(value, dict) and isinstance(value.get("size"), list) and len(value["size"]) == 2:
         counts, size = value.get("counts"), value["size"]
-        if all(_is_whole(v) and v > 0 for v in size):
+        if all(_is_integer(v) and v > 0 for v in size):
             if isinstance(counts, str) and counts and counts.isascii():
                 return {"size": size, "counts": counts}
-            whole = isinstance(counts, list) and all(_is_whole(v) and v >= 0 for v in counts)
-            if whole and sum(counts) == size[0] * size[1]:
+            valid = isinstance(counts, list) and all(_is_integer(v) and v >= 0 for v in counts)
+            if valid and sum(counts) == size[0] * size[1]:
                 return {"size": size, "counts": counts}
     raise DataError(
         f"{where} is {_shown(value)}; give polygons of 3 or more points, or run lengths that fill the image"

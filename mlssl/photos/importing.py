@@ -1,4 +1,4 @@
-"""A folder of photos imported: found, freed of metadata and people, grouped, split, and told about."""
+"""Import a folder of photos: strip metadata, hide people, group near-duplicates, split, and write a report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
 VERSION = 1
-"""Of what an import makes of the same photos and settings."""
+"""Increase it when an import's output changes for the same photos and settings."""
 
 
 def import_photos(
@@ -42,23 +42,22 @@ def import_photos(
     near: int = NEAR,
     workers: int | None = None,
 ) -> Path:
-    """Make a dataset in COCO's layout at `out` of all images below the folder `photos`, and return `out`.
+    """Make a dataset in COCO's layout at `out` from all images below the folder `photos`, and return `out`.
 
     `out/train` and `out/val` get JPEGs without metadata, named by number, turned upright (or as their boxes are
-    drawn); `out/annotations` tells of the labelled ones; `out/import.json`, `summary.txt`, `skipped.tsv`,
-    `duplicates.tsv` and `altered.tsv` tell what was done, the first also which photo became which file; the summary
-    is printed.
+    drawn); `out/annotations` describes the labelled ones. `out/import.json`, `summary.txt`, `skipped.tsv`,
+    `duplicates.tsv` and `altered.tsv` record what was done; `import.json` also maps each file to its photo. The
+    summary is printed.
 
-    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn by `seed`, goes to `val`, with
-    all that hang together with them by hashes of at most `near` different bits; all others go to `train`.
-    `anonymise`, `blur` or `pixelate`, hides the `people`: in regions that are written down as labels are (all
-    categories count, and each must be of a photo that is there), or `faces` that a detector finds.
-    `deny`: see `read_deny`; byte for byte copies of these photos are left out too. An image that cannot be used is
-    left out, with a reason, and more than a share `max_skipped` of them ends the import. `workers` processes, one
-    per core unless given.
+    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn with `seed`, goes to `val`, with
+    all near-duplicates (hashes that differ in at most `near` bits); all others go to `train`. `anonymise`, `blur`
+    or `pixelate`, hides `people`: either regions in a file of any label format (all categories count, and every
+    photo it names must exist), or `faces` that a detector finds. `deny`: see `read_deny`; byte-identical copies of
+    these photos are left out too. An unusable image is left out, with a reason; the import stops if their share
+    exceeds `max_skipped`. `workers`: number of processes, default one per core.
 
-    `out` appears when it is whole; a killed import goes on when called again. The same call again leaves `out` as
-    it is. Raises ConfigError or DataError that says what to do; also if `out` was made of other photos or settings.
+    `out` appears when it is complete; after a kill, the same call resumes. A complete `out` is left unchanged.
+    Raises ConfigError or DataError with a remedy; also if `out` was made from other photos or settings.
     """
     photos, out = Path(photos), Path(out)
     check(photos, out, val_share, anonymise, people, max_skipped, near, workers)
@@ -79,7 +78,7 @@ def import_photos(
     with FileLock(out.with_name(f".{out.name}.lock")):
         if is_whole(out, settings):
             return out
-        told = None if labels is None else read_labels(labels, names)
+        found = None if labels is None else read_labels(labels, names)
         denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
         hidden = None if people in (None, FACES) else read_labels(people, names, max_missing=0)
         jobs = [
@@ -87,29 +86,27 @@ def import_photos(
                 number,
                 path,
                 name,
-                labels=None if told is None else told.photos.get(name),
+                labels=None if found is None else found.photos.get(name),
                 people=FACES if people == FACES else None if hidden is None else hidden.photos.get(name),
             )
             for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1)
             if name not in denied
         ]
-        part, asked = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
+        part, processes = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
         try:
-            results = work(jobs, part, out, settings, max_skipped, asked or 1)
+            results = work(jobs, part, out, settings, max_skipped, processes or 1)
             header = {"photos": str(photos), "found": len(paths), "max_skipped": max_skipped, "settings": settings}
-            written = write_dataset(part, jobs, results, header, told, denied, named=hidden is not None)
+            written = write_dataset(part, jobs, results, header, found, denied, named=hidden is not None)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise DataError(
-                f"{part}: the disk is full; make room and call again, it goes on where it was"
-            ) from None
-        told = summary(written, out)
-        write_text(part / "summary.txt", f"{told}\n")
+            raise DataError(f"{part}: the disk is full; make room and call again, the import resumes") from None
+        text = summary(written, out)
+        write_text(part / "summary.txt", f"{text}\n")
         os.sync()
         os.replace(part, out)
         skipped_table(out).unlink(missing_ok=True)
-    print(told)
+    print(text)
     return out
 
 
@@ -123,22 +120,22 @@ def check(
     near: int,
     workers: int | None,
 ) -> None:
-    """ConfigError for settings that cannot be, before any photo is read."""
+    """Raise ConfigError for invalid settings, before any photo is read."""
     if not 0 <= val_share < 1:
-        raise ConfigError(f"val_share: {val_share} is no share of the labelled photos; give one from 0 to below 1")
+        raise ConfigError(f"val_share: {val_share} is not a share of the labelled photos; give 0 <= val_share < 1")
     if not 0 <= max_skipped <= 1:
-        raise ConfigError(f"max_skipped: {max_skipped} is no share of the photos; give one from 0 to 1")
+        raise ConfigError(f"max_skipped: {max_skipped} is not a share of the photos; give a number from 0 to 1")
     if not 0 <= near <= 16:
-        raise ConfigError(f"near: {near} is not from 0 to 16 bits; {NEAR} finds most copies")
+        raise ConfigError(f"near: {near} is not from 0 to 16 bits; the default {NEAR} finds most copies")
     if workers is not None and workers < 1:
-        raise ConfigError(f"workers: {workers}; give 1 or more")
+        raise ConfigError(f"workers: {workers} is less than 1; give 1 or more")
     if anonymise not in (None, *WAYS):
         raise ConfigError(f"anonymise: '{anonymise}' is not known; give {' or '.join(WAYS)}, or leave it out")
     if (anonymise is None) != (people is None):
         has, lacks = ("people", "anonymise") if anonymise is None else ("anonymise", "people")
-        raise ConfigError(f"{has} is given and {lacks} is not, so no one would be hidden; give both, or neither")
+        raise ConfigError(f"{has} is given and {lacks} is not, so no one would be hidden; give both or neither")
     if out.resolve().is_relative_to(photos.resolve()):
-        raise ConfigError(f"out: {out} lies in the folder of photos {photos}; choose another folder")
+        raise ConfigError(f"out: {out} is inside the photos folder {photos}; choose another folder")
     if people == FACES:
         check_detector()
 
@@ -146,7 +143,7 @@ def check(
 def work(
     jobs: list[Photo], part: Path, out: Path, settings: Mapping[str, Any], max_skipped: float, workers: int
 ) -> list[dict[str, Any]]:
-    """What became of each photo, by number; DataError as soon as too many are skipped for certain."""
+    """Process all photos and return one result each, by number; DataError as soon as too many are skipped."""
     pixels = ("version", "photos", "labels", "anonymise", "people", "deny")
     made_of = digest_of({key: settings[key] for key in pixels})
     names, results, skipped = {job.number: job.name for job in jobs}, [], []
@@ -161,13 +158,13 @@ def work(
                 raise DataError(
                     f"{skipped_table(out)}: {len(skipped):,} of {len(jobs):,} photos cannot be used, more than "
                     f"max_skipped {max_skipped:g}; the first: {skipped[0][0]} {skipped[0][1]}; "
-                    "repair or remove them, or allow more"
+                    "repair or remove them, or raise max_skipped"
                 )
     return sorted(results, key=lambda result: result["number"])
 
 
 def is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether `out` has been made already of these; DataError if it is something else."""
+    """Whether `out` is a complete import with these settings; DataError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "import.json").exists():
@@ -180,8 +177,8 @@ def is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def with_copies(denied: Mapping[str, str], paths: Mapping[str, Path]) -> dict[str, str]:
-    """The denied photos with why, and all photos that are the same file, byte for byte."""
-    found = {name: f"left out: deny list, '{line}'" for name, line in denied.items()}
+    """The denied photos and their byte-identical copies, each with the reason."""
+    reasons = {name: f"left out: deny list, '{line}'" for name, line in denied.items()}
     sizes: dict[int, list[str]] = {}
     for name, path in paths.items():
         if name not in denied and path.is_file():
@@ -190,17 +187,17 @@ def with_copies(denied: Mapping[str, str], paths: Mapping[str, Path]) -> dict[st
         if paths[name].is_file():
             for other in sizes.get(paths[name].stat().st_size, []):
                 if filecmp.cmp(paths[name], paths[other], shallow=False):
-                    found.setdefault(other, f"left out: a copy of '{name}', which is denied")
-    return found
+                    reasons.setdefault(other, f"left out: a copy of '{name}', which is denied")
+    return reasons
 
 
 def skipped_table(out: Path) -> Path:
-    """Where the unusable photos are told of an import that has ended for them."""
+    """File that lists the unusable photos after an import stopped because of them."""
     return out.with_name(f"{out.name}.skipped.tsv")
 
 
 def digest_of_files(path: Path | str | None) -> str | None:
-    """A digest that changes when a file, or one in a folder, does."""
+    """A digest that changes when the file, or a file in the folder, changes."""
     if path is None:
         return None
     files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
@@ -208,9 +205,9 @@ def digest_of_files(path: Path | str | None) -> str | None:
 
 
 def stamp(path: Path, name: str) -> tuple[str, int, int]:
-    """Name, size and time of the last change; a file that is not there has none."""
+    """Name, size in bytes and modification time in ns; both are -1 if the file does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return name, -1, -1
-    return name, found.st_size, found.st_mtime_ns
+    return name, status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Labels of photos: read in whatever format, found by file name, placed on the photo's pixels."""
+"""Labels of photos: read any supported format, match photos by file name, convert to pixels."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from mlssl.errors import DataError
 from mlssl.photos.formats import Labelled, Told, read_coco, read_csv, read_voc, read_yolo
 
 MAX_MISSING = 0.1
-"""Share of the labels that may be of photos that are not there; more are a wrong folder, not a lost file."""
+"""Maximum share of labels without a photo; more suggest a wrong folder."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels that have found their photos."""
+    """Labels matched to their photos."""
 
     format: str
     categories: list[tuple[str, Any]]
-    """Name and original id of each; its place, from 1, is its id in the dataset."""
+    """Name and original id of each; its position, from 1, is its id in the dataset."""
     photos: dict[str, Labelled]
     """By the photo's path in the folder of photos."""
     missing: list[str]
-    """A sentence on each label whose photo was not found, or not for certain."""
+    """A sentence on each label whose photo is missing or ambiguous."""
 
 
 def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING) -> Labels:
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
     `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML or YOLO's txt files at any
-    depth: what it holds decides. A photo is found by its relative path, with or without suffix, else by its
-    file name, else by its stem, if but one has it. Raises DataError with file, place, value and remedy; also if
-    more than the share `max_missing` of the labels find no photo.
+    depth; the content decides the format. A photo is found by its relative path, with or without suffix, else by
+    its file name, else by its stem, if that is unique. Raises DataError with file, position, value and remedy;
+    also if more than the share `max_missing` of the labels match no photo.
     """
     path = Path(path)
-    told = read_told(path)
-    if not told.categories:
-        raise DataError(f"{path}: names no category; label at least one object, or import without labels")
-    found, missing = find_photos(told, list(names))
-    if not found or len(missing) > max_missing * len(told.entries):
+    content = read_told(path)
+    if not content.categories:
+        raise DataError(f"{path}: has no category; label at least one object, or import without labels")
+    found, missing = find_photos(content, list(names))
+    if not found or len(missing) > max_missing * len(content.entries):
         first = f"; the first: {missing[0]}" if missing else ""
         raise DataError(
-            f"{path}: {len(missing):,} of {len(told.entries):,} labelled photos are not found{first}; "
+            f"{path}: {len(missing):,} of {len(content.entries):,} labelled photos are not found{first}; "
             "correct the names, remove these labels, or give the folder they are relative to"
         )
-    return Labels(told.format, told.categories, found, missing)
+    return Labels(content.format, content.categories, found, missing)
 
 
 def read_told(path: Path) -> Told:
-    """What the file or folder tells, by the format that its content has."""
+    """Read a label file or folder in the format that its content has."""
     try:
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -60,34 +60,34 @@ def read_told(path: Path) -> Told:
             txt = [p for p in files if p.suffix.lower() == ".txt" and p.name != "classes.txt"]
             if bool(xml) == bool(txt):
                 both = "both XML and txt files" if xml else "neither XML nor txt files"
-                raise DataError(f"{path}: holds {both}; give a folder with VOC's or YOLO's, or a JSON or CSV file")
+                raise DataError(
+                    f"{path}: has {both}; give a folder of VOC XML or YOLO txt files, or a JSON or CSV file"
+                )
             return read_voc(path, xml) if xml else read_yolo(path, txt)
         with open(path, "rb") as handle:
             head = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
         return read_coco(path) if head[:1] in (b"{", b"[") else read_csv(path)
     except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename}: no such file; labels must be a file or a folder that is there"
-        ) from None
+        raise DataError(f"{error.filename}: no such file; give an existing file or folder of labels") from None
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
 
 
-def find_photos(told: Told, names: list[str]) -> tuple[dict[str, Labelled], list[str]]:
-    """The photo of each entry, and a sentence on each entry without; the surest matches are made first.
+def find_photos(content: Told, names: list[str]) -> tuple[dict[str, Labelled], list[str]]:
+    """Match labels to photos, the most reliable names first.
 
-    Raises DataError where two entries name the same photo by its path.
+    Returns labels by photo, and a sentence per unmatched entry. Raises DataError if two entries have the same path.
     """
-    open_, found, missing = list(told.entries), {}, []
+    open_, found, missing = list(content.entries), {}, []
     for key in (str, _without_suffix, _file_name, _stem):
-        having, asking = defaultdict(list), defaultdict(list)
+        by_key, matches = defaultdict(list), defaultdict(list)
         for name in names:
             if name not in found:
-                having[key(name)].append(name)
+                by_key[key(name)].append(name)
         for entry in open_:
-            hits = (having.get(key(_plain(alias)), []) for alias in entry.names)
-            asking[next((hit[0] for hit in hits if len(hit) == 1), None)].append(entry)
-        for name, entries in asking.items():
+            hits = (by_key.get(key(_plain(alias)), []) for alias in entry.names)
+            matches[next((hit[0] for hit in hits if len(hit) == 1), None)].append(entry)
+        for name, entries in matches.items():
             if name is not None and len(entries) > 1 and key is str:
                 raise DataError(
                     f"{entries[1].labelled.where}: '{name}' is labelled a second time, after "
@@ -98,14 +98,14 @@ def find_photos(told: Told, names: list[str]) -> tuple[dict[str, Labelled], list
         taken = {id(labelled) for labelled in found.values()}
         open_ = [entry for entry in open_ if id(entry.labelled) not in taken]
     for entry in open_:
-        missing.append(f"{entry.labelled.where}: no photo, or several, go by '{entry.names[-1]}'")
+        missing.append(f"{entry.labelled.where}: no photo, or several, are named '{entry.names[-1]}'")
     return found, missing
 
 
 def placed(labelled: Labelled, width: int, height: int) -> list[dict[str, Any]]:
-    """COCO's annotations without ids, in pixels, of a photo that is width x height; category ids from 1.
+    """COCO annotations in pixels, without ids, for a photo of width x height; category ids from 1.
 
-    A box is cut off at the image's edge; one without area is left out. Raises DataError for one that is outside.
+    Boxes are clipped to the image; one without area is left out. Raises DataError for a box outside the image.
     """
     across, down = (width, height) if labelled.shares else (1, 1)
     made = []
@@ -120,7 +120,7 @@ def placed(labelled: Labelled, width: int, height: int) -> list[dict[str, Any]]:
         if x1 >= x2 or y1 >= y2:
             shown = ", ".join(f"{v:g}" for v in (x, y, w, h))
             raise DataError(
-                f"{labelled.where}: box x, y, width, height = {shown} is outside of the image of {width} x "
+                f"{labelled.where}: box x, y, width, height = {shown} is outside the image of {width} x "
                 f"{height} pixels; correct or remove it"
             )
         shape = thing.segmentation

@@ -1,4 +1,4 @@
-"""People made unrecognisable: in regions that a file gives, or in faces that a detector finds."""
+"""Anonymise people: in regions from a file, or in faces that a detector finds."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from mlssl.photos.labels import placed
 FACES = "faces"
 WAYS = ("blur", "pixelate")
 BLUR = 1 / 3
-"""Standard deviation of the blur, in longer sides of the region."""
+"""Standard deviation of the blur, as a fraction of the region's longer side."""
 BLOCKS, BLOCK = 8, 8
-"""Blocks per longer side, at most; pixels of a block's side, at least."""
+"""Maximum blocks along the longer side; minimum side of a block in pixels."""
 MARGIN = 0.25
-"""By which share of its side a found face is grown on each side: the detector's box cuts off chin and hair."""
+"""Share of its side by which a detected face box grows on each side; the detector cuts off chin and hair."""
 
 
 class Region(NamedTuple):
-    """What is to be hidden."""
+    """A region to hide."""
 
     box: tuple[int, int, int, int]
-    """x1, y1, x2, y2 in whole pixels."""
+    """x1, y1, x2, y2 in integer pixels."""
     mask: np.ndarray | None = None
-    """bool, of the image's size; None: the whole box."""
+    """bool H x W, of the image's size; None: the entire box."""
 
 
 def regions_of(labelled: Labelled, width: int, height: int) -> list[Region]:
-    """The regions of a photo, rounded outwards to whole pixels. Raises DataError as `placed` does."""
-    found = []
+    """The regions of a photo, rounded outwards to integer pixels. Raises DataError as `placed` does."""
+    regions = []
     for person in placed(labelled, width, height):
         x, y, w, h = person["bbox"]
         mask = None
         if person["segmentation"]:
             mask = _mask(person["segmentation"], height, width, labelled.where)
-            if mask.any():  # A mask may reach beyond its box, and all of it is to be hidden.
+            if mask.any():  # A mask may extend beyond its box; hide all of it.
                 ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
                 x, y, w, h = xs[0], ys[0], xs[-1] + 1 - xs[0], ys[-1] + 1 - ys[0]
             else:
                 mask = None
         box = (math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h))
-        found.append(Region((*box[:2], min(box[2], width), min(box[3], height)), mask))
-    return found
+        regions.append(Region((*box[:2], min(box[2], width), min(box[3], height)), mask))
+    return regions
 
 
 def hide(pixels: np.ndarray, regions: Iterable[Region], how: str) -> np.ndarray:
-    """A copy of an image, uint8 H x W x 3, with the regions made unrecognisable; `how` is one of WAYS.
+    """A copy of an image, uint8 H x W x 3, with the regions anonymised; `how` is one of WAYS.
 
-    `pixelate` leaves the means of at most 8 x 8 blocks, and of blocks no smaller than 8 pixels; `blur` spreads
-    these with a standard deviation of a third of the region's longer side, so that it tells less still.
+    `pixelate` keeps the means of at most 8 x 8 blocks, each at least 8 pixels wide. `blur` also blurs these blocks,
+    with a standard deviation of a third of the region's longer side, which removes more detail.
     """
     pixels = pixels.copy()
     for (x1, y1, x2, y2), mask in regions:
@@ -75,9 +75,9 @@ def hide(pixels: np.ndarray, regions: Iterable[Region], how: str) -> np.ndarray:
 
 
 def find_faces(pixels: np.ndarray) -> list[Region]:
-    """Faces found by OpenCV's Haar cascades (Viola and Jones 2001), frontal and in profile to either side.
+    """Faces found by OpenCV's Haar cascades (Viola and Jones 2001), frontal and both profiles.
 
-    They find upright faces of 20 pixels or more, and not all of those. Raises ConfigError as `check_detector` does.
+    They detect upright faces of 20 pixels or more, and miss some. Raises ConfigError as `check_detector` does.
     """
     import cv2
 
@@ -96,11 +96,11 @@ def find_faces(pixels: np.ndarray) -> list[Region]:
 
 
 def check_detector() -> None:
-    """ConfigError, with the remedy, where no face detector is installed."""
+    """Raise ConfigError, with the remedy, if no face detector is installed."""
     try:
         import cv2
 
-        cv2.CascadeClassifier  # noqa: B018 (OpenCV 5 has left it out)
+        cv2.CascadeClassifier  # noqa: B018 (OpenCV 5 removed it)
         found = Path(cv2.data.haarcascades, "haarcascade_frontalface_default.xml").is_file()
     except (ImportError, AttributeError):
         found = False
@@ -112,18 +112,18 @@ def check_detector() -> None:
 
 
 def read_deny(path: Path | str, names: Iterable[str]) -> dict[str, str]:
-    """The photos that a deny list names, and the line that does.
+    """The photos on a deny list, each with the line that matched it.
 
-    A line is a file name, a path below the folder of photos, or a pattern of either with *, ? and [ ], in any case;
-    empty lines and those that start with # say nothing. Raises DataError for a line that no photo fits: a slip
-    there would let a photo in.
+    A line is a file name, a path below the folder of photos, or a pattern of either with *, ? and [ ]; case is
+    ignored, as are empty lines and lines that start with #. Raises DataError for a line that matches no photo,
+    because a typo would let a photo through.
     """
     path, names = Path(path), list(names)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({error.strerror}); deny must be a text file of file names"
+            f"{path}: cannot be read ({error.strerror}); give a readable text file of file names as deny"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
@@ -131,18 +131,18 @@ def read_deny(path: Path | str, names: Iterable[str]) -> dict[str, str]:
     for i, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
-        asked = line.replace("\\", "/").removeprefix("./").lower()
+        pattern = line.replace("\\", "/").removeprefix("./").lower()
         low = ((name, name.lower()) for name in names)
         hits = [
             name
             for name, small in low
-            if asked in (small, small.rpartition("/")[2])
-            or fnmatch.fnmatchcase(small, asked)
-            or fnmatch.fnmatchcase(small.rpartition("/")[2], asked)
+            if pattern in (small, small.rpartition("/")[2])
+            or fnmatch.fnmatchcase(small, pattern)
+            or fnmatch.fnmatchcase(small.rpartition("/")[2], pattern)
         ]
         if not hits:
             raise DataError(
-                f"{path}: line {i}: '{line}' fits no photo; correct it, or remove it if the photo is gone"
+                f"{path}: line {i}: '{line}' matches no photo; correct it, or remove it if the photo is gone"
             )
         denied.update(dict.fromkeys(hits, line))
     return denied
@@ -163,5 +163,5 @@ def _cascades() -> tuple[Any, Any]:
 def _mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:
     try:
         return decode(segmentation, height, width).astype(bool)
-    except Exception as error:  # pycocotools raises whatever its C code meets.
+    except Exception as error:  # pycocotools may raise any exception.
         raise DataError(f"{where}: a segmentation cannot be decoded ({error}); correct or remove it") from None

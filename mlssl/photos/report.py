@@ -1,4 +1,4 @@
-"""What an import has done, for people: tables and a summary."""
+"""Readable reports of an import: tables and a summary."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Lines of tab-separated cells; a tab, an end of a line or what is no text in a file's name is escaped."""
+    """Tab-separated lines; tabs, line ends and undecodable bytes in file names are escaped."""
     return "".join("\t".join(_cell(cell) for cell in row) + "\n" for row in (head, *rows))
 
 
-def reasons(told: Iterable[str]) -> dict[str, int]:
-    """How often each reason is given, its numbers aside (N where they differ); the most frequent first."""
+def reasons(given: Iterable[str]) -> dict[str, int]:
+    """Count of each reason, most frequent first; reasons that differ only in numbers are merged (numbers as N)."""
     kinds: dict[str, list[str]] = {}
-    for reason in told:
+    for reason in given:
         kinds.setdefault(re.sub(r"\d[\d,]*", "N", reason), []).append(reason)
-    counts = {kind if len(set(given)) > 1 else given[0]: len(given) for kind, given in kinds.items()}
+    counts = {kind if len(set(same)) > 1 else same[0]: len(same) for kind, same in kinds.items()}
     return dict(Counter(counts).most_common())
 
 
-def summary(told: Mapping[str, Any], out: Path) -> str:
-    """A dozen lines that a person reads after an import."""
+def summary(record: Mapping[str, Any], out: Path) -> str:
+    """A readable summary, in about a dozen lines, of the content of `import.json`."""
     rows = [
-        ("photos", f"{told['found']:,} found in {told['photos']}"),
-        ("used", f"{told['used']:,}: {told['train']:,} train, {told['val']:,} val"),
+        ("photos", f"{record['found']:,} found in {record['photos']}"),
+        ("used", f"{record['used']:,}: {record['train']:,} train, {record['val']:,} val"),
     ]
-    if told["denied"]:
-        rows.append(("denied", f"{told['denied']:,} left out, named or copies of such (altered.tsv)"))
-    for reason, count in list(told["skipped_by_reason"].items())[:5]:
+    if record["denied"]:
+        rows.append(("denied", f"{record['denied']:,} left out by the deny list, copies included (altered.tsv)"))
+    for reason, count in list(record["skipped_by_reason"].items())[:5]:
         rows.append(("skipped", f"{count:,} {reason} (skipped.tsv)"))
-    for side, values in told["sizes"].items():
+    for side, values in record["sizes"].items():
         spread = " / ".join(f"{values[key]:,g}" for key in ("min", "median", "max"))
         rows.append((side, f"{spread} pixels (smallest / median / largest)"))
-    twins = told["duplicates"]
+    twins = record["duplicates"]
     rows.append(
         ("duplicates", f"{twins['photos']:,} are like another, {twins['groups']:,} groups (duplicates.tsv)")
     )
-    altered, settings = told["altered"], told["settings"]
+    altered, settings = record["altered"], record["settings"]
     if settings["anonymise"]:
         hidden = f"{altered['regions']:,} regions in {altered['photos']:,} photos (altered.tsv)"
         rows.append((settings["anonymise"], hidden))
@@ -51,18 +51,23 @@ def summary(told: Mapping[str, Any], out: Path) -> str:
         if settings["people"] == "faces":
             rows.append(("CAUTION", "the detector misses some faces; look at the photos before you share them"))
     rows.append(("metadata", "removed from all"))
-    labels = told["labels"]
+    labels = record["labels"]
     if labels:
         rows.append(("labels", f"{labels['format']}: {labels['train']:,} photos train, {labels['val']:,} val"))
         if labels["boxes"] != "as given":
             rows.append(("boxes", f"{labels['boxes']} for each label, as {labels['format']} has none"))
         if labels["held_back"]:
-            rows.append(("held back", f"{labels['held_back']:,} unlabelled photos like one in val, not trained on"))
+            rows.append(
+                (
+                    "held back",
+                    f"{labels['held_back']:,} unlabelled near-duplicates of photos in val, not trained on",
+                )
+            )
         if labels["missing"]:
             rows.append(
                 ("missing", f"{labels['missing']:,} labels without their photo; {labels['missing_first'][0]}")
             )
-        for category in told["categories"]:
+        for category in record["categories"]:
             rows.append(("category", f"{category['name']}: {category['train']:,} train, {category['val']:,} val"))
     rows.append(("written to", str(out)))
     return "\n".join(f"{what:<12}{value}" for what, value in rows)

@@ -1,4 +1,4 @@
-"""One photo made: read, people hidden, written as a JPEG without metadata. Many by several processes."""
+"""Process photos in parallel: read, hide people, write JPEGs without metadata."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from mlssl.photos.people import FACES, find_faces, hide, regions_of
 
 QUALITY = 95
 JPEG_SIDE = 65_500
-"""Pixels; a JPEG's side cannot be longer."""
+"""Maximum side of a JPEG in pixels."""
 CHUNK = 16
-"""Photos that a process takes at once, and between two lines of the journal."""
+"""Photos per task of a process; the journal is flushed after each task."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to be imported."""
+    """A photo to import."""
 
     number: int
-    """Its place among all that were found, from 1: its id and the name of its file in the dataset."""
+    """Position among all photos found, from 1; its image id, and its file name in the dataset."""
     path: Path
     name: str
     """Its path below the folder of photos, with `/`."""
     labels: Labelled | None = None
     people: Labelled | str | None = None
-    """The regions to hide; FACES: those a detector finds; None: no file names this photo, or nothing is hidden."""
+    """Regions to hide; FACES: those a detector finds; None: photo not named in the file, or nothing is hidden."""
 
     @property
     def file(self) -> str:
@@ -51,7 +51,7 @@ class Photo:
 
 
 def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
-    """Write `folder/<photo.file>`; what became of it: its size and hash, or why it was skipped.
+    """Write `folder/<photo.file>`; returns its size, hash and hidden regions, or why it was skipped.
 
     Raises DataError for a label that does not fit the photo.
     """
@@ -68,7 +68,7 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
     if how is not None and photo.people is not None:
         regions = find_faces(pixels) if photo.people == FACES else regions_of(photo.people, width, height)
         pixels, hidden = hide(pixels, regions, how), len(regions)
-    # An array knows nothing of where, when and with what it was taken.
+    # An array carries no metadata.
     Image.fromarray(np.ascontiguousarray(pixels)).save(folder / photo.file, quality=QUALITY)
     return {
         "number": photo.number,
@@ -83,10 +83,10 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
 def make_all(
     photos: Sequence[Photo], part: Path, *, made_of: str, how: str | None, workers: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Make the photos into `part/images`, yielding what became of them, in order; a killed import is gone on with.
+    """Write the photos to `part/images` and yield their results in order; resumes a killed import.
 
-    `made_of` names photos and settings; what another import has left in `part` is removed. As many photos are in
-    work as the processes need, however many there are.
+    `made_of` is the digest of photos and settings; `part` is emptied if it has another. The number of pending tasks
+    is bounded, so memory does not grow with the number of photos.
     """
     done = resume(part, made_of)
     folder = part / "images"
@@ -102,26 +102,26 @@ def make_all(
 
 
 def resume(part: Path, made_of: str) -> dict[int, dict[str, Any]]:
-    """What the journal tells of photos that are there, whole; a new `part` if it is of another import.
+    """Results, by number, of photos whose files are complete; a new `part` if it is of another import.
 
     Skipped photos are tried again.
     """
     journal, header, folder = part / "journal.jsonl", json.dumps({"made_of": made_of}), part / "images"
-    told = journal.read_text().split("\n")[:-1] if journal.exists() else []
-    if not told or told[0] != header:
+    lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    if not lines or lines[0] != header:
         shutil.rmtree(part, ignore_errors=True)
-        told = [header]
+        lines = [header]
     folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "val"):  # It was killed while they were sorted into the splits.
+    for split in ("train", "val"):  # The import was killed while sorting photos into the splits.
         for path in (part / split).glob("*.jpg"):
             os.replace(path, folder / path.name)
     for made in ("train", "val", "annotations"):
         shutil.rmtree(part / made, ignore_errors=True)
     done = {}
-    for line in told[1:]:
+    for line in lines[1:]:
         try:
             result = json.loads(line)
-        except ValueError:  # The power went off while it was written; its photos are made again.
+        except ValueError:  # A power failure cut the line off; its photos are processed again.
             break
         file = folder / Photo(result["number"], Path(), "").file
         if "skipped" not in result and file.exists() and file.stat().st_size == result["bytes"]:
@@ -135,7 +135,7 @@ def _make_chunk(photos: Sequence[Photo], folder: Path, how: str | None) -> list[
 
 
 def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """`work` on each chunk, in order, by processes that are never more than a few chunks ahead."""
+    """Run `work` on each chunk in a process pool, in order, with at most 3 pending chunks per process."""
     if workers == 1 or len(chunks) < 2:
         yield from map(work, chunks)
         return
@@ -149,18 +149,17 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
-            "workers: a process was killed, likely for want of memory; call again with fewer workers, "
-            "it goes on where it was"
+            "workers: a process was killed, probably out of memory; call again with fewer workers, "
+            "the import resumes"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _size(photo: Photo) -> tuple[int, int] | None:
-    """The size of the raster on which labels and people are drawn, if one is told.
+    """Width and height of the image that labels and people refer to, if either file records it.
 
-    Raises UnusableImage where it is not certain that both are drawn on the same one: of people, the wrong place
-    would be hidden.
+    Raises UnusableImage if they may refer to differently rotated images; the wrong place would then be hidden.
     """
     labels = None if photo.labels is None else photo.labels.size
     if not isinstance(photo.people, Labelled):
@@ -168,20 +167,20 @@ def _size(photo: Photo) -> tuple[int, int] | None:
     people = photo.people.size
     if labels and people and labels != people:
         shown = " and ".join(f"{w} x {h}" for w, h in (labels, people))
-        raise UnusableImage(photo.path, f"is {shown} pixels by its labels and by its people")
+        raise UnusableImage(photo.path, f"has different sizes in its labels and its people: {shown} pixels")
     drawn = None if photo.labels is None else any(thing.box for thing in photo.labels.things)
     try:
         with Image.open(photo.path) as image:
             width, height = image.size
             turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # It cannot be opened, and `read_image` will say why; or its damaged EXIF data turns nothing.
+    except Exception:  # `read_image` reports unreadable files; damaged EXIF data is ignored.
         turn = 1
     if turn != 1:
         sideways = turn in (5, 6, 7, 8) and width != height
         if bool(people) != bool(labels) and drawn is True:
-            raise UnusableImage(photo.path, "is turned by EXIF, and not both labels and people say on which size")
+            raise UnusableImage(photo.path, "is rotated by EXIF, and labels or people do not record the image size")
         if people and not sideways:
             raise UnusableImage(
-                photo.path, "is turned by EXIF to the same size, so where its people are is not certain"
+                photo.path, "is rotated by EXIF to the same size, so the position of its people is ambiguous"
             )
     return people or labels

@@ -1,4 +1,4 @@
-"""The finished photos sorted into splits, their annotations, and the tables of what was done."""
+"""Sort the finished photos into splits; write annotations and report tables."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def write_dataset(
     *,
     named: bool,
 ) -> dict[str, Any]:
-    """Turn `part`, with all photos in `images`, into a dataset, and return what `import.json` tells of it.
+    """Turn `part`, with all photos in `images`, into a dataset, and return the content of `import.json`.
 
-    `named`: people are hidden in the photos that a file names, and the others are to be told. Raises DataError if
-    no photo is left, or none for a split.
+    `named`: people are hidden in the photos that a file names; the others are reported as not altered. Raises
+    DataError if no photo is left, or none for a split.
     """
     by_number = {job.number: job for job in jobs}
     used = [result for result in results if "skipped" not in result]
     if not used:
         raise DataError(
-            f"{header['photos']}: no photo is left to import, {len(jobs):,} cannot be used; see the reasons"
+            f"{header['photos']}: no photo is left to import, {len(jobs):,} cannot be used; repair or replace them"
         )
     settings = header["settings"]
     photos = [by_number[result["number"]] for result in used]
@@ -54,7 +54,7 @@ def write_dataset(
     if labels is not None:
         if not labelled.any():
             raise DataError(
-                f"{header['photos']}: no labelled photo is left; see the reasons, or import without labels"
+                f"{header['photos']}: no labelled photo is usable; repair the photos, or import without labels"
             )
         if settings["val_share"]:
             in_val = choose_val(group, labelled, settings["val_share"], settings["seed"])
@@ -91,7 +91,7 @@ def write_dataset(
     write_text(part / "skipped.tsv", table(("file", "reason"), skipped))
     write_text(part / "duplicates.tsv", table(("file", "like", "distance"), copies))
     write_text(part / "altered.tsv", table(("file", "what"), sorted(altered)))
-    told = {
+    record = {
         **header,
         "used": len(used),
         "train": int((~in_val).sum()),
@@ -122,15 +122,15 @@ def write_dataset(
         "files": {f"{SPLITS[v]}/{p.file}": p.name for p, v in zip(photos, in_val.tolist(), strict=True)},
     }
     shutil.rmtree(part / "images")
-    write_json(part / "import.json", told)
+    write_json(part / "import.json", record)
     (part / "journal.jsonl").unlink()
-    return told
+    return record
 
 
 def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool N: which images are validated on. Groups stay whole, and are drawn until `share` of the labelled are.
+    """bool N: which images go to val. Entire groups are drawn until val has `share` of the labelled images.
 
-    Images without labels go with their group, so that none is trained on that is like one in the validation split.
+    Images without labels stay with their group, so train has no near-duplicate of an image in val.
     Raises DataError if groups are too large for two splits.
     """
     wanted = max(1, round(share * labelled.sum()))
@@ -141,7 +141,7 @@ def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int)
         if taken + counts[i] <= wanted and len(chosen) + 1 < len(firsts):
             chosen.append(firsts[i])
             taken += counts[i]
-    if not chosen and len(firsts) > 1:  # All groups are larger than what is wanted.
+    if not chosen and len(firsts) > 1:  # Every group exceeds the share.
         chosen = [firsts[np.argmin(counts)]]
     if not chosen:
         raise DataError(
@@ -154,7 +154,7 @@ def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int)
 def write_annotations(
     part: Path, split: str, photos: Sequence[tuple[Photo, Mapping[str, Any]]], labels: Labels
 ) -> dict[int, int]:
-    """Write `annotations/instances_<split>.json`; returns how many objects each category has."""
+    """Write `annotations/instances_<split>.json`; returns the number of objects per category id."""
     images, annotations = [], []
     for photo, made in photos:
         width, height = made["width"], made["height"]

@@ -12,9 +12,9 @@ from mlssl.scenes.places.outdoor import Light, Zone
 from mlssl.scenes.themes import THEME_NAMES, THEMES, sample_light
 
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
-MIN_IMAGE_SHARE = 0.0025  # of the image area: anything smaller is not drawn, so that all that is drawn is labelled
+MIN_IMAGE_SHARE = 0.0025  # of the image area; smaller objects are not drawn, so every drawn object is labelled
 MIN_VISIBLE_SHARE = 0.25  # of the object's own area
-# Sensor noise is looked up by random bytes: much faster than normal deviates, and 256 levels suffice.
+# Sensor noise: random bytes index 256 normal quantiles, which is much faster than drawing normal deviates.
 NOISE_QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)], dtype=np.float32)
 
 
@@ -43,22 +43,21 @@ class Sprite(NamedTuple):
 def _apparent(metres: float) -> float:
     """Height in metres that the layout uses for an object of true height `metres`.
 
-    Sizes are drawn together, as photographers do who step up to small things and back from large ones; a ball
-    beside a bus would otherwise cover a few pixels only.
+    The range of sizes is compressed: a ball next to a bus would otherwise cover only a few pixels.
     """
     return 1.7 * (metres / 1.7) ** 0.75
 
 
 def _shading(c: Canvas, alpha: Image.Image, pad: int, light: Light, rng: np.random.Generator) -> np.ndarray:
-    """Lightness factor of an object whose `alpha` has `pad` empty pixels on every side; without the padding.
+    """Lightness factor, without padding, of an object whose `alpha` has `pad` empty pixels on every side.
 
-    A bulge lit from above and from the light's side, a fall towards the ground, and grain.
+    A bulge lit from above and from the light's side, a darkening towards the ground, and grain.
     """
     depth = max(round(0.05 * c.height), 1)
     bulge = np.asarray(alpha.filter(ImageFilter.BoxBlur(1.5 * depth)), dtype=np.float32)
     h, w = bulge.shape[0] - 2 * pad, bulge.shape[1] - 2 * pad
     y, x = depth, round(-0.9 * light.side * depth)
-    # The slope is negative at the rim that faces the light.
+    # The slope is negative at the edge that faces the light.
     slope = (
         bulge[pad - y : pad - y + h, pad - x : pad - x + w] - bulge[pad + y : pad + y + h, pad + x : pad + x + w]
     )
@@ -113,7 +112,7 @@ def _place(
         tall = min(metres * (zone.far + t * (zone.near - zone.far)) * rng.uniform(0.88, 1.12), 0.95) * height
         rgb, alpha = draw_object(name, max(tall, 4.0), light, rng, zone.airborne)
         h, w = alpha.shape
-        # Of a few places the one that hides least: overlap stays common but not the rule.
+        # Of three positions, take the one with the least overlap, so that overlap is moderate.
         best = None
         for centre in rng.uniform(zone.left, zone.right, 3) * width:
             left, top = round(centre - w / 2), round(base * height) - h
@@ -147,9 +146,9 @@ def _window(sprite: Sprite, size: tuple[int, int]) -> tuple[slice, slice, slice,
 
 
 def _visible(sprites: list[Sprite], table: np.ndarray, size: tuple[int, int]) -> tuple[list[Sprite], np.ndarray]:
-    """The sprites of which enough can be seen, back to front, and the owner map (H, W).
+    """The sprites that are visible enough, back to front, and the owner map (H, W).
 
-    Goes from front to back: whether an object is kept depends only on what stands before it.
+    It processes sprites front to back: whether an object is kept depends only on those in front of it.
     """
     width, height = size
     least = MIN_IMAGE_SHARE * width * height
@@ -201,7 +200,7 @@ def _composite(image: np.ndarray, sprite: Sprite, size: tuple[int, int]) -> None
 
 
 def render_scene(size: tuple[int, int], rng: np.random.Generator) -> Scene:
-    """A scene of `size` (width, height) pixels with 2 to 8 labelled objects; it depends on `rng` only."""
+    """A scene of `size` (width, height) pixels with 2 to 8 labelled objects; it depends only on `rng`."""
     width, height = size
     theme = THEME_NAMES[rng.integers(len(THEME_NAMES))]
     light = sample_light(rng, THEMES[theme].indoor)
@@ -232,7 +231,7 @@ def render_scene(size: tuple[int, int], rng: np.random.Generator) -> Scene:
 
 
 def _lay_table(image: np.ndarray, cover: np.ndarray) -> None:
-    """Put the front layer, premultiplied uint8 (H, W, 4), over the image."""
+    """Composite the front layer, premultiplied uint8 (H, W, 4), onto the image in place."""
     rows = np.flatnonzero(cover[..., 3].any(axis=1))
     if len(rows):
         part = cover[rows[0] :].astype(np.float32)

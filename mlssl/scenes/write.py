@@ -1,4 +1,4 @@
-"""Writing scenes as a COCO folder."""
+"""Write scenes as a dataset in COCO's layout."""
 
 import json
 import multiprocessing
@@ -17,16 +17,14 @@ from mlssl.scenes.categories import CATEGORIES, CATEGORY_IDS
 from mlssl.scenes.render import render_scene
 
 SPLITS = ("train2017", "val2017")
-VAL_FIRST_ID = (
-    1_000_000_001  # fixed, so that a validation image keeps its id however many training images there are
-)
+VAL_FIRST_ID = 1_000_000_001  # fixed, so that validation ids do not depend on the number of training images
 LICENCE = {"id": 1, "name": "Procedurally drawn: no rights reserved", "url": ""}
 
 
 def _write_image(
     job: tuple[int, int, int], root: Path, size: tuple[int, int], seed: int
 ) -> tuple[dict, list[dict]]:
-    """Render image `index` of a split into `root`; returns its record and annotations, yet without ids."""
+    """Render image `index` of a split into `root`; returns its record, and its annotations without ids."""
     split, index, image_id = job
     scene = render_scene(size, np.random.default_rng([seed, split, index]))
     stem = f"{image_id:012d}"
@@ -86,8 +84,8 @@ def write_scenes(
 
     `out` gets COCO's layout: {train,val}2017/*.jpg, annotations/instances_{train,val}2017.json and, as 8-bit
     PNG with the category id of the visible object (0 = background), semantic/{train,val}2017/*.png. An image
-    depends only on the seed, its split and its place in the split. `workers` processes (default: all cores)
-    draw. Raises FileExistsError if `out` exists; nothing is left behind when it fails.
+    depends only on the seed, its split and its index in the split. `workers`: number of processes (default: all
+    cores). Raises FileExistsError if `out` exists; removes partial output on failure.
     """
     out = Path(out)
     if out.exists():

@@ -1,4 +1,4 @@
-"""How many labels pretraining saves: the labelled images with which it scores what all of them give without."""
+"""How many labels pretraining saves: the labelled images it needs to match training on all of them without it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Saving:
-    """What one seed says of one method."""
+    """The result of one seed of one method."""
 
     labels: int
-    """Labelled images there are."""
+    """Number of labelled images."""
     target: float
-    """mAP of the untrained backbone with all of them, %."""
+    """mAP of the untrained backbone with all labelled images, %."""
     needed: float
-    """Labelled images with which the pretrained one has as much; NaN where it never has."""
+    """Labelled images with which the pretrained backbone reaches `target`; NaN if it never does."""
     at_most: bool
-    """Its smallest share was enough already, so it may need fewer."""
+    """Whether the smallest share already reaches `target`, so that fewer images may suffice."""
 
 
 def saving(pretrained: Curve, untrained: Curve) -> Saving:
@@ -47,7 +47,7 @@ def saving(pretrained: Curve, untrained: Curve) -> Saving:
 
 
 def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]:
-    """Pretrained method -> seed -> Saving, for seeds whose curve is whole, its own and the untrained one's."""
+    """Pretrained method -> seed -> Saving, for seeds with complete curves of this method and the untrained one."""
     pretrained, untrained = pretrained_and_not(study)
     base = curves(study, metrics, untrained)
     found = {}
@@ -58,7 +58,7 @@ def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]
 
 
 def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]:
-    """Seed -> curve of a compared method; seeds for which a share is missing are left out."""
+    """Seed -> curve of a compared method; seeds with a missing share are skipped."""
     found: dict[int, Curve] = {}
     scores = linear_scores(study)[::-1]
     values = [summarise(study, metrics, COMPARE, score)[method].values for score in scores]
@@ -73,7 +73,7 @@ def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]
 
 
 def sentence(method: str, found: list[Saving]) -> str:
-    """What a manager wants to know of one method, with its uncertainty."""
+    """One sentence on the labels that a method saves, with the uncertainty."""
     if not found:
         return f"{method}: not known yet, because no seed has all its results."
     labels, n = found[0].labels, len(found)
@@ -101,7 +101,7 @@ def sentence(method: str, found: list[Saving]) -> str:
 
 
 def table(found: dict[str, dict[int, Saving]]) -> pd.DataFrame:
-    """A row per method and seed."""
+    """One row per method and seed."""
     rows = [
         {
             "method": method,

@@ -1,6 +1,6 @@
-"""Tables 1 to 5 of the paper as templates: every published row, and the study's own values below them.
+"""Tables 1 to 5 of the paper as templates: every published row, and the study's values below them.
 
-A benchmark the suite has no protocol for, or a method the study does not compare, says `no run`.
+The status is `no run` if the suite has no protocol for a benchmark or the study does not compare a method.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PROTOCOLS = {
     ("voc0712_detection", "faster_rcnn_r50_c4"): None,
     ("classification", "resnet50_finetune"): None,
 }
-"""Benchmark and architecture of the paper -> the suite's protocol that measures the same kind of thing, if any."""
+"""Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any."""
 NO_RUN = "no run"
 ABSENT = Summary({}, 0)
 COLUMNS = [
@@ -38,13 +38,13 @@ class PaperTable:
     text: str
     """Caption."""
     tidy: pd.DataFrame
-    """A row per published number."""
+    """One row per published number."""
     printed: pd.DataFrame
-    """A row per published row, and one per method of the study."""
+    """One row per published row, and one per method of the study."""
 
 
 def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -> dict[str, PaperTable]:
-    """Stem -> table, for tables 1 to 5; `published` holds the paper's numbers as text."""
+    """Stem -> table, for tables 1 to 5; `published` contains the paper's numbers as text."""
     found = {}
     for name in PAPER_TABLES:
         rows = published[published["table"] == name.removeprefix("paper_")]
@@ -54,7 +54,7 @@ def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -
 
 
 def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> dict[tuple[str, ...], Summary]:
-    """(benchmark, architecture, method, metric) -> the study's value, for all that it compares."""
+    """(benchmark, architecture, method, metric) -> the study's value, for all methods that it compares."""
     found = {}
     for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
         protocol = PROTOCOLS[benchmark, architecture]
@@ -65,9 +65,9 @@ def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> dict[t
 
 
 def numbers(table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
-    """Tidy: one row per published number, with the study's mean, std, n and status; NA where there is none.
+    """Tidy: one row per published number, with the study's mean, std, n and status; NA if missing.
 
-    The measured value is the study's own, in every row of its method: `pretrain_epochs` is the paper's alone.
+    All rows of a method repeat the study's measured value: `pretrain_epochs` describes only the published number.
     """
     tidy = []
     for row in table.replace("", None).to_dict("records"):
@@ -86,7 +86,7 @@ def numbers(table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.Da
 
 
 def cells(study: Study, table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
-    """For reading: the published rows, then one row of the study's own values for each of their methods."""
+    """Formatted for reading: the published rows, then one row with the study's values for each method."""
     keys = ["architecture", "method", "pretrain_data", "pretrain_epochs"]
     metrics = list(dict.fromkeys(table["metric"]))
     rows = []
@@ -103,7 +103,7 @@ def cells(study: Study, table: pd.DataFrame, found: dict[tuple[str, ...], Summar
 
 
 def length(study: Study, method: str) -> tuple[str, str]:
-    """What the study pretrains a method on and how long, as the paper's columns say it: epochs, or `200 steps`."""
+    """Pretraining data and length of a method, in the format of the paper's columns: epochs, or `200 steps`."""
     config = next(run.config for run in study.runs.values() if run.config.method == method)
     if config.target is None:
         return "none", "0"
@@ -111,17 +111,17 @@ def length(study: Study, method: str) -> tuple[str, str]:
 
 
 def text(summary: Summary, usual_n: int) -> str:
-    """A cell of the study's own: `mean ± std`, why there is none, or `no run`."""
+    """A cell with the study's value: `mean ± std`, the reason why it is missing, or `no run`."""
     return summary.text(usual_n=usual_n) if summary.expected else NO_RUN
 
 
 def caption(study: Study, metrics: pd.DataFrame, name: str, table: pd.DataFrame) -> str:
-    """One line: what the rows are, and that the study's have another budget than the paper's."""
+    """One line: what the rows contain, and that the study's budget differs from the paper's."""
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     used = {PROTOCOLS[place] for place in zip(table["benchmark"], table["architecture"], strict=True)}
     return (
         f"Table {name.removeprefix('paper_table')} of the paper, {table['benchmark'].iloc[0]}. Rows named "
-        "`this study` have another budget than the published ones: compare the order of methods, never the height. "
+        "`this study` have another budget than the published ones: compare the order of methods, not the scores. "
         f"The study: {about}. Pretraining: {budget(study)}. "
         f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}. "
         f"Measured cells: mean ± sample standard deviation over seeds; scores in percent. "

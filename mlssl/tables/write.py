@@ -1,4 +1,4 @@
-"""A study's tables as TSV, Markdown and LaTeX, with the paper's numbers beside ours."""
+"""A study's tables as TSV, Markdown and LaTeX, with the paper's numbers next to the study's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAPER = "mls_iccv2023.csv"
 
 @dataclass(frozen=True)
 class Published:
-    """Where the paper prints numbers for the levels of an axis."""
+    """Where the paper has numbers for the levels of an axis."""
 
     table: str
     level: str = "{}"
@@ -46,12 +46,12 @@ PUBLISHED: dict[str, Published | str] = {
     "dictionary_size": "curve only (figure 5a)",
     "lam": "curve only (figure 5b)",
 }
-"""Axis -> its table in the paper, or why there is no number to print."""
+"""Axis -> its table in the paper, or the reason why the paper has no numbers."""
 PAPER_METRICS = ("AP_bbox", "AP_segm")
 
 
 def write_tables(study: Study, published: Path) -> None:
-    """Write `tables/<axis>.{tsv,md,tex}` from metrics.tsv, and the paper's own tables beside them.
+    """Write `tables/<axis>.{tsv,md,tex}` from metrics.tsv, and the paper's tables.
 
     `published` is the folder with the paper's numbers.
     """
@@ -66,16 +66,18 @@ def write_tables(study: Study, published: Path) -> None:
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
     if savings_told(study):
         found = savings(study, metrics)
-        told = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
+        sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
         scores = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
-        text = f"{told} {caption(study, COMPARE, metrics, scores)} Images are interpolated over their logarithm."
+        text = (
+            f"{sentences} {caption(study, COMPARE, metrics, scores)} Images are interpolated over their logarithm."
+        )
         write_table(study, SAVINGS, text, table(found), table(found))
     for name, paper in paper_tables(study, metrics, read_paper(published)).items():
         write_table(study, name, paper.text, paper.tidy, paper.printed)
 
 
 def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed: pd.DataFrame) -> None:
-    """One table in every format: `tidy` as TSV, `printed` under the caption `text`."""
+    """Write one table in all formats: `tidy` as TSV, `printed` with the caption `text`."""
     path = study.out / "tables" / name
     write_text(path.with_suffix(".tsv"), tidy.to_csv(sep="\t", index=False, na_rep="NA", lineterminator="\n"))
     write_text(path.with_suffix(".md"), markdown(printed, text))
@@ -83,12 +85,12 @@ def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed:
 
 
 def read_paper(folder: Path) -> pd.DataFrame:
-    """The paper's numbers, all as text: table, benchmark, architecture, method, pretrain_*, metric, value."""
+    """The paper's numbers, all as strings: table, benchmark, architecture, method, pretrain_*, metric, value."""
     return pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
 
 
 def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[str]]:
-    """Column title -> the paper's value for every level, `–` where it has none; empty for an unknown axis."""
+    """Column title -> the paper's value for every level, `–` if it has none; empty for an unknown axis."""
     where = PUBLISHED.get(axis)
     if where is None:
         return {}
@@ -105,7 +107,7 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
 
 
 def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Score, dict[str, Summary]]) -> str:
-    """One line: what is compared, on what data, with what budget, over which seeds, computed where."""
+    """One line: what is compared, the data, the budget, the seeds, and where it was computed."""
     what = "Comparison of methods" if axis == COMPARE else f"Ablation of {axis}"
     n, used = len(study.seeds), {score.transfer for score in summaries}
     spread = f"mean ± sample standard deviation over n = {n} seeds unless a cell says otherwise"
@@ -120,7 +122,7 @@ def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Scor
 def numbers(
     axis: str, levels: list[str], summaries: dict[Score, dict[str, Summary]], paper: dict[str, list[str]]
 ) -> pd.DataFrame:
-    """Machine-readable: mean, std, n, expected n and status of every score in columns of their own."""
+    """Machine-readable: separate columns for mean, std, n, expected n and status of every score."""
     rows = []
     for i, level in enumerate(levels):
         row: dict[str, object] = {axis: level}
@@ -144,7 +146,7 @@ def cells(
     summaries: dict[Score, dict[str, Summary]],
     paper: dict[str, list[str]],
 ) -> pd.DataFrame:
-    """For reading: a row per level, `mean ± std` in each cell."""
+    """Formatted for reading: one row per level, `mean ± std` in each cell."""
     columns = {axis: levels}
     for score, by_level in summaries.items():
         digits = 1 if score == MINUTES else 2
@@ -154,13 +156,13 @@ def cells(
 
 
 def markdown(frame: pd.DataFrame, text: str) -> str:
-    """A Markdown table under its caption."""
+    """A Markdown table with its caption above."""
     escaped = frame.map(lambda cell: str(cell).replace("|", "\\|"))
     return f"{text}\n\n{escaped.to_markdown(index=False, disable_numparse=True)}\n"
 
 
 def latex(frame: pd.DataFrame, text: str, label: str) -> str:
-    """A LaTeX table (booktabs) under its caption, which also is the file's first line, as a comment."""
+    """A LaTeX table (booktabs) with its caption, which is also the file's first line, as a comment."""
     escaped = frame.map(lambda cell: escape(str(cell))).rename(columns=escape)
     body = escaped.to_latex(
         index=False, escape=False, caption=escape(text), label=label, column_format="l" * len(frame.columns)
@@ -169,7 +171,7 @@ def latex(frame: pd.DataFrame, text: str, label: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX."""
+    """Escape text for LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
     special |= {"<": r"$<$", ">": r"$>$"}

@@ -1,4 +1,4 @@
-"""Which categories a crop of a training image shows, by the image's annotations. Imports no torch."""
+"""The categories that a crop of a training image shows, from the image's annotations. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlssl.errors import DataError
 
 @dataclass(frozen=True)
 class Objects:
-    """The annotated objects of a store's N images, M in all, image after image; crowds are left out."""
+    """The annotated objects of a store's N images, M in total, ordered by image, without crowds."""
 
     first: np.ndarray
     """int64 N + 1: the objects of image i are first[i] .. first[i + 1] - 1."""
@@ -36,22 +36,22 @@ class Objects:
 
 
 def read_objects(split: Split, store: Path) -> Objects:
-    """The objects of a store's images in the store's order and pixels, boxes cut off at the image's border.
+    """The objects of a store's images in the store's order and pixels, with boxes clipped to the image.
 
-    Raises DataError when there is no store, or when it holds an image that the split does not have.
+    Raises DataError when the store is missing, or when it contains an image that is not in the split.
     """
     try:
         index = json.loads((store / "index.json").read_text())
     except FileNotFoundError:
-        raise DataError(f"{store}: no image store there; give the one that the run trained on") from None
+        raise DataError(f"{store}: not an image store; give the store that the run trained on") from None
     image_of = {image["file_name"]: image for image in split.images}
     label_of = {category["id"]: i for i, category in enumerate(split.categories)}
     counts, boxes, labels = [], [], []
     for name, (height, width) in zip(index["names"], index["sizes"], strict=True):
         if name not in image_of:
             raise DataError(
-                f"{split.annotation_file}: no image has file_name '{name}', which {store} holds; "
-                "give the data that the store was built from"
+                f"{split.annotation_file}: no image has file_name '{name}', which is in {store}; "
+                "give the dataset that the store was built from"
             )
         image = image_of[name]
         scale = np.tile([width / image["width"], height / image["height"]], 2)
@@ -66,10 +66,10 @@ def read_objects(split: Split, store: Path) -> Objects:
 
 
 def shown(objects: Objects, image: np.ndarray, box: np.ndarray, visible: float) -> np.ndarray:
-    """Which categories crops show, bool ... x C: those with `visible` (in (0, 1]) of an object's box inside.
+    """Which categories the crops show, bool ... x C: at least `visible` (in (0, 1]) of an object's box is inside.
 
-    `image` is int ..., -1 for no crop, which shows nothing; `box` is ... x 4, x y width height in pixels of
-    the stored image.
+    `image` is int ..., -1 for no crop (shows no category); `box` is ... x 4, x y width height in pixels of the
+    stored image.
     """
     flat, crop = image.ravel(), box.reshape(-1, 4).astype(np.float64)
     there = np.flatnonzero(flat >= 0)

@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation: Mask R-CNN with an FPN, from torchvision's parts."""
+"""Object detection and instance segmentation: Mask R-CNN with an FPN, built from torchvision's modules."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from mlssl.transfer.load import (
 METRICS = ("AP", "AP50", "AP75")
 """The first three of COCOeval's summary, in its order."""
 COCO_SIZE = 800
-"""Short side, in pixels, for which COCO's anchor sizes are meant."""
+"""Short side, in pixels, for which COCO's anchor sizes are designed."""
 SGD_MOMENTUM = 0.9
 SCORE_THRESHOLD = 0.05
 DETECTIONS_PER_IMAGE = 100
 
 
 class Pyramid(nn.Module):
-    """The backbone's four stages and an FPN on them: five maps of `out_channels` channels, finest first."""
+    """The backbone's four stages and an FPN: five maps of `out_channels` channels, highest resolution first."""
 
     def __init__(self, backbone: nn.Module, out_channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Pyramid(nn.Module):
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        # bfloat16 (on a GPU) ends here: it cannot hold the coordinates of boxes to the pixel.
+        # Only this part runs in bfloat16 (on a GPU), which cannot represent box coordinates to the pixel.
         with autocast(images.device):
             maps = stage_maps(self.backbone, images.contiguous(memory_format=torch.channels_last))
             pyramid = self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps)))
@@ -84,9 +84,9 @@ def _stage_channels(backbone: nn.Module) -> list[int]:
 def build_model(backbone: nn.Module, config: Detection, categories: int) -> MaskRCNN:
     """Mask R-CNN (arXiv 1703.06870) with FPN (arXiv 1612.03144); class 0 is background.
 
-    Anchors are COCO's for a short side of 800 pixels and scaled with the square root of `config.size`: on
-    small images objects shrink while the strides of the maps stay, so that anchors as small as the objects
-    would lie on maps too coarse to tell them apart.
+    Anchors are COCO's for a short side of 800 pixels, scaled with the square root of `config.size`: in small
+    images objects shrink but the strides of the maps do not, so the maps would be too coarse to separate
+    anchors that shrink as much as the objects.
     """
     zoom = math.sqrt(config.size / COCO_SIZE)
     channels, classes = config.fpn_channels, 1 + categories
@@ -118,21 +118,21 @@ def build_model(backbone: nn.Module, config: Detection, categories: int) -> Mask
 
 
 def learning_rate(iteration: int, config: Detection) -> float:
-    """Learning rate of an iteration, from 0: linear warm-up, then a tenth after each milestone."""
+    """Learning rate of an iteration (from 0): linear warm-up, then divided by 10 at each milestone."""
     warmup = min(1.0, (iteration + 1) / max(config.warmup_iterations, 1))
     passed = sum(iteration >= round(m * config.iterations) for m in config.milestones)
     return config.lr * warmup * 0.1**passed
 
 
 def trainable(split: Split) -> list[int]:
-    """Indices of the images with at least one object that is no crowd and has a box with an area."""
+    """Indices of the images with at least one object that is not a crowd and whose box has an area > 0."""
     kept = [
         i
         for i, image in enumerate(split.images)
         if any(not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0 for a in split.annotations[image["id"]])
     ]
     if not kept:
-        raise DataError(f"{split.annotation_file}: no image has an object; detection needs some to learn from")
+        raise DataError(f"{split.annotation_file}: no image has an object; detection needs some to train on")
     return kept
 
 
@@ -140,10 +140,10 @@ def training_example(split: Split, kept: list[int], seed: int, t: int) -> tuple[
     """The t-th training sample, flipped with probability 0.5: float 3 x H x W in [0, 1] and its objects.
 
     Objects are `boxes` float N x 4 (x1 y1 x2 y2, pixels), `labels` int64 N from 1, `masks` uint8 N x H x W.
-    Crowds are left out.
+    Crowds are excluded.
     """
-    place, rng = draw(t, len(kept), seed, "detection")
-    i = kept[place]
+    position, rng = draw(t, len(kept), seed, "detection")
+    i = kept[position]
     image, objects = image_tensor(split, i).float() / 255, split.instances(i)
     single = ~objects.crowd
     boxes, masks = torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.masks[single])
@@ -167,9 +167,9 @@ def train(
 ) -> None:
     """Finetune all layers in place.
 
-    With several ranks each samples and weighs the anchors and regions of its own images, as is usual.
+    With several ranks, each rank samples and weights the anchors and regions of its own images, as is usual.
 
-    Raises FloatingPointError, naming the iteration and the parts of the loss, when it is not finite.
+    Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite.
     """
     read = partial(training_example, split, trainable(split), seed)
     order = training_order(config.iterations, config.batch_size)
@@ -181,7 +181,7 @@ def train(
     together = by_all_ranks(model, device)
     steps = bar(loader, "detection", progress)
     for iteration, (images, targets) in enumerate(steps):
-        # The samplers of anchors and regions draw from torch's global random numbers.
+        # The anchor and region samplers use torch's global random generator.
         torch.manual_seed(seed_of(seed, "detection", "samplers", iteration) + distributed.own())
         optimiser.param_groups[0]["lr"] = learning_rate(iteration, config)
         losses = together(
@@ -189,9 +189,9 @@ def train(
             [{name: value.to(device) for name, value in target.items()} for target in targets],
         )
         loss = sum(losses.values())
-        told = distributed.mean({"loss": loss.detach(), **losses})
-        if not math.isfinite(value := told.pop("loss").item()):
-            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in told.items())
+        terms = distributed.mean({"loss": loss.detach(), **losses})
+        if not math.isfinite(value := terms.pop("loss").item()):
+            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in terms.items())
             raise FloatingPointError(
                 f"detection: the loss is {value} at iteration {iteration} ({parts}); "
                 f"lower detection.lr ({config.lr})"
@@ -203,10 +203,10 @@ def train(
 
 
 def coco_results(prediction: dict[str, Tensor], image_id: int, category_ids: list[int]) -> list[dict[str, Any]]:
-    """torchvision's prediction for one image in COCO's result format.
+    """Convert torchvision's prediction for one image to COCO's result format.
 
     `prediction` holds `boxes` N x 4 (x1 y1 x2 y2), `labels` N (1 + category index), `scores` N and `masks`
-    N x 1 x H x W in [0, 1], all at the image's own size; a mask is where it exceeds 0.5.
+    N x 1 x H x W in [0, 1], all at the image's original size; masks are thresholded at 0.5.
     """
     if len(prediction["labels"]) == 0:
         return []
@@ -231,7 +231,7 @@ def coco_results(prediction: dict[str, Tensor], image_id: int, category_ids: lis
 def predict(
     model: MaskRCNN, split: Split, count: int, batch_size: int, *, device: torch.device, progress: bool
 ) -> list[dict[str, Any]]:
-    """COCO results for the first `count` images; RuntimeError when not every image has been seen."""
+    """COCO results for the first `count` images; RuntimeError when an image was not evaluated exactly once."""
     model.eval()
     category_ids = [c["id"] for c in split.categories]
     results, seen = [], []
@@ -250,13 +250,13 @@ def predict(
 def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict[str, float | None]:
     """COCO's AP_bbox, AP50_bbox, …, AP75_segm in percent over the first `count` images.
 
-    None where COCO leaves the score undefined, which is when no object that counts was annotated.
+    None where COCO leaves the score undefined: no annotated object is included in the evaluation.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _coco(split, count)
         scores = {}
         for kind, other in (("bbox", "segmentation"), ("segm", "bbox")):
-            # COCO takes an object's area from the box where there is one: each kind gets its own results.
+            # COCO computes an object's area from its box if it has one, so each kind needs separate results.
             found = [{k: v for k, v in r.items() if k != other} for r in results]
             # loadRes cannot read an empty list.
             judged = truth.loadRes(found) if found else COCO()
@@ -277,7 +277,7 @@ def _coco(split: Split, count: int) -> COCO:
         "info": {},
         "images": images,
         "categories": split.categories,
-        # COCOeval writes into the annotations, and needs keys that other tools leave out.
+        # COCOeval modifies the annotations and needs keys that other tools omit.
         "annotations": [{"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a} for a in annotations],
     }
     truth.createIndex()
@@ -289,7 +289,7 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with COCO's AP, AP50 and AP75 of boxes and masks in percent, after the last iteration, and notes.
 
-    A score that COCO leaves undefined has no row; the notes name it.
+    A score that COCO leaves undefined has no row; the notes list it.
     """
     train_split, val = read_splits(config.data)
     count = min(config.eval_images or len(val), len(val))

@@ -1,4 +1,4 @@
-"""Features of whole images, from a frozen backbone."""
+"""Features of complete images, from a frozen backbone."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def extract(
 ) -> Tensor:
     """Globally average-pooled features, float32 N x D on `device`, in the order of `split.images`.
 
-    Images are resized to size x size pixels. The backbone is in eval mode meanwhile: neither weights nor
-    batch-norm statistics change. Raises FloatingPointError for features that are not finite, and
-    RuntimeError when not every image has been seen exactly once.
+    Images are resized to size x size pixels. The backbone runs in eval mode: weights and batch-norm
+    statistics do not change. Raises FloatingPointError for features that are not finite, and RuntimeError
+    when an image was not read exactly once.
     """
     layout = torch.channels_last if gains_from_bf16(device) else torch.contiguous_format
     was_training = backbone.training

@@ -1,7 +1,7 @@
-"""Multi-label linear classification on frozen features, with all labels and with few.
+"""Multi-label linear classification on frozen features, with all labels and with few labels.
 
-Features are extracted once. For each share of the labelled training images, one linear layer is fitted by
-L-BFGS; the L2 penalty is chosen on images held out of that share, and the layer fitted again on all of it.
+Features are extracted once. For each share of the labelled training images, L-BFGS fits one linear layer. The
+L2 penalty is chosen on held-out images of that share; then the layer is fitted again on all of the share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlssl.transfer.load import bar, load_backbone, read_splits
 from mlssl.transfer.metrics import mean_average_precision, scorable
 
 FEWEST = 10
-"""A share is never smaller than so many images (or all there are), to leave something to select on."""
+"""Minimum number of images in a share (or all, if there are fewer), so that some remain for selection."""
 
 
 class Probe(NamedTuple):
@@ -43,27 +43,27 @@ class Probe(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The L2 penalty chosen, and the evidence."""
+    """The chosen L2 penalty and the scores behind it."""
 
     weight_decay: float
     scores: dict[float, float] | None
-    """mAP on the held-out images for each candidate; None where no category could be scored there."""
+    """mAP on the held-out images for each candidate; None if no category can be scored on them."""
     held_out: int
 
 
 def subset(count: int, fraction: float, seed: int) -> Tensor:
-    """Indices, int64, of the share of `count` training images to learn from, in random order.
+    """Indices, int64, of the share of `count` training images to train on, in random order.
 
-    A smaller share is the beginning of every larger one. It depends on the seed alone, not on the method.
+    A smaller share is a prefix of every larger one. It depends only on the seed, not on the method.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, "linear", "subset")))
     return order[: max(round(fraction * count), min(FEWEST, count))]
 
 
 def hold_out(indices: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Split randomly ordered indices into those to fit on and those to select on, at least two of each."""
+    """Split randomly ordered indices into a fit set and a selection set, each with at least two indices."""
     if not 0 < share < 1:
-        raise ConfigError(f"linear.selection: {share} is no share; give a number in (0, 1)")
+        raise ConfigError(f"linear.selection: {share} is not a share; give a number in (0, 1)")
     if len(indices) < 4:
         raise ConfigError(f"linear: {len(indices)} training images are too few to select on; give at least 4")
     held = min(max(round(share * len(indices)), 2), len(indices) - 2)
@@ -73,8 +73,8 @@ def hold_out(indices: Tensor, share: float) -> tuple[Tensor, Tensor]:
 def fit(features: Tensor, targets: Tensor, weight_decay: float, iterations: int) -> Probe:
     """Minimise, over W and b, sum_c [ mean_n BCE(w_c x_n + b_c, y_nc) + weight_decay / 2 ||w_c||^2 ].
 
-    `features` float N x D, standardised here by their own mean and deviation; `targets` bool N x C. Full
-    batches, at most `iterations` iterations of L-BFGS from zero; no randomness.
+    `features` float N x D, standardised here with their mean and standard deviation; `targets` bool N x C.
+    Full batches, at most `iterations` iterations of L-BFGS from zero; deterministic.
     """
     mean, scale = features.mean(dim=0), features.std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)
@@ -102,9 +102,9 @@ def choose(
     candidates: Sequence[float],
     iterations: int,
 ) -> Choice:
-    """The weight decay with the best mAP on held-out images; the strongest of equals.
+    """The weight decay with the best mAP on held-out images; on ties, the largest.
 
-    Where the held-out images leave no category to score, the middle candidate is taken.
+    If no category can be scored on the held-out images, the middle candidate is used.
     """
     fitted, held = hold_out(indices, share)
     if not scorable(targets[held]).any():
@@ -121,8 +121,8 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with the mAP in percent on all validation images, one per share of the labels, and notes.
 
-    The mean is over the categories with a positive and a negative validation image; notes say how many. Raises
-    DataError if there is none.
+    The mean is over the categories with a positive and a negative validation image; the notes give their number.
+    Raises DataError if there is none.
     """
     backbone, _ = load_backbone(backbone_file)
     train, val = read_splits(config.data)

@@ -1,4 +1,4 @@
-"""What all evaluators load: the pretrained backbone, and images in an order that the seed alone decides."""
+"""What all evaluators load: the pretrained backbone, and images in an order that depends only on the seed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from mlssl.tensors import read_own
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone in a file written by a pretraining, and the file's meta (run, method, seed, digest, …).
+    """Load the backbone from a file that pretraining wrote, and the file's meta (run, method, seed, digest, …).
 
     `output_stride` is in input pixels per cell of the last map. Raises ConfigError when the file cannot be
-    read, or when its keys and those of the named model are not exactly the same.
+    read, or when its keys differ from those of the named model.
     """
     remedies = {"missing": "pretrain and export a backbone first", "broken": "export it again"}
     content = read_own(path, "a backbone.pt", {"backbone", "meta"}, **remedies)
@@ -62,7 +62,7 @@ def read_splits(data: Data) -> tuple[Split, Split]:
     train, val = read_split(data.root, data.train), read_split(data.root, data.val)
     if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
         raise DataError(
-            f"{val.annotation_file}: key 'categories' is not that of {train.annotation_file}; make them equal"
+            f"{val.annotation_file}: key 'categories' differs from {train.annotation_file}; make them equal"
         )
     return train, val
 
@@ -80,7 +80,7 @@ def resize(image: Tensor, size: int) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 B x 3 x H x W to float32 with ImageNet's mean and standard deviation per channel taken out."""
+    """uint8 B x 3 x H x W to float32 normalised with ImageNet's mean and standard deviation per channel."""
     mean, std = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (MEAN, STD))
     return (images.float() / 255 - mean) / std
 
@@ -91,10 +91,10 @@ def _permutation(count: int, seed: int) -> list[int]:
 
 
 def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Generator]:
-    """Which of `count` images is the t-th training sample, and the random numbers of its augmentation.
+    """The index of the t-th training sample among `count` images, and the random generator of its augmentation.
 
-    Every epoch goes through all images in a new order. Both follow from seed, protocol and t alone, so that
-    every pretraining method is finetuned on the same samples.
+    Every epoch visits all images in a new order. Both depend only on seed, protocol and t, so all pretraining
+    methods are finetuned on the same samples.
     """
     epoch, place = divmod(t, count)
     i = _permutation(count, seed_of(seed, protocol, "order", epoch))[place]
@@ -102,7 +102,7 @@ def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Gener
 
 
 class Examples(Dataset):
-    """What `read` gives for each of `order`; what `read` holds is sent to worker processes."""
+    """`read(i)` for each i of `order`; `read` is pickled and sent to worker processes."""
 
     def __init__(self, read: Callable[[int], Any], order: Sequence[int] | np.ndarray) -> None:
         self.read, self.order = read, order
@@ -115,14 +115,14 @@ class Examples(Dataset):
 
 
 def training_order(iterations: int, batch_size: int) -> np.ndarray:
-    """The training samples, from 0, of this rank: its part of every global batch, in order."""
+    """The training samples (from 0) of this rank: its part of every global batch, in order."""
     return (
         np.arange(iterations * batch_size).reshape(iterations, batch_size)[:, distributed.part(batch_size)].ravel()
     )
 
 
 def evaluation_order(count: int) -> range:
-    """Those of `count` images that this rank judges."""
+    """The indices, out of `count` images, that this rank evaluates."""
     return range(distributed.own(), count, distributed.count())
 
 
@@ -133,9 +133,9 @@ def batches(
     device: torch.device,
     collate: Callable | None = None,
 ) -> DataLoader:
-    """`read` of each of `order`, in batches; `batch_size` is that of one rank.
+    """`read(i)` for each i of `order`, in batches; `batch_size` is per rank.
 
-    Read by this process on a CPU, which has no time to spare, and by one worker per core for a GPU.
+    On a CPU this process reads the examples, because no core is idle; on a GPU one worker per core reads them.
     """
     cuda = device.type == "cuda"
     return DataLoader(
@@ -144,19 +144,19 @@ def batches(
         collate_fn=collate,
         num_workers=len(os.sched_getaffinity(0)) // distributed.on_this_machine() if cuda else 0,
         pin_memory=cuda and collate is None,
-        # Its own generator: otherwise a loader draws from, and so changes, torch's global one.
+        # A separate generator: otherwise the loader would draw from torch's global generator and change its state.
         generator=torch.Generator(),
     )
 
 
 def bar(steps: Iterable, what: str, progress: bool) -> tqdm:
-    """The first rank's progress bar with rate and time left; few lines where the output is not a terminal."""
+    """Progress bar of the first rank, with rate and time left; updates less often if stderr is not a terminal."""
     shown = progress and distributed.is_main()
     return tqdm(steps, desc=what, disable=not shown, mininterval=0.2 if sys.stderr.isatty() else 5.0)
 
 
 def by_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
-    """What trains in place of `model`: gradients are averaged over ranks, and batch norm sees all of them."""
+    """Wrap `model` for distributed training: gradients are averaged over ranks and batch norm is synchronised."""
     if distributed.count() == 1:
         return model
     return distributed.averaged(synchronise(model, device))
@@ -168,5 +168,5 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def private_rng(device: torch.device) -> Any:
-    """A context in which torch's global random numbers may be seeded; they are put back afterwards."""
+    """Context manager that restores the state of torch's global random generator on exit."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

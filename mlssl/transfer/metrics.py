@@ -1,4 +1,4 @@
-"""The numbers that evaluators report, as pure functions of tensors. All scores are in percent, 0 to 100."""
+"""The metrics that evaluators report, as pure functions of tensors. All scores are in percent, 0 to 100."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def average_precision(scores: Tensor, targets: Tensor) -> float:
     """Area under the steps of the precision-recall curve, sum_k (R_k - R_{k-1}) P_k, in percent.
 
-    `scores` float N, `targets` bool N. Equal scores are one threshold, so that the order of ties cannot
-    matter and a constant score gets the prevalence; no interpolation (scikit-learn's definition). Raises
-    ValueError without a positive example, where the area is undefined, and for scores that are not finite.
+    `scores` float N, `targets` bool N. Equal scores are one threshold, so the order of ties does not
+    matter and a constant score gives the prevalence; no interpolation (scikit-learn's definition). Raises
+    ValueError without a positive example (the area is undefined) and for scores that are not finite.
     """
     if not targets.any():
         raise ValueError("average precision is undefined without a positive example")
@@ -19,7 +19,7 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor) -> tuple[float, int]:
-    """Mean of `average_precision` over the categories that can be scored, and how many these are.
+    """Mean of `average_precision` over the categories that can be scored, and their number.
 
     `scores` float N x C, `targets` bool N x C. A category can be scored when it has at least one positive
     and one negative example. Raises ValueError when there is none.
@@ -32,7 +32,7 @@ def mean_average_precision(scores: Tensor, targets: Tensor) -> tuple[float, int]
 
 
 def scorable(targets: Tensor) -> Tensor:
-    """bool C: which columns of `targets`, bool N x C, hold both a positive and a negative example."""
+    """bool C: which columns of `targets`, bool N x C, have both a positive and a negative example."""
     return targets.any(dim=0) & ~targets.all(dim=0)
 
 
@@ -43,7 +43,7 @@ def _average_precisions(scores: Tensor, targets: Tensor) -> Tensor:
     ordered, order = scores.sort(dim=0, descending=True)
     hits = targets.gather(0, order).double()
     ranks = torch.arange(len(scores), device=scores.device)[:, None].expand_as(order)
-    # A threshold lies at the last example of every run of equal scores; `end` leads each example to it.
+    # The threshold is at the last example of each group of equal scores; `end` is its index, per example.
     is_end = torch.ones_like(hits, dtype=torch.bool)
     is_end[:-1] = ordered[1:] != ordered[:-1]
     end = torch.where(is_end, ranks, len(scores)).flip(0).cummin(dim=0).values.flip(0)
@@ -54,27 +54,27 @@ def _average_precisions(scores: Tensor, targets: Tensor) -> Tensor:
 def confusion_matrix(prediction: Tensor, target: Tensor, classes: int, ignore: int) -> Tensor:
     """Pixel counts, int64 C x C: row is the true class, column the predicted one.
 
-    `prediction` and `target` are integer tensors of one shape; pixels whose target is `ignore` are left out.
+    `prediction` and `target` are integer tensors of the same shape; pixels whose target is `ignore` are skipped.
     Raises ValueError for any other value outside 0 .. C-1.
     """
     kept = target != ignore
     true, predicted = target[kept].long(), prediction[kept].long()
     for name, values in (("target", true), ("prediction", predicted)):
         if len(values) and (values.min() < 0 or values.max() >= classes):
-            raise ValueError(f"{name} holds classes {int(values.min())} .. {int(values.max())} of {classes}")
+            raise ValueError(f"{name} contains classes {int(values.min())} .. {int(values.max())} of {classes}")
     return torch.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def segmentation_scores(confusion: Tensor) -> dict[str, float]:
     """mIoU, mAcc and aAcc in percent, from pixel counts C x C (rows true, columns predicted).
 
-    A class that is in neither targets nor predictions is left out of mIoU; one that is not in the targets is
-    left out of mAcc, where its accuracy is undefined. aAcc is the share of right pixels. Raises ValueError
-    for a matrix without a pixel.
+    mIoU excludes classes that are in neither targets nor predictions. mAcc excludes classes that are not in the
+    targets, because their accuracy is undefined. aAcc is the share of correct pixels. Raises ValueError for a
+    matrix without a pixel.
     """
     counts = confusion.double()
     if counts.sum() == 0:
-        raise ValueError("the confusion matrix holds no pixel")
+        raise ValueError("the confusion matrix contains no pixel")
     right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
     union = true + predicted - right
     return {

@@ -1,4 +1,4 @@
-"""Semantic segmentation with an FCN head (arXiv 1411.4038) on the backbone's last map, all layers trained."""
+"""Semantic segmentation with an FCN head (arXiv 1411.4038) on the backbone's last map; all layers are trained."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ class FCN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised float B x 3 x H x W to logits B x C x h x w, of the size of the backbone's last map."""
+        """Normalised float B x 3 x H x W to logits B x C x h x w, at the size of the backbone's last map."""
         return self.head(self.backbone(images))
 
 
 def poly_lr(iteration: int, config: Segmentation) -> float:
-    """Learning rate of an iteration, from 0: lr * (1 - iteration / iterations)^0.9."""
+    """Learning rate of an iteration (from 0): lr * (1 - iteration / iterations)^0.9."""
     return config.lr * (1 - iteration / config.iterations) ** POLY_POWER
 
 
 def augment(image: Tensor, mask: Tensor, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Random scale, crop and horizontal flip, the same for image and mask.
 
-    uint8 3 x H x W and H x W to 3 x size x size and size x size. The picture is resized to a square whose
-    side is 0.5 to 2 times `size`, then cropped; around a smaller one lie the mean colour and IGNORE.
+    uint8 3 x H x W and H x W to 3 x size x size and size x size. The image is resized to a square whose
+    side is 0.5 to 2 times `size`, then cropped; a smaller one is padded with the mean colour and IGNORE.
     """
     low, high = SCALE
     side = round(size * (low + (high - low) * float(torch.rand((), generator=rng))))
@@ -108,7 +108,7 @@ def train(
 ) -> None:
     """Finetune all layers in place: SGD, poly schedule, pixel cross entropy without IGNORE.
 
-    Raises FloatingPointError, naming the iteration, for a loss that is not finite.
+    Raises FloatingPointError, with the iteration, when the loss is not finite.
     """
     read = partial(_training_example, split, config.size, seed)
     order = training_order(config.iterations, config.batch_size)
@@ -127,7 +127,7 @@ def train(
         with autocast(device):
             logits = together(x)
         logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
-        # Mean over the pixels of all ranks that count; clamped, a batch without any has zero instead of 0 / 0.
+        # Mean over the labelled pixels of all ranks; the clamp gives 0 instead of 0 / 0 if a batch has none.
         loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
         counted = distributed.total((target != IGNORE).sum().float()) / distributed.count()
         loss = loss / counted.clamp_min(1)
@@ -145,9 +145,9 @@ def train(
 def confusion(
     model: FCN, split: Split, count: int, config: Segmentation, *, device: torch.device, progress: bool
 ) -> Tensor:
-    """Pixel counts, int64 C x C, over the first `count` images at their own resolution.
+    """Pixel counts, int64 C x C, over the first `count` images at their original resolution.
 
-    The network sees size x size pixels; its logits are upsampled bilinearly to each image's height and width.
+    The network's input is size x size pixels; its logits are upsampled bilinearly to each image's height and width.
     """
     classes = 1 + len(split.categories)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=device)
@@ -167,7 +167,7 @@ def confusion(
             total += confusion_matrix(full[0].argmax(dim=0), mask.to(device), classes, IGNORE)
             seen += 1
     if (seen := distributed.total(seen)) != count:
-        raise RuntimeError(f"{split.folder}: {seen} of {count} images were seen")
+        raise RuntimeError(f"{split.folder}: saw {seen} of {count} images")
     return distributed.total(total)
 
 

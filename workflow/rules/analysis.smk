@@ -1,4 +1,4 @@
-# From result files to what one reads. The tables' list of files follows from the study alone.
+# Tables and figures from result files. The list of table files depends only on the study.
 from mlssl.digest import digest_of_file
 from mlssl.project import PUBLISHED
 
@@ -16,7 +16,7 @@ rule collect:
         metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
         runs=OUT / "runs.tsv",
     params:
-        # What has no file of its own: the places in the tables, and which results the code has left behind.
+        # Inputs that are not files: the cells of the tables, and the results that older code made.
         cells=digest_of([[c.axis, c.level, c.run] for c in STUDY.cells]),
         other_code=digest_of({" ".join(key): files for key, files in PROGRESS.other_code.items()}),
         code=code_of("collect"),
@@ -28,7 +28,7 @@ rule collect:
 
 
 rule tables:
-    """Mean and spread over seeds, the paper's numbers beside ours."""
+    """Mean and standard deviation over seeds, with the paper's numbers."""
     input:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
@@ -55,7 +55,7 @@ rule tables:
 
 
 rule figures:
-    """Curves over the axes, methods compared, losses over time."""
+    """Comparison of methods, ablations, and training curves."""
     input:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
@@ -109,7 +109,7 @@ DRAWABLE = "|".join(STUDY.pictured if ALL_RULES else PROGRESS.drawable()) or "(?
 
 
 def pictured_checkpoint(wildcards):
-    """The last state of the run that stands for a method."""
+    """The checkpoint of the run that represents a method."""
     return OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt"
 
 
@@ -171,7 +171,7 @@ rule histograms:
 if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
 
     rule search_benchmark:
-        """Time and recall of exact, sampled and approximate search over the size of the dictionary."""
+        """Time and recall of exact, sampled and approximate search over the dictionary size."""
         input:
             checkpoint=OUT / "runs" / STUDY.compared[STUDY.search_benchmark.method] / "checkpoint.pt",
             store=STUDY.store,
@@ -184,7 +184,7 @@ if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
             **CAPTION,
         log:
             OUT / "logs" / "search_benchmark.log",
-        # Timings: nothing else runs beside it.
+        # It measures time, so no other job may run in parallel.
         threads: CORES
         resources:
             gpu=1,

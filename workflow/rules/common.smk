@@ -1,4 +1,4 @@
-# What every rule file uses: the study, expanded; the places of its files; what is finished of it.
+# Shared by all rule files: the expanded study, the paths of its files, and the finished results.
 import re
 import shlex
 import sys
@@ -25,13 +25,13 @@ except (ConfigError, DataError) as error:
     raise WorkflowError(str(error)) from None
 OUT = STUDY.out
 FROZEN = STUDY.frozen
-"""The study as this call of Snakemake has read it: what its jobs read."""
+"""The study file as this Snakemake call read it; the jobs read this copy."""
 DRY_RUN = any(re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", word) for word in sys.argv)
-"""Snakemake itself learns only later that it is one."""
+"""Whether this is a dry run; Snakemake sets its own flag only later."""
 
 
 def made(source):
-    """What is there once a command has made a data set; nothing for a folder that nobody makes."""
+    """The file that marks a finished data set; empty for a folder that no command creates."""
     if source.kind in KINDS:
         return [source.ready]
     if not DRY_RUN and not Path(source.data.root).is_dir():
@@ -46,35 +46,35 @@ TABLES = outputs.table_files(STUDY)
 FIGURES = outputs.figure_files(STUDY)
 try:
     CORES = workflow.cores or 1
-except WorkflowError:  # a scheduler has no number of cores; its profile says what these rules get
+except WorkflowError:  # schedulers set no number of cores; the profile sets the threads of these rules
     CORES = 1
 
-# Data sets, pretrainings and transfers are offered to Snakemake only while they are not finished. So nothing makes it
-# do them again, and delete them first: no newer input, no edited source, no touched file. `mlssl redo` does.
-# A job sees all rules, since it may have ended once already; so does the report, which lists what was done.
+# Snakemake sees data sets, pretrainings and transfers only while they are unfinished. So a newer input, an edited
+# source or a touched file never makes it delete and repeat finished results; only `mlssl redo` does.
+# Jobs see all rules, because a job may have finished before; so does the report, which lists finished results.
 ALL_RULES = not workflow.is_main_process or "--report" in sys.argv
 CHANGED_CODE = "--changed-code" if config.get("changed_code") else ""
-"""On request, unfinished runs that other code has begun go on."""
+"""With `changed_code`, unfinished runs that other code started are resumed."""
 
 
 def unfinished(stage):
-    """A pattern of the runs that still need this stage."""
+    """Wildcard pattern of the runs that still need this stage."""
     wanted = STUDY.runs if stage == "pretrain" else STUDY.transfer_runs.get(stage, ())
     finished = set() if ALL_RULES else PROGRESS.finished(stage)
     return "|".join(run for run in wanted if run not in finished) or "(?!)"
 
 
 def code_of(stage):
-    """A digest of the sources of a cheap stage, which follows every change of them."""
+    """Digest of the source code of a cheap stage; the stage runs again when it changes."""
     return digest_of(stage_code(stage))
 
 
 PER_NODE = STUDY.gpus_per_run // STUDY.nodes
-"""GPUs of a run on each of its machines."""
+"""GPUs of a run per node."""
 SLOT = "{python} -m mlssl.runtime.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""
-"""Before a command: takes GPUs that no other job of this machine has (workflow/profiles/workstation)."""
+"""Command prefix that reserves GPUs not used by other jobs on this machine (workflow/profiles/workstation)."""
 ON_GPU = SLOT.format(python=PYTHON, gpus=1) + MLSSL
-"""The command of a stage that computes on one GPU."""
+"""Command of a stage that runs on one GPU."""
 if STUDY.gpus_per_run == 1:
     BY_RANKS, RANKS = ON_GPU, {"gpu": 1}
 elif STUDY.nodes == 1:
@@ -83,7 +83,7 @@ elif STUDY.nodes == 1:
     )
     RANKS = {"gpu": PER_NODE, "tasks_per_gpu": 0}  # one task, the launcher; Slurm's plugin would start one per GPU
 else:
-    # One launcher per node. srun tells them where it runs itself: on the first node, so that is where they meet.
+    # One launcher per node. The rendezvous is on the first node, where srun runs (SLURM_LAUNCH_NODE_IPADDR).
     LAUNCH = (
         f"exec {PYTHON} -m torch.distributed.run --nnodes {STUDY.nodes} --nproc-per-node {PER_NODE}"
         " --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
@@ -93,22 +93,22 @@ else:
         f"srun --nodes {STUDY.nodes} --ntasks {STUDY.nodes} --ntasks-per-node 1 --gres gpu:{PER_NODE}"
         f""" bash -c {shlex.quote(LAUNCH + ' "$@"')} mlssl"""
     )
-    # `gres` is per node, where `gpu` would be the job's total; without `mpi` the plugin starts one task on one node.
+    # `gres` counts per node, `gpu` per job; without `mpi` the plugin starts one task on one node.
     RANKS = {"gres": f"gpu:{PER_NODE}", "nodes": STUDY.nodes, "tasks": STUDY.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
-"""The command of a stage that a run's GPUs share, and the resources of its job."""
+"""Command of a stage that uses all GPUs of a run, and the resources of its job."""
 
 
 def threads_per_rank(wildcards, threads):
     return max(1, threads // PER_NODE)
 
 
-# By functions, because Snakemake looks for wildcards in plain texts.
+# Functions, because Snakemake expands wildcards in plain strings.
 CAPTION = {
     "about": lambda wildcards: STUDY.about,
     "budget": lambda wildcards: outputs.budget(STUDY),
     "seeds": lambda wildcards: ", ".join(map(str, STUDY.seeds)),
 }
-"""What the report's captions state."""
+"""Text for the report's captions."""
 
 
 wildcard_constraints:

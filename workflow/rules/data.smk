@@ -1,18 +1,18 @@
-# Images: made ready where they are not simply there, then decoded once.
-TELLS = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
-"""What a person should see of an import, also in the report."""
+# Images: created or imported if necessary, then decoded once.
+IMPORT_REPORTS = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
+"""Files of an import that the report also shows."""
 
 
 for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, STUDY.source)}.values():
     if SOURCE.kind in KINDS and (ALL_RULES or not SOURCE.ready.exists()):
 
         rule:
-            # Scenes drawn, a public data set brought into COCO's layout, or photos imported.
+            # Generate scenes, convert a public data set to COCO's layout, or import photos.
             name:
                 SOURCE.kind if SOURCE == STUDY.source else f"transfer_{SOURCE.kind}"
             output:
                 directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
-                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in TELLS[SOURCE.kind]],
+                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in IMPORT_REPORTS[SOURCE.kind]],
             params:
                 command=lambda wildcards, words=SOURCE.command(): shlex.join(words),
             log:

@@ -1,4 +1,4 @@
-# One job per run. A run that was killed goes on from runs/<run>/state, which no rule declares and so none deletes.
+# One job per run. A killed run resumes from runs/<run>/state. No rule declares this folder, so none deletes it.
 
 
 rule pretrain:

@@ -1,4 +1,4 @@
-# What a pretrained backbone is worth: one result file per run and transfer.
+# Evaluate pretrained backbones: one result file per run and transfer.
 
 
 rule linear:
@@ -23,9 +23,9 @@ rule linear:
         "{ON_GPU} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {threads} > {log:q} 2>&1"
 
 
-# The long ones go first, so that no core idles at the end.
+# Long jobs have a higher priority, so that no core is idle at the end.
 rule detection:
-    """Mask R-CNN on a backbone, all layers trained."""
+    """Mask R-CNN on a backbone; all layers are trained."""
     input:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         data=TRANSFER_DATA,
@@ -62,7 +62,7 @@ use rule detection as segmentation with:
 
 
 rule pseudo_labels:
-    """How good a run's pseudo-labels were while it trained, judged by annotations it never saw."""
+    """Quality of a run's pseudo-labels during training, evaluated with annotations that it did not use."""
     input:
         run=OUT / "runs" / "{run}" / "pretrain.json",
         store=STUDY.store,

@@ -1,8 +1,8 @@
 """MoCo-v2's augmentation from raw pixels, each sample with its own parameters.
 
-Parameters are drawn first, on the CPU, from one seed, whatever the device. Then a CPU makes large views one after
-the other (`one_by_one`) and small ones some at a time (`in_chunks`), so that they stay in its cache; a GPU makes
-all at once (`batched`). The order is MoCo-v2's: crop, jitter, grayscale, blur, flip.
+Parameters are drawn first, on the CPU, from one seed, for every device. Then a CPU processes large views one by one
+(`one_by_one`) and small views in chunks (`in_chunks`), so that they stay in its cache; a GPU processes the entire
+batch at once (`batched`). The order is MoCo-v2's: crop, jitter, grayscale, blur, flip.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mlssl.study.settings import Views
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's, per RGB channel on a 0..1 scale, as every recipe here uses."""
+"""ImageNet's mean and standard deviation per RGB channel, on a 0..1 scale; all configs use them."""
 
 CHUNK = 2**18
-"""Pixels of the crops a CPU works on at a time, so that they stay in its cache."""
+"""Pixels per chunk on a CPU, so that the crops stay in its cache."""
 TOGETHER = 8
-"""Crops of which fewer fit are taken one by one: they would hardly ever share an operation."""
+"""If fewer crops than this fit into a chunk, they are processed one by one."""
 
 JITTER = (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_saturation, colour.adjust_hue)
 """The colour jitter's operations; `Parameters.order` and `factors` count them in this order."""
@@ -34,7 +34,7 @@ JITTER = (colour.adjust_brightness, colour.adjust_contrast, colour.adjust_satura
 
 @dataclass(frozen=True)
 class Parameters:
-    """What happens to each of B samples. Probabilities have been decided: `jitter`, `gray`, `blur` and `flip`."""
+    """Augmentation parameters of B samples; `jitter`, `gray`, `blur` and `flip` (bool B): whether to apply it."""
 
     box: Tensor
     """int64 B x 4: x, y, width, height in pixels of the image."""
@@ -43,17 +43,17 @@ class Parameters:
     order: Tensor
     """int64 B x 4: a permutation of JITTER's operations."""
     factors: Tensor
-    """B x 4: what each of JITTER's operations is told."""
+    """B x 4: the factor of each of JITTER's operations."""
     gray: Tensor
     blur: Tensor
     sigma: Tensor
 
     def part(self, some: slice) -> Parameters:
-        """Those of some of the samples."""
+        """The parameters of a slice of the samples."""
         return Parameters(**{name: column[some] for name, column in vars(self).items()})
 
     def to(self, device: torch.device) -> Parameters:
-        """The same on a device, without waiting for it."""
+        """Copy to a device, without synchronising."""
         return Parameters(**{name: upload(column, device) for name, column in vars(self).items()})
 
 
@@ -87,7 +87,7 @@ def crop_boxes(
 ) -> Tensor:
     """RandomResizedCrop's boxes, int64 B x 4 (x, y, width, height), with torchvision's distribution.
 
-    Of ten tries the first that fits is taken; if none does, the largest central crop within `ratio`.
+    The first of ten tries that fits is used; if none fits, the largest central crop within `ratio`.
     """
     b, tries = len(sizes), 10
     height, width = sizes[:, :1].double(), sizes[:, 1:].double()
@@ -118,9 +118,9 @@ def make_views(
     count: int = 2,
     part: slice = slice(None),
 ) -> list[View]:
-    """`count` random views of every image, on `device`; of a `part` of the batch, as they are in the whole of it.
+    """`count` random views of each image, on `device`; a `part` gets the same views as in the full batch.
 
-    `images` are uint8 H x W x 3, each of its own size; `index` (int64 B) says which of the dataset they are.
+    `images` are uint8 H x W x 3, each of its own size; `index` (int64 B) has their indices in the dataset.
     """
     sizes = torch.tensor([image.shape[:2] for image in images])
     drawn = [draw(sizes, views, rng).part(part) for _ in range(count)]
@@ -136,7 +136,7 @@ def make_views(
 def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
     """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for large crops on a CPU.
 
-    Each is finished while it lies in the cache, and nothing is done to it that was not drawn.
+    Each image is finished while it is in the cache, and gets only the operations that were drawn for it.
     """
     out = torch.empty(len(images), 3, crop, crop)
     drawn = {name: column.tolist() for name, column in vars(p).items()}
@@ -160,7 +160,7 @@ def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
 def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
     """uint8 images H x W x 3 -> normalised float B x 3 x S x S, for small crops on a CPU.
 
-    Many go through an operation together, which saves calls.
+    Several images share each operation, which saves calls.
     """
     out = torch.empty(len(images), 3, crop, crop)
     boxes, size = p.box.tolist(), CHUNK // crop**2
@@ -174,7 +174,7 @@ def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
 
 
 def finish(out: Tensor, x: Tensor, p: Parameters) -> None:
-    """All after the crop: jitter, grayscale, blur, flip and normalisation of n x 3 x S x S, written into `out`."""
+    """Jitter, grayscale, blur, flip and normalise the crops, n x 3 x S x S, and write them to `out`."""
     for operation, chosen in jitters(p):
         x = change(x, chosen, lambda x, i, o=operation: JITTER[o](x, per_sample(p.factors[i, o])))
     x = change(x, where(p.gray), lambda x, _: colour.luminance(x).repeat(1, 3, 1, 1))
@@ -184,7 +184,7 @@ def finish(out: Tensor, x: Tensor, p: Parameters) -> None:
 
 
 def jitters(p: Parameters) -> Iterator[tuple[int, list[int]]]:
-    """The colour jitter as turns: an operation, and the samples that have it next."""
+    """The colour jitter as a sequence of (operation, samples that get it next)."""
     jittered, order = where(p.jitter), p.order.tolist()
     for turn in range(len(JITTER)):
         for operation in range(len(JITTER)):
@@ -196,7 +196,7 @@ def where(chosen: Tensor) -> list[int]:
 
 
 def change(x: Tensor, chosen: list[int], how: Callable[[Tensor, Tensor | slice], Tensor]) -> Tensor:
-    """`x` with `how(x[i], i)` in place of the samples i that are chosen; may write into x."""
+    """`x` with the samples i in `chosen` replaced by `how(x[i], i)`; may change x in place."""
     if len(chosen) == len(x):
         return how(x, slice(None))
     if not chosen:
@@ -208,7 +208,7 @@ def change(x: Tensor, chosen: list[int], how: Callable[[Tensor, Tensor | slice],
 def batched(pixels: Tensor, p: Parameters, crop: int) -> Tensor:
     """uint8 B x 3 x H x W (smaller images padded to the right and below) -> normalised float B x 3 x S x S.
 
-    All operations are done to all samples and selected, since asking how many need one would halt a GPU.
+    All operations run on all samples and `where` selects, because counting the samples would synchronise the GPU.
     """
     x = warp.resized_crop(pixels, p.box, crop)
     x = (compiled(recolour) if x.is_cuda else recolour)(x, p.jitter, p.order, p.factors, p.gray)
@@ -242,7 +242,7 @@ def padded(images: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on a device, without waiting for it."""
+    """`x` on a device, without synchronising."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
@@ -253,7 +253,7 @@ def per_sample(values: Tensor) -> Tensor:
 
 @functools.cache
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function fused by torch.compile; where that fails, as it is, and the log says so."""
+    """The function compiled by torch.compile; if compiling fails, the uncompiled function and a log warning."""
     fused = torch.compile(function, dynamic=False)
     failed = False
 

@@ -15,7 +15,7 @@ BLUR_TAPS = 23
 def crop_resized(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
     """One image, uint8 H x W x 3, cropped to box (x, y, width, height) -> uint8 1 x 3 x size x size.
 
-    Torch's uint8 kernel for the CPU: bilinear, anti-aliased and, like PIL, rounded to 1/255.
+    PyTorch's uint8 CPU kernel: bilinear, anti-aliased and, like PIL, rounded to 1/255.
     """
     x, y, w, h = box
     cropped = image[y : y + h, x : x + w].permute(2, 0, 1)[None]
@@ -33,10 +33,10 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
 
 
 def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
-    """B x size x extent: row i holds the weights with which output pixel i gathers the inputs of the crop.
+    """B x size x extent: row i has the weights of the input pixels for output pixel i.
 
-    The triangle filter of PIL and torchvision's `antialias=True`: as wide as an output pixel where the crop
-    shrinks, one input pixel where it grows; weights outside the crop are zero and the rest sum to one.
+    The triangle filter of PIL and torchvision's `antialias=True`: its support is one output pixel when downscaling,
+    one input pixel when upscaling; weights outside the crop are zero and the rest sum to one.
     """
     scale = (length / size)[:, None, None]
     support = scale.clamp(min=1)
@@ -57,9 +57,9 @@ def gaussian_blur(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def blur_one(x: Tensor, sigma: float, block: int = 32) -> Tensor:
-    """The same for one large sample, 1 x C x S x S, on a CPU: only the band of the blur matrix is multiplied."""
+    """`gaussian_blur` of one large sample, 1 x C x S x S, on a CPU: multiplies only the band of the blur matrix."""
     channels, size = x.shape[1:3]
-    # Taps further than six sigmas are less than a float's last digit.
+    # Taps beyond six sigmas are below float32 precision.
     radius, surplus = min(BLUR_TAPS // 2, size - 1, math.ceil(6 * sigma)), -size % block
     padded = F.pad(x, (radius, radius, radius, radius), mode="reflect")
     padded = F.pad(padded, (0, surplus, 0, surplus)) if surplus else padded
@@ -75,10 +75,10 @@ def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
     """B x size x (size + 2 radius): each sample's Gaussian kernel as a linear map of a padded row."""
     offset = torch.arange(-radius, radius + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    # Far taps of a narrow kernel would be denormal numbers, which slow a CPU's matrix products tenfold.
+    # Far taps of a narrow kernel would be denormal numbers, which make CPU matrix products ten times slower.
     kernel = torch.where(kernel > 1e-12, kernel, 0)
     kernel = F.pad(kernel / kernel.sum(dim=1, keepdim=True), (size - 1, size - 1))
-    # Row i of the windows starts with size - 1 - i zeros; upside down, that is the band.
+    # Row i of the windows starts with size - 1 - i zeros; flipping the rows gives the band matrix.
     return kernel.unfold(1, size + 2 * radius, 1).flip(1)
 
 

@@ -1,4 +1,4 @@
-"""Snakemake's jobs as Jobs of Kubernetes, by kubectl: `submit` prints a name that `status` and `cancel` take.
+"""Run Snakemake's jobs as Kubernetes Jobs, with kubectl: `submit` prints a name for `status` and `cancel`.
 
 MLSSL_IMAGE    container image with this package installed
 MLSSL_VOLUME   name of a persistent volume claim that several nodes can mount
@@ -16,10 +16,10 @@ from typing import Any
 
 
 def manifest(args: argparse.Namespace) -> dict[str, Any]:
-    """A Job that runs Snakemake's job script once; Snakemake itself retries."""
+    """Manifest of a Job that runs Snakemake's job script once; Snakemake does the retries."""
     missing = [name for name in ("MLSSL_IMAGE", "MLSSL_VOLUME", "MLSSL_MOUNT") if name not in os.environ]
     if missing:
-        sys.exit(f"{', '.join(missing)}: not set; {sys.argv[0]} says what they are")
+        sys.exit(f"{', '.join(missing)}: not set; {sys.argv[0]} --help describes them")
     needs: dict[str, Any] = {"cpu": args.cpus, "memory": f"{args.memory}M"}
     limits = {"memory": needs["memory"]} | ({"nvidia.com/gpu": args.gpus} if args.gpus else {})
     container = {
@@ -35,9 +35,9 @@ def manifest(args: argparse.Namespace) -> dict[str, Any]:
     }
     volumes = [
         {"name": "shared", "persistentVolumeClaim": {"claimName": os.environ["MLSSL_VOLUME"]}},
-        {"name": "memory", "emptyDir": {"medium": "Memory"}},  # for worker processes; a container has 64 MB
+        {"name": "memory", "emptyDir": {"medium": "Memory"}},  # for worker processes; the default is 64 MB
     ]
-    # A pod that has to go gets SIGTERM, and this time to save its state.
+    # A pod that is terminated gets SIGTERM and has this time to save its state.
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 60,
@@ -57,20 +57,20 @@ def manifest(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def kubectl(*arguments: str, told: str | None = None) -> str:
-    done = subprocess.run(["kubectl", *arguments], input=told, capture_output=True, text=True, check=False)
+def kubectl(*arguments: str, text: str | None = None) -> str:
+    done = subprocess.run(["kubectl", *arguments], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
 def submit(args: argparse.Namespace) -> None:
-    print(kubectl("create", "-f", "-", "-o", "name", told=json.dumps(manifest(args))))
+    print(kubectl("create", "-f", "-", "-o", "name", text=json.dumps(manifest(args))))
 
 
 def status(args: argparse.Namespace) -> None:
-    told = json.loads(kubectl("get", args.job, "-o", "json")).get("status", {})
-    print("success" if told.get("succeeded") else "failed" if told.get("failed") else "running")
+    state = json.loads(kubectl("get", args.job, "-o", "json")).get("status", {})
+    print("success" if state.get("succeeded") else "failed" if state.get("failed") else "running")
 
 
 def cancel(args: argparse.Namespace) -> None:
@@ -79,16 +79,16 @@ def cancel(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    sub = verbs.add_parser("submit")
+    commands = parser.add_subparsers(required=True)
+    sub = commands.add_parser("submit")
     sub.set_defaults(function=submit)
     for name in ("gpus", "memory", "cpus", "minutes"):
         sub.add_argument(f"--{name}", type=int, required=True)
     sub.add_argument("script")
-    sub = verbs.add_parser("status")
+    sub = commands.add_parser("status")
     sub.set_defaults(function=status)
     sub.add_argument("job")
-    sub = verbs.add_parser("cancel")
+    sub = commands.add_parser("cancel")
     sub.set_defaults(function=cancel)
     sub.add_argument("jobs", nargs="+")
     args = parser.parse_args()
