@@ -1,9 +1,8 @@
 # make reproduce   environment, then the study to its report        (STUDY=config/demo.yaml CORES=all)
-# make test        environment, then all tests, two at a time       (PYTEST="-n 2 -m 'not slow'")
+# make test        environment, then all tests: two at a time, then those that need the machine for themselves
 PYTHON ?= python3
 STUDY ?= config/demo.yaml
 CORES ?= all
-PYTEST ?= -n 2 --dist loadfile
 BIN = .venv/bin
 # By way of the environment, so that the shell sees any character in a path as it is.
 export STUDY
@@ -23,7 +22,8 @@ report: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or later is needed, this is {sys.version}"'

@@ -32,6 +32,7 @@ STUDY = {
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_measured_estimate_comes_true_within_30_percent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "study.yaml"

@@ -25,7 +25,7 @@ LONG = {"steps": STEPS, "log_every": 5, "checkpoint_seconds": 0.0}
 WHY = slurm_cluster.missing()
 if not importlib.util.find_spec("snakemake_executor_plugin_slurm"):
     WHY = "Snakemake's plugin is not installed: pip install 'mlssl[slurm]'"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY), reason=WHY)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.skipif(bool(WHY), reason=WHY)]
 
 
 @pytest.fixture(scope="module")
