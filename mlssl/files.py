@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete."""
+"""Atomic writes: a file gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the name `path` only when all went well."""
+    """Yield a temporary path beside `path` to write to; it is renamed to `path` unless an exception is raised."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -37,7 +37,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a file or folder to the first free name `<name>.old<n>` beside it, and return that."""
+    """Rename a file or folder to the first free `<name>.old<n>` beside it, and return the new path."""
     n = 1
     while (to := path.with_name(f"{path.name}.old{n}")).exists():
         n += 1

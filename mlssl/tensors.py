@@ -1,7 +1,7 @@
-"""Files of tensors: written with a checksum and read back, read without running any code that is in them.
+"""Files of tensors: written with a checksum and verified, and read without running any code in them.
 
-A file of ours ends in the SHA-256 of all bytes before, so that the two cannot be torn apart; `torch.load` and zip
-readers pass over it.
+A file written by `save` ends in the SHA-256 of all bytes before, so that file and checksum stay together;
+`torch.load` and zip readers ignore it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TRAILER = len(MARK) + 64 + 1
 
 
 class Damaged(DataError):
-    """A file that is not, byte for byte, what `save` wrote."""
+    """A file whose bytes differ from those that `save` wrote."""
 
 
 class Summed:
-    """A file to write to, and the checksum of what was to be written."""
+    """A file to write to, with the checksum of all bytes passed to `write`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sum = file, hashlib.sha256()
@@ -48,10 +48,10 @@ def save(
     keep_previous: bool = False,
     writing: Callable[[], AbstractContextManager] = nullcontext,
 ) -> None:
-    """Write a checkpoint that takes the name `path` only when it was read back from the disk as it should be.
+    """Write a checkpoint that is renamed to `path` only after it has been verified by reading it from the disk.
 
-    With `keep_previous`, what was there until now is kept beside it (`previous`). `writing` is entered around the
-    renaming; what it raises prevents that (see Owner.writing). Raises OSError, and leaves what was there, if the
+    With `keep_previous`, the old file is kept beside it (`previous`). The context `writing` is entered for the
+    renaming and may prevent it by an exception (see Owner.writing). Raises OSError, and keeps the old file, if the
     disk is full or faulty.
     """
     path = Path(path)
@@ -63,19 +63,19 @@ def save(
             try:
                 torch.save(values, summed)
             except RuntimeError as error:
-                # Torch ends its archive even after a write that failed, and that hides why it did.
+                # torch closes its archive even after a failed write, and that error hides the cause.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
             file.write(MARK + summed.sum.hexdigest().encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # so that the disk is read, not the memory it was written from
+            if hasattr(os, "posix_fadvise"):  # so that `verify` reads from the disk, not from the page cache
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         try:
             verify(part)
         except Damaged as error:
-            raise OSError(errno.EIO, f"what was written was not read back ({error})") from None
+            raise OSError(errno.EIO, f"the file was not read back as written ({error})") from None
         with writing():
             if keep_previous and path.exists():
                 os.replace(path, previous(path))
@@ -86,9 +86,9 @@ def save(
 
 
 def link(path: Path, to: Path, *, writing: Callable[[], AbstractContextManager] = nullcontext) -> None:
-    """Give the checkpoint at `path` a second name, so that it stays when either is deleted; `writing` as in `save`.
+    """Give the checkpoint at `path` a second name, so that it remains if either is deleted; `writing` as in `save`.
 
-    Where the file system has no hard links it is a copy.
+    Copies the file if the file system has no hard links.
     """
     part = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
@@ -104,12 +104,12 @@ def link(path: Path, to: Path, *, writing: Callable[[], AbstractContextManager] 
 
 
 def previous(path: Path) -> Path:
-    """Where the file before the one at `path` is kept."""
+    """The path at which the previous version of `path` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def settle(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Flush the names in a folder to the disk (fsync)."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -118,14 +118,14 @@ def settle(folder: Path) -> None:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a file ends as `save` ends it."""
+    """Whether a file ends in a checksum of `save`."""
     with open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER))
         return file.read().startswith(MARK)
 
 
 def verify(path: Path) -> None:
-    """Read a whole checkpoint; Damaged if it is not what was written."""
+    """Read a complete checkpoint; raises Damaged if it differs from what was written."""
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size - TRAILER
         file.seek(max(0, length))
@@ -133,23 +133,23 @@ def verify(path: Path) -> None:
         if length < 0 or not trailer.startswith(MARK):
             raise Damaged(f"{path}: is cut off, or was not written by this version; it has no checksum at its end")
         file.seek(0)
-        found, left = hashlib.sha256(), length
+        digest, left = hashlib.sha256(), length
         while left:
             chunk = file.read(min(left, 2**22))
             if not chunk:
                 raise Damaged(f"{path}: was cut off while it was read")
-            found.update(chunk)
+            digest.update(chunk)
             left -= len(chunk)
-    if MARK + found.hexdigest().encode() + b"\n" != trailer:
-        raise Damaged(f"{path}: its bytes do not have the checksum at its end")
+    if MARK + digest.hexdigest().encode() + b"\n" != trailer:
+        raise Damaged(f"{path}: its bytes do not match the checksum at its end")
 
 
 def read_weights(path: Path, what: str, *, missing: str, broken: str, key: str = "", own: bool = False) -> Any:
-    """What somebody wrote to `path` by `torch.save`, on the CPU; a checksum of ours at its end is verified.
+    """Load to the CPU what `torch.save` wrote to `path`; a checksum of `save` at its end is verified.
 
-    Raises ConfigError for a file that is not there, with the remedy `missing`, or that cannot be read as `what`, or
-    that has no checksum although it should (`own`), with the remedy `broken`; `key` names the setting that the path
-    is from.
+    Raises ConfigError with the remedy `missing` for a missing file, and with the remedy `broken` for a file that
+    cannot be read as `what`, or that lacks the checksum if mlssl must have written it (`own`); `key` names the
+    setting that gives the path.
     """
     where = f"{key}: {path}" if key else f"{path}"
     try:
@@ -162,13 +162,13 @@ def read_weights(path: Path, what: str, *, missing: str, broken: str, key: str =
         raise ConfigError(f"{where}: no such file; {missing}") from None
     except Damaged as error:
         raise ConfigError(f"{f'{key}: ' if key else ''}{error}; {broken}") from None
-    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
+    except Exception as error:  # Unpickling another file may raise any exception.
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(f"{where}: cannot be read as {what} ({why}); {broken}") from None
 
 
 def read_own(path: Path, what: str, keys: set[str], *, missing: str, broken: str) -> dict[str, Any]:
-    """What `save` wrote to `path`, on the CPU: a dict with at least `keys`, verified by its checksum.
+    """Load to the CPU what `save` wrote to `path`: a dict with at least `keys`, verified by its checksum.
 
     Raises ConfigError, with the remedy `missing` or `broken`, for anything else.
     """

@@ -264,7 +264,7 @@ def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path
     assert (tmp_path / "run" / "pretrain.json").read_text() == result
     with pytest.raises(FileExistsError, match="another result"):
         train(other, tmp_path / "store", tmp_path / "run")
-    with pytest.raises(DataError, match="was built of other images"):
+    with pytest.raises(DataError, match="was built from other images"):
         train(other, tmp_path / "store", tmp_path / "new")
 
 

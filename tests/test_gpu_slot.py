@@ -93,5 +93,5 @@ def test_without_a_gpu_a_command_runs_as_it_is_and_too_many_are_refused(tmp_path
     assert ended(tmp_path)[0][0] == ""
     assert not (tmp_path / "slots").exists()
     greedy = job(tmp_path, gpus=3)
-    assert "3 GPUs are asked for, this machine has 0, 1" in greedy.communicate(timeout=10)[1]
+    assert "3 GPUs are requested, this machine has 0, 1" in greedy.communicate(timeout=10)[1]
     assert greedy.returncode == 1

@@ -69,7 +69,7 @@ def test_nearest_is_a_sort_without_the_own_image():
 def test_the_worst_has_the_lowest_mean_and_is_drawn_once():
     similarity = np.array([[0.9, 0.8], [0.2, 0.1], [0.5, 0.0], [0.7, 0.7]])
     assert neighbours.choose(similarity, 2).tolist() == [0, 2, 1]
-    with pytest.raises(ConfigError, match=r"queries: 4 must lie in 1 \.\. 3"):
+    with pytest.raises(ConfigError, match=r"queries: 4 must be in 1 \.\. 3"):
         neighbours.choose(similarity, 4)
 
 

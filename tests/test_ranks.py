@@ -326,7 +326,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_ends_as_with_one(images,
         until(lambda seen=steps[-1], r=running: step_of(state_file) > seen or r.poll() is not None)
         running.send_signal(signal.SIGTERM)
         _, err = running.communicate(timeout=100)
-        assert "same command again to go on" in err
+        assert "same command again to resume" in err
         assert running.returncode == (75 if world == 1 else 1)  # torchrun's own, for any end but a good one
         steps.append(step_of(state_file))
     assert 0 < steps[1] < steps[2] < steps[3] < 40

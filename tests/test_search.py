@@ -265,7 +265,7 @@ def test_the_verb_leaves_result_table_and_figure(checkpoint, monkeypatch, capsys
     result = json.loads(out.read_text())
     header, rows = result["header"], result["rows"]
     assert (header["run"], header["device"], header["config"]["sizes"]) == ("tiny", "cpu", [64, 256])
-    assert "lie on lines" in header["notes"]["made"]
+    assert "are on lines" in header["notes"]["made"]
     assert {row["protocol"] for row in rows} == {"search"}
     values = {row["metric"]: row["value"] for row in rows}
     assert values["exact, recall at 256"] == 100

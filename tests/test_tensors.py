@@ -127,7 +127,7 @@ def test_a_run_starts_from_files_of_ours(run):
 def test_a_backbone_is_no_state(tmp_path):
     path = write_backbone(tmp_path / "backbone.pt")
     experiment = torch.load(path, weights_only=True)["meta"]["experiment"]
-    with pytest.raises(tensors.Damaged, match="is no checkpoint of a pretraining"):
+    with pytest.raises(tensors.Damaged, match="is not a checkpoint of a pretraining"):
         checkpoint.load(path, experiment=experiment)
 
 

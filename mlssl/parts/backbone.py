@@ -1,4 +1,4 @@
-"""Backbones, from timm: any model that turns an image into a B x C x h x w feature map."""
+"""Backbones from timm: any model that outputs a B x C x h x w feature map."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mlssl.errors import ConfigError
 def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:
     """An untrained timm model without pooling and classifier; its output is the last feature map.
 
-    `output_stride` is in input pixels per cell; 8 and 16 replace strides by dilation and need no other
-    weights. Raises ConfigError for a name timm does not know or a model without such a map.
+    `output_stride` is in input pixels per cell; 8 and 16 replace strides by dilation and use the
+    same weights. Raises ConfigError for a name unknown to timm or a model without such a map.
     """
     if not timm.is_model(name):
         raise ConfigError(f"backbone: timm knows no model '{name}'; `timm.list_models()` lists them")
@@ -26,7 +26,7 @@ def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:
     if len(shape) != 4 or shape[1] != backbone.num_features:
         raise ConfigError(
             f"backbone: '{name}' gives features of shape {tuple(shape)}, not batch x channels x height x width; "
-            "take a convolutional one such as resnet50"
+            "use a convolutional one such as resnet50"
         )
     return backbone
 

@@ -1,4 +1,4 @@
-"""The dictionary (MoCo's queue): first in, first out, several columns in one order."""
+"""The dictionary (MoCo's queue): first in, first out, with several columns per key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlssl.runtime import distributed
 
 
 class Dictionary(nn.Module):
-    """The last `size` keys, with all that belongs to a key in columns of the same order.
+    """The last `size` keys; every column stores one property of the keys, in the same order.
 
     Args:
         size: D, the number of slots.
         columns: name -> (width, dtype) of each column; a column is a buffer `size x width`.
 
-    Slots that were never written are not part of what is read, so they can be nobody's neighbour. Buffers are
-    in the state dict together with the place of the next write.
+    Slots that were never written are not read, so they are never a neighbour. The buffers and the position of the
+    next write are in the state dict.
     """
 
     def __init__(self, size: int, columns: dict[str, tuple[int, torch.dtype]]) -> None:
@@ -38,12 +38,12 @@ class Dictionary(nn.Module):
 
     @property
     def written(self) -> int:
-        """Number of keys ever written; the newest lies in slot (written - 1) mod size."""
+        """Number of keys ever written; the newest is in slot (written - 1) mod size."""
         self._write()
         return self._written
 
     def read(self) -> dict[str, Tensor]:
-        """All entries, column by column, each `len(self) x width`; row i of every column is the same key.
+        """All entries as columns `len(self) x width`; row i of every column belongs to the same key.
 
         These are the buffers themselves, not copies: valid until the first call after the next `enqueue`.
         """
@@ -51,12 +51,12 @@ class Dictionary(nn.Module):
         return {name: getattr(self, name)[:filled] for name in self.columns}
 
     def enqueue(self, **columns: Tensor) -> None:
-        """Add a batch of keys (every column, `B x width`), in place of the oldest; ValueError if B > size.
+        """Replace the oldest keys by a batch of keys (every column, `B x width`); ValueError if B > size.
 
-        With several ranks each gives its part of the batch, and all of it is added, in one order on every rank.
+        With several ranks each passes its part of the batch; the full batch is added in the same order on each.
 
-        The rows are written when the dictionary is next used. Until then autograd may still need the old
-        ones for the backward pass of this step; waiting spares a copy of the whole dictionary.
+        The rows are written when the dictionary is next used, because until then autograd may need the old
+        rows for the backward pass of this step. This avoids a copy of the dictionary.
         """
         self._write()
         if set(columns) != set(self.columns):

@@ -1,4 +1,4 @@
-"""An encoder: backbone and projector in one, as MoCo and MLS use it."""
+"""An encoder: backbone and projector, as in MoCo and MLS."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ from torch import nn
 def projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False) -> nn.Sequential:
     """MoCo-v2's two-layer MLP, B x d_in -> B x d_out (arXiv 2003.04297).
 
-    `hidden` defaults to d_in (2048 for ResNet-50). `batch_norm` normalises after both layers, the last one
-    without scale and shift, as MoCo-v3 does (arXiv 2104.02057); the papers' projector has none.
+    `hidden` defaults to d_in (2048 for ResNet-50). `batch_norm` adds batch norm after both layers, the last one
+    without scale and shift, as in MoCo-v3 (arXiv 2104.02057); the papers' projector has none.
     """
     hidden = hidden or d_in
     return _mlp(nn.Linear(d_in, hidden), nn.Linear(hidden, d_out), nn.BatchNorm1d if batch_norm else None)
 
 
 def dense_projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False) -> nn.Sequential:
-    """DenseCL's projector of every cell, B x d_in x S x S -> B x d_out x S x S: the same MLP as 1x1 convs."""
+    """DenseCL's projector of each cell, B x d_in x S x S -> B x d_out x S x S: the same MLP as 1x1 convolutions."""
     hidden = hidden or d_in
     layers = nn.Conv2d(d_in, hidden, 1), nn.Conv2d(hidden, d_out, 1)
     return _mlp(*layers, nn.BatchNorm2d if batch_norm else None)

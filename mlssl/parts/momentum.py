@@ -1,4 +1,4 @@
-"""The pair of a query encoder and its momentum (key) encoder."""
+"""A query encoder and its momentum (key) encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 class MomentumPair(nn.Module):
     """A query encoder trained by gradient and a key encoder that follows it (MoCo, arXiv 1911.05722, eq. 2).
 
-    The key encoder starts as a copy, takes no gradient and keeps batch norm statistics of its own.
+    The key encoder starts as a copy, gets no gradient and has its own batch norm statistics.
     """
 
     def __init__(self, query: nn.Module) -> None:

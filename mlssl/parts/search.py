@@ -1,8 +1,8 @@
 """The search of eq. 7 (MLS, arXiv 2308.03286): the k entries of the dictionary nearest to each query.
 
-Exact over the whole dictionary; exact over a sample of it; or approximate, over an inverted file. Queries and
-entries are L2-normalised, so inner products are cosines. No gradient flows. `mlssl search-benchmark`
-measures them.
+Exact over all entries, exact over a sample of them, or approximate with an inverted file. Queries and entries
+are L2-normalised, so inner products are cosines. No gradient flows. `mlssl search-benchmark` measures the
+searches.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from torch import Tensor, nn
 from mlssl.errors import ConfigError
 
 PER_LIST = 39
-"""Entries per list to train on: the fewest with which faiss's k-means does not warn of poor centroids."""
+"""Training entries per list: the minimum for faiss's k-means without a warning about poor centroids."""
 LLOYD = 5
-"""Iterations of k-means; the lists only have to be even and near, and are made anew now and then."""
+"""Iterations of k-means; few, because the centroids are only approximate and are retrained regularly."""
 
 
 @torch.no_grad()
 def exact(queries: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Compare all: queries B x d, entries D x d -> similarity and index, B x min(k, D), nearest first."""
-    found = (queries @ entries.T).topk(min(k, len(entries)), dim=1)
-    return found.values, found.indices
+    """Exact search: queries B x d, entries D x d -> similarity and index, B x min(k, D), nearest first."""
+    top = (queries @ entries.T).topk(min(k, len(entries)), dim=1)
+    return top.values, top.indices
 
 
 def sampled_slots(filled: int, sample: int) -> slice:
-    """The slots of one step's sample of a dictionary's `filled` entries, ascending: every n-th from a random one.
+    """The slots of one step's sample of a dictionary's `filled` entries, ascending: every n-th from a random start.
 
-    n = filled // sample, so every entry is drawn with probability 1/n, and every age of entries is there in
-    proportion. The sample holds `sample` entries where that divides `filled`, else fewer than twice as many;
-    a smaller dictionary is taken whole. A slice of a column is a view: nothing is copied. The one random number
-    comes from torch's global CPU generator, which checkpoints keep; a GPU is not waited for.
+    n = filled // sample, so every entry is drawn with probability 1/n, and old and new entries are represented in
+    proportion. The sample has `sample` entries if that divides `filled`, else fewer than twice that number; a
+    smaller dictionary is used completely. A slice of a column is a view without a copy. The random number is
+    drawn from torch's global CPU generator, which checkpoints save; it needs no GPU synchronisation.
     """
     if sample < 1:
         raise ConfigError(f"sample: {sample} entries are too few; give at least 1")
@@ -44,19 +44,19 @@ def sampled_slots(filled: int, sample: int) -> slice:
 
 
 class InvertedFile(nn.Module):
-    """Approximate search: entries lie in lists by their nearest centroid, and a query looks into a few lists.
+    """Approximate search: entries are in lists by their nearest centroid, and a query searches a few lists.
 
-    Sivic and Zisserman 2003; faiss's IndexIVFFlat (Douze et al., arXiv 2401.08281), kept up to date slot by slot
-    as the first-in-first-out dictionary is overwritten. faiss computes on the CPU: queries on another device are
-    copied there, and it holds a second copy of the entries.
+    Sivic and Zisserman 2003; faiss's IndexIVFFlat (Douze et al., arXiv 2401.08281), updated slot by slot as
+    the first-in-first-out dictionary is overwritten. faiss runs on the CPU: queries on another device are copied
+    there, and it stores a second copy of the entries.
 
     Args:
         size: D, the slots of the dictionary; there are about 4 sqrt(D) lists.
-        probes: lists that a query looks into; as many as there are lists gives the exact result.
-        refresh: the lists are made anew by k-means every `refresh` x D keys.
+        probes: lists that a query searches; all lists give the exact result.
+        refresh: the lists are retrained by k-means every `refresh` x D keys.
 
-    Until there are 39 entries per list, the search is exact. What the lists hold, and in which order, is in the
-    state dict; the vectors are not, for they are the dictionary's. Raises ConfigError without faiss.
+    Until there are 39 entries per list, the search is exact. The state dict has the slots in each list in their
+    order, but not the vectors, which are in the dictionary. Raises ConfigError without faiss.
     """
 
     def __init__(self, size: int, *, probes: int = 16, refresh: float = 1.0) -> None:
@@ -68,15 +68,15 @@ class InvertedFile(nn.Module):
         self._faiss = import_faiss()
         self._index: Any = None
         self._seen = self._trained = 0
-        """Keys ever written to the dictionary: of how many the lists know, at how many they were made."""
+        """Keys written to the dictionary at the last update, and at the last training of the lists."""
         self._restored: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def update(self, entries: Tensor, written: int) -> None:
-        """Take in what has been written since the last call, however much; to be called before `nearest`.
+        """Add all keys written since the last call; must be called before `nearest`.
 
-        `entries` is filled x d, row i being slot i; `written` counts the keys ever written to the dictionary, so
-        the newest lies in slot (written - 1) mod D.
+        `entries` is filled x d, row i is slot i; `written` is the number of keys ever written to the dictionary,
+        so the newest is in slot (written - 1) mod D.
         """
         if self._restored:
             self._rebuild(entries)
@@ -94,12 +94,12 @@ class InvertedFile(nn.Module):
 
     @torch.no_grad()
     def nearest(self, queries: Tensor, entries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `exact`, from the lists of the nearest centroids. A query that finds fewer than k compares all."""
+        """As `exact`, from the lists of the nearest centroids. Queries with fewer than k results use `exact`."""
         if self._index is None:
             return exact(queries, entries, k)
         self._index.nprobe = min(self.probes, self.lists)
-        found = self._index.search(as_numpy(queries), min(k, len(entries)))
-        similarity, index = (torch.from_numpy(values).to(queries.device) for values in found)
+        results = self._index.search(as_numpy(queries), min(k, len(entries)))
+        similarity, index = (torch.from_numpy(values).to(queries.device) for values in results)
         short = (index < 0).any(dim=1)
         if short.any():
             similarity[short], index[short] = exact(queries[short], entries, k)
@@ -107,13 +107,13 @@ class InvertedFile(nn.Module):
 
     @property
     def memory(self) -> int:
-        """Bytes held beside the dictionary: a copy of the entries, their slots and places, the centroids."""
+        """Bytes in addition to the dictionary: a copy of the entries, their slots and positions, the centroids."""
         if self._index is None:
             return 0
         return self._index.ntotal * (self._index.code_size + 8 + 8) + self.lists * self._index.code_size
 
     def _train(self, entries: Tensor) -> None:
-        """New centroids by k-means on a fixed sample of the entries, and every entry into its list."""
+        """Train the centroids by k-means on a fixed sample of the entries, and assign every entry to its list."""
         vectors = as_numpy(entries)
         index = self._empty(vectors.shape[1])
         index.cp.niter, index.cp.max_points_per_centroid = LLOYD, PER_LIST
@@ -123,7 +123,7 @@ class InvertedFile(nn.Module):
         self._index = index
 
     def _write(self, entries: Tensor, slots: Tensor) -> None:
-        """Move the slots that were overwritten into their new lists; `slots` ascend, new ones come last."""
+        """Move overwritten slots to their new lists; `slots` are ascending, so new ones are last."""
         vectors = as_numpy(entries[slots.to(entries.device)])
         old = int((slots < self._index.ntotal).sum())
         if old:
@@ -138,7 +138,7 @@ class InvertedFile(nn.Module):
         return self._faiss.IndexIVFFlat(quantizer, dim, self.lists, self._faiss.METRIC_INNER_PRODUCT)
 
     def _rebuild(self, entries: Tensor) -> None:
-        """The lists of a restored state. Those overwritten since hold new vectors until `_write` moves them."""
+        """Rebuild the lists of a restored state. Slots overwritten since then are moved by the next `_write`."""
         centroids, slots, lengths = (self._restored[name] for name in ("centroids", "slots", "lengths"))
         vectors = as_numpy(entries[slots.to(entries.device)])
         index = self._empty(vectors.shape[1], centroids)
@@ -151,9 +151,9 @@ class InvertedFile(nn.Module):
     def get_extra_state(self) -> dict[str, Any]:
         state = {"seen": self._seen, "trained": self._trained, "lists": self._restored}
         if self._index is not None:
-            held, view = self._index.invlists, self._faiss.rev_swig_ptr
-            lengths = [held.list_size(i) for i in range(self.lists)]
-            slots = [torch.from_numpy(view(held.get_ids(i), n).copy()) for i, n in enumerate(lengths) if n]
+            inverted, view = self._index.invlists, self._faiss.rev_swig_ptr
+            lengths = [inverted.list_size(i) for i in range(self.lists)]
+            slots = [torch.from_numpy(view(inverted.get_ids(i), n).copy()) for i, n in enumerate(lengths) if n]
             centroids = torch.from_numpy(self._index.quantizer.reconstruct_n(0, self.lists))
             lengths = torch.tensor(lengths)
             state["lists"] = {"centroids": centroids, "slots": torch.cat(slots), "lengths": lengths}
@@ -165,12 +165,12 @@ class InvertedFile(nn.Module):
 
 
 def as_numpy(rows: Tensor) -> Any:
-    """float32, contiguous, on the CPU, as faiss takes them."""
+    """float32, contiguous, on the CPU, as faiss requires."""
     return rows.float().cpu().contiguous().numpy()
 
 
 def import_faiss() -> ModuleType:
-    """faiss, with as many threads as torch; ConfigError, saying what to install, where it is not there."""
+    """faiss, with torch's number of threads; ConfigError with the install command if it is missing."""
     try:
         import faiss
     except ImportError:

@@ -1,4 +1,4 @@
-"""A view: what the augmentation gives and a method takes."""
+"""A view: output of the augmentation and input of a method."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class View(NamedTuple):
-    """One augmented view of each image of a batch, and where it came from."""
+    """One augmented view of each image of a batch, with its image and crop box."""
 
     pixels: Tensor
     """float B x 3 x S x S, normalised."""
@@ -17,4 +17,4 @@ class View(NamedTuple):
     box: Tensor
     """int64 B x 4, the crop in pixels of the stored image: x, y, width, height."""
     flip: Tensor
-    """bool B, mirrored left to right after cropping."""
+    """bool B, whether flipped horizontally after cropping."""

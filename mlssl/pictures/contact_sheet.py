@@ -22,10 +22,10 @@ CROWD = "#BBBBBB"
 
 
 def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) -> None:
-    """Write `out` (PNG) and a PDF beside it: `images` pictures spread evenly over a split in COCO's layout.
+    """Write `out` (PNG) and a PDF beside it: `images` images evenly spaced over a split in COCO's layout.
 
-    An outline's colour tells categories apart within one picture only; the name stands at the largest object
-    of its category, with the number of objects. Crowds are outlined in light grey.
+    Colours distinguish categories within one image only; the name is at the largest object of its category, with
+    the number of objects. Crowds are outlined in light grey.
     """
     data = read_split(root, split)
     count = min(images, len(data))
@@ -69,9 +69,9 @@ def tile(data: Split, i: int) -> Image.Image:
 
 
 def palette(objects: Instances) -> dict[int, str]:
-    """Category index -> colour, by the order in which an image shows them."""
+    """Category index -> colour, by the order of the objects in an image."""
     present = dict.fromkeys(objects.labels[~objects.crowd].tolist())
-    # Black outlines drown in photos.
+    # Black outlines are hard to see in photos.
     usable = OKABE_ITO[:-1]
     return {c: usable[n % len(usable)] for n, c in enumerate(present)}
 
@@ -93,7 +93,7 @@ def write_names(
     scale: float,
     shift: tuple[int, int],
 ) -> None:
-    """Name every category once, at its largest object, where no other name stands yet."""
+    """Write the name of every category once, at its largest object, without overlap if possible."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), FONT_SIZE)
     taken: list[tuple[float, float, float, float]] = []
     areas = objects.masks.sum(axis=(1, 2))

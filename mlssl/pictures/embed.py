@@ -1,8 +1,8 @@
-"""Crops of images embedded by a run's encoders: what the pictures of neighbours and of scores are drawn from.
+"""Crops of images embedded by a run's encoders: input of the neighbours and histograms figures.
 
 As in training (MLS section 3.2), a query goes through the query encoder and an entry of the dictionary through the
-key encoder, each crop being a random view with the run's own augmentation. Unlike in training the encoders are in
-eval mode: batch norm takes its running statistics, so that a crop's embedding does not depend on its batch.
+key encoder, each crop is a random view with the run's own augmentation. Unlike in training the encoders are in
+eval mode: batch norm uses its running statistics, so that a crop's embedding does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mlssl.study.settings import Pictures, Pretrain, Views, build
 from mlssl.tensors import read_own
 
 BATCH = 64
-"""Crops per forward pass. The views follow from it: another value draws other crops."""
+"""Crops per forward pass. The views depend on it: another value draws other crops."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """N crops, where they lie, and their embeddings."""
+    """N crops: image, box and embeddings."""
 
     g: np.ndarray
     """float32 N x d_g: pooled backbone features, L2-normalised."""
@@ -47,7 +47,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class Run:
-    """A pretraining run, as its checkpoint tells it."""
+    """A pretraining run, read from its checkpoint."""
 
     path: Path
     name: str
@@ -55,9 +55,9 @@ class Run:
     weights: Mapping[str, Tensor]
 
     def method(self, device: torch.device, *, trained: bool = True) -> nn.Module:
-        """The run's method in eval mode: at its end, or as it was before the first step.
+        """The run's method in eval mode: with its trained weights, or as initialised.
 
-        Raises ConfigError when the checkpoint does not fit the method's code.
+        Raises ConfigError if the checkpoint does not fit the method's code.
         """
         method, _ = build_method(self.config, device)
         if trained:
@@ -77,7 +77,7 @@ class Run:
 
 
 class Folder:
-    """A folder of images, decoded when asked for; to be used like an `ImageStore`."""
+    """A folder of images, decoded on access; used like an `ImageStore`."""
 
     def __init__(self, path: Path, short_side: int) -> None:
         self.paths = find_images(path)
@@ -88,7 +88,7 @@ class Folder:
         return len(self.paths)
 
     def image(self, i: int) -> Tensor:
-        """The i-th image by name, uint8 H x W x 3, shrunk as in a store."""
+        """The i-th image by name, uint8 H x W x 3, resized as in a store."""
         return torch.tensor(load_resized(self.paths[i], self.short_side))
 
     def batch(self, index: Tensor) -> list[Tensor]:
@@ -97,7 +97,7 @@ class Folder:
 
 
 def read_run(path: Path) -> Run:
-    """Read `checkpoint.pt` as a pretraining leaves it; ConfigError when it is not there or is something else."""
+    """Read the `checkpoint.pt` of a pretraining; ConfigError if it is missing or another file."""
     remedies = {"missing": "pretrain the run first", "broken": "pretrain the run again"}
     state = read_own(path, "the checkpoint.pt of a pretraining", {"method", "meta"}, **remedies)
     meta = state["meta"]
@@ -108,22 +108,22 @@ def read_run(path: Path) -> Run:
 
 
 def embed(
-    run: Run, images: ImageStore | Folder, told: Pictures, device: torch.device, *, trained: bool = True
+    run: Run, images: ImageStore | Folder, config: Pictures, device: torch.device, *, trained: bool = True
 ) -> tuple[Crops, Crops]:
     """The candidate queries and the dictionary's entries, both sampled from `images`.
 
-    The candidates are crops of `told.candidates` images, or of all if there are fewer. The dictionary goes
-    through all images before it takes a second crop of one. Which images and which crops follows from
-    `told.seed` alone, so runs with one augmentation are asked the same, trained or not.
+    The candidates are crops of `config.candidates` images, or of all if there are fewer. The dictionary has one
+    crop of every image before a second crop of any. Images and crops depend only on `config.seed` and the
+    augmentation, so runs with the same augmentation get the same crops, trained or not.
 
     Raises FloatingPointError for embeddings that are not finite.
     """
     method = run.method(device, trained=trained)
-    # Without a target the method is the bare backbone: one encoder for both.
+    # Without a target the method is the backbone itself: one encoder for both.
     encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)
-    sizes = {"queries": min(told.candidates, len(images)), "dictionary": told.dictionary_size}
+    sizes = {"queries": min(config.candidates, len(images)), "dictionary": config.dictionary_size}
     queries, dictionary = (
-        embed_crops(encoder, images, size, run.config.views, seed=seed_of(told.seed, "pictures", what), what=what)
+        embed_crops(encoder, images, size, run.config.views, seed=seed_of(config.seed, "pictures", what), what=what)
         for encoder, (what, size) in zip(encoders, sizes.items(), strict=True)
     )
     return queries, dictionary
@@ -138,23 +138,23 @@ def embed_crops(
     device = next(encoder.parameters()).device
     passes = -(-count // len(images))
     index = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(passes)])[:count]
-    found_g, found_z, boxes = [], [], []
+    all_g, all_z, boxes = [], [], []
     for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
         (view,) = make_views(images.batch(part), part, views, rng, device, count=1)
         g, z = features(encoder, view.pixels)
-        found_g.append(g)
-        found_z.append(z)
+        all_g.append(g)
+        all_z.append(z)
         boxes.append(view.box)
     return Crops(
-        g=_normalised(found_g, what),
-        z=None if found_z[0] is None else _normalised(found_z, what),
+        g=_normalised(all_g, what),
+        z=None if all_z[0] is None else _normalised(all_z, what),
         image=index.numpy(),
         box=torch.cat(boxes).cpu().numpy(),
     )
 
 
 def features(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None), of any encoder, whose first output is g or its map."""
+    """B x 3 x S x S -> g (B x d_g) and z (B x d_z, or None); the encoder's first output is g or its feature map."""
     out = encoder(pixels)
     g, z = (out, None) if isinstance(out, Tensor) else out[:2]
     return (global_average_pool(g) if g.ndim == 4 else g), z

@@ -1,4 +1,4 @@
-"""Figure 3 of MLS: how one query scores against all entries of the dictionary, before and after training."""
+"""Figure 3 of MLS: scores of one query against all entries of the dictionary, before and after training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_histograms(
     """Write `out` (PNG) and a PDF beside it: the scores of the first query, before and after training.
 
     `before` and `after` are queries and dictionary of the same crops. Without a projector there is no row for
-    z. `about` opens the notes at the foot. Raises DataError if fewer than two entries are of other images.
+    z. The notes below the figure start with `about`. Raises DataError for fewer than two entries of other images.
     """
     query, dictionary = after
     with plt.rc_context(STYLE):
@@ -59,8 +59,8 @@ def draw(before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels
         for space in spaces:
             values = first_scores(asked, entries, space)
             histogram(panels[f"{space} {moment}"], values, COLOURS[space])
-            told = f"{moment} training: mean {values.mean():.3f}, std {values.std():.3f}"
-            panels[f"{space} {moment}"].set_title(told, loc="left", fontsize="medium")
+            title = f"{moment} training: mean {values.mean():.3f}, std {values.std():.3f}"
+            panels[f"{space} {moment}"].set_title(title, loc="left", fontsize="medium")
             panels[f"{space} {moment}"].set_xlabel(f"cosine: {SPACES[space]}")
     for space in spaces:
         panels[f"{space} before"].set_ylabel("density")

@@ -1,4 +1,4 @@
-"""Figure 4 of MLS: queries and their nearest entries of the dictionary, each crop as a box on its whole image."""
+"""Figure 4 of MLS: queries and their nearest entries of the dictionary, each crop as a box on its full image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMN = WIDTH / 5
 
 
 class Crops(Protocol):
-    """N crops and their embeddings, as `embed` gives them."""
+    """N crops and their embeddings, as returned by `embed`."""
 
     g: np.ndarray
     """float32 N x d_g, L2-normalised."""
@@ -53,9 +53,9 @@ def write_neighbours(
     neighbours: int = 4,
     about: str,
 ) -> None:
-    """Write `out` (PNG) and a PDF beside it: `rows` random queries and the worst of all, with their neighbours.
+    """Write `out` (PNG) and a PDF beside it: `rows` random queries and the worst query, with their neighbours.
 
-    `queries` are the candidates, in random order. `about` opens the notes at the foot.
+    `queries` are the candidates, in random order. The notes below the figure start with `about`.
     """
     index, similarity = nearest(queries, dictionary, neighbours)
     chosen = choose(similarity, rows)
@@ -80,10 +80,10 @@ def scores(
 
 
 def nearest(queries: Crops, dictionary: Crops, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each query the `count` entries with the highest cosine of g: their index and cosine, B x count each.
+    """The `count` entries with the highest cosine of g for each query: their index and cosine, B x count each.
 
-    Nearest first; of equal ones the earlier entry. Crops of the query's own image are left out. Raises
-    ConfigError if `count` is below one, DataError if a query has fewer entries of other images than that.
+    Nearest first, ties by index. Crops of the query's own image are excluded. Raises ConfigError if `count` is
+    below one, DataError if a query has fewer than `count` entries of other images.
     """
     if count < 1:
         raise ConfigError(f"neighbours: {count} is too few; give at least 1")
@@ -101,12 +101,12 @@ def nearest(queries: Crops, dictionary: Crops, count: int) -> tuple[np.ndarray, 
 def choose(similarity: np.ndarray, rows: int) -> np.ndarray:
     """The candidates to draw: the first `rows` (they are in random order), then the worst.
 
-    `similarity` is B x neighbours; the worst has the lowest mean. It is drawn once, so a random row that
-    would be the worst gives way to the next. Raises ConfigError if there are not enough candidates.
+    `similarity` is B x neighbours; the worst has the lowest mean. It is drawn once: if it is among the
+    random rows, the next candidate replaces it there. Raises ConfigError for too few candidates.
     """
     if not 1 <= rows < len(similarity):
         raise ConfigError(
-            f"queries: {rows} must lie in 1 .. {len(similarity) - 1}, one less than the candidates; "
+            f"queries: {rows} must be in 1 .. {len(similarity) - 1}, one less than the candidates; "
             "give another number, more candidates or more images"
         )
     worst = similarity.mean(axis=1).argmin()
@@ -145,7 +145,7 @@ def tile(pixels: np.ndarray, box: np.ndarray, colour: str) -> Image.Image:
     image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     left, top, right, bottom = (round(v * scale) for v in (*box[:2], *(box[:2] + box[2:])))
     frame = ImageDraw.Draw(image)
-    # Dark rims keep a bright line visible on bright ground.
+    # Dark rims keep a bright line visible on a bright background.
     frame.rectangle((left, top, right - 1, bottom - 1), outline="black", width=LINE + 2)
     frame.rectangle((left + 1, top + 1, right - 2, bottom - 2), outline=colour, width=LINE)
     return image

@@ -1,4 +1,4 @@
-"""From a run's configuration to a method that can be trained."""
+"""Build the method, its backbone and the optimiser from a run's configuration."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mlssl.study.settings import Pretrain
 def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
 
-    The initial backbone follows from the run's seed alone, or is read from `init`, so it is the same for every
-    method. Without a target the method is the bare backbone.
+    The initial backbone depends on the run's seed only, or is read from `init`, so it is the same for every
+    method. Without a target the method is the backbone itself.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
     backbone = create_backbone(config.backbone)
@@ -36,20 +36,20 @@ def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.
 
 
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum on all that takes a gradient, weight decay on everything (MoCo-v2's recipe)."""
+    """SGD with momentum and weight decay on all trainable parameters (MoCo-v2's recipe)."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    how = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(trained, lr=config.lr, fused=True, **how)
+    options = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(trained, lr=config.lr, fused=True, **options)
 
 
 def precision(config: Pretrain, device: torch.device) -> str:
-    """`fp32` or `bf16`: as told, or where `auto` by what the device gains from."""
+    """`fp32` or `bf16`: as configured; `auto` is bf16 if the device has hardware for it."""
     if config.precision == "auto":
         return "bf16" if gains_from_bf16(device) else "fp32"
     return config.precision
 
 
 def run_encoders_in_bf16(method: nn.Module, device: torch.device) -> None:
-    """Wrap the encoders alone: similarities and losses stay in float32."""
+    """Run the encoders under bf16 autocast; similarities and losses stay in float32."""
     for encoder in (method.encoders.query, method.encoders.key):
         encoder.forward = torch.autocast(device.type, dtype=torch.bfloat16)(encoder.forward)

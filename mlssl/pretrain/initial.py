@@ -1,4 +1,4 @@
-"""Weights that a backbone starts from: our own `backbone.pt`, or a published checkpoint of its architecture."""
+"""Initial weights of a backbone: mlssl's own `backbone.pt`, or a published checkpoint of its architecture."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from mlssl.errors import ConfigError
 from mlssl.tensors import has_checksum, read_weights
 
 INSIDE = ("backbone", "state_dict", "model", "method")
-"""Under which of these a checkpoint keeps its weights; the outermost first."""
+"""Keys under which a checkpoint may store its weights, outermost first."""
 
 
 def load_initial(backbone: nn.Module, path: Path) -> str:
-    """Load `backbone` from a file of weights, and return the prefix under which the file has them.
+    """Load `backbone` from a file of weights, and return the prefix of their names in the file.
 
-    MoCo's, DenseCL's and torchvision's files work as they are: the first prefix (`module.encoder_q.`, …) that
-    has every weight of the backbone in its shape is taken, and heads are left out. Nothing in the file is run.
-    Raises ConfigError for a file that cannot be read, that lacks a weight of the architecture, or that is our own
-    and has lost its checksum.
+    MoCo's, DenseCL's and torchvision's files work unchanged: the first prefix (`module.encoder_q.`, …) under which
+    every weight of the backbone has its shape is used; heads are ignored. No code in the file is run.
+    Raises ConfigError for a file that cannot be read, that lacks a weight of the architecture, or that mlssl wrote
+    and that has lost its checksum.
     """
     remedies = {"missing": "check the path", "broken": "give a checkpoint of tensors"}
     content = read_weights(path, "weights", key="init", **remedies)
     if ours(content) and not has_checksum(path):
         raise ConfigError(
-            f"init: {path}: is a file of mlssl without its checksum at the end, so cut off or changed; "
-            "give it as it was written"
+            f"init: {path}: was written by mlssl but has no checksum at its end, so it is cut off or changed; "
+            "give the original file"
         )
     for key in INSIDE:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict):
         raise ConfigError(f"init: {path}: holds a {type(content).__name__}; give a checkpoint of named tensors")
-    # A counter of batches, which not every file has and no forward pass reads.
+    # Some files lack the batch counters, and no forward pass reads them.
     needed = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     first = next(iter(needed))
     prefixes = [name.removesuffix(first) for name in content if name == first or name.endswith(f".{first}")]
@@ -50,10 +50,10 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
 
 
 def ours(content: object) -> bool:
-    """Whether a pretraining has written this `backbone.pt` or `checkpoint.pt`; others' files have a `meta` too."""
+    """Whether mlssl wrote this `backbone.pt` or `checkpoint.pt`; files of other projects may have a `meta` too."""
     meta = content.get("meta") if isinstance(content, dict) else None
     return isinstance(meta, dict) and {"run", "config_digest"} <= meta.keys()
 
 
-def fits(found: object, wanted: Tensor) -> bool:
-    return isinstance(found, Tensor) and found.shape == wanted.shape
+def fits(value: object, wanted: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == wanted.shape

@@ -1,4 +1,4 @@
-"""The training log: one JSON line per interval. Losses are read back from the device only then, unwaited for."""
+"""The training log: one JSON line per interval. Losses are copied from the device once per line, asynchronously."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 class NonFiniteLoss(FloatingPointError):
-    """Training cannot go on; the message names the step and the parts of the loss."""
+    """Training cannot continue; the message names the step and the parts of the loss."""
 
 
 class Readback(NamedTuple):
-    """Losses of an interval on their way from the device."""
+    """Losses of an interval, being copied from the device."""
 
     step: int
     names: list[str]
@@ -30,9 +30,9 @@ class Readback(NamedTuple):
 class Log:
     """Collects the parts of each step on the device; `flush` averages and writes them.
 
-    On a GPU a line is written at the flush after its own, so that nobody waits for the losses; `settle` waits.
-    A resumed run drops the lines after its checkpoint, so that every step is told once. Without a path it watches
-    the losses all the same.
+    On a GPU a line is written at the next flush, so that training does not wait for it; `settle` waits.
+    A resumed run drops the lines after its checkpoint, so that every step is logged once. Without a path nothing
+    is written, but the losses are still checked.
     """
 
     def __init__(self, path: Path | None, *, resume_step: int = 0) -> None:
@@ -45,12 +45,12 @@ class Log:
                 kept = [line for line in lines if json.loads(line)["step"] <= resume_step]
             path.write_text("".join(line + "\n" for line in kept))
         self.last: dict[str, float] = {}
-        """The newest line that was written."""
+        """The newest line."""
         self._pending: list[dict[str, Tensor]] = []
         self._under_way: list[Readback] = []
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Remember the scalars of one step without waiting for them."""
+        """Add the scalars of one step, without waiting for the device."""
         self._pending.append({name: value.detach() for name, value in parts.items()})
 
     @property
@@ -59,9 +59,9 @@ class Log:
         return len(self._pending)
 
     def flush(self, step: int, **more: float) -> None:
-        """Take the mean of every part since the last flush; `step` is the number of steps done.
+        """Log the mean of every part since the last flush; `step` is the number of steps done.
 
-        Raises NonFiniteLoss if any that has arrived was not finite, naming the first such step (counted from 1).
+        Raises NonFiniteLoss if a copied loss is not finite, naming the first such step (counted from 1).
         """
         names = list(self._pending[0])
         values, arrived = torch.stack([torch.stack([p[n].float() for n in names]) for p in self._pending]), None
@@ -76,7 +76,7 @@ class Log:
             self.settle()
 
     def settle(self) -> None:
-        """Write every line that is under way. Raises NonFiniteLoss as `flush` does."""
+        """Write every pending line. Raises NonFiniteLoss as `flush` does."""
         while self._under_way:
             step, names, values, arrived, more = self._under_way.pop(0)
             if arrived is not None:

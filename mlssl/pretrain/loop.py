@@ -1,4 +1,4 @@
-"""Pretraining: one loop for every method, on one device or by several ranks."""
+"""Pretraining: one training loop for every method, on one device or several ranks."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def pretrain(
     stop: Stop | None = None,
     changed_code: bool = False,
 ) -> None:
-    """Train a method on a store's images and leave in `out` what later stages need; every rank calls it.
+    """Train a method on a store's images and write the outputs to `out`; every rank calls it.
 
-    `backbone.pt` is the query encoder's backbone, `checkpoint.pt` the whole state at the end, `log.jsonl` the
-    losses, `pseudo_labels.npz` some steps' pseudo-labels, `pretrain.json` the cost. `out/state/` holds the newest
-    state; a run that finds one goes on from it. `failed.json` there says why it could not.
+    `backbone.pt` is the query encoder's backbone, `checkpoint.pt` the complete final state, `log.jsonl` the
+    losses, `pseudo_labels.npz` the pseudo-labels of some steps, `pretrain.json` the cost. `out/state/` has the
+    newest state, from which a run resumes, and `failed.json`, the reason if a run failed.
 
-    Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it, and
-    trains nothing where only what it left is gone: that is written again from its last state. A run that other code
-    has begun goes on only with `changed_code`, and its result then lists the parts.
-    Raises ConfigError for settings that cannot work, FileExistsError where another run's result lies in `out`,
-    NonFiniteLoss for divergence, Interrupted when `stop` asks for it, with the state saved; Busy when another
-    trainer has this run, Taken when one takes it over.
+    Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it. If only
+    the outputs of a finished run are missing, they are written again from its last state. A run that other code
+    started is resumed only with `changed_code`; its result then lists the segments.
+    Raises ConfigError for invalid settings, FileExistsError if `out` has the result of another run, NonFiniteLoss
+    for divergence, Interrupted when `stop` is requested, after saving the state; Busy when another trainer owns
+    this run, Taken when another trainer takes it over.
     """
     config = identified(config)
     about = about_run(config, run)
-    RunFolder(out, about, None).whole()  # refuses another run's result before anything is touched or waited for
+    RunFolder(out, about, None).whole()  # refuses another run's result before anything is written or waited for
     with own(out / "state") if distributed.is_main() else nullcontext() as owner:
         folder = RunFolder(out, about, owner)
         if distributed.anyone(distributed.is_main() and folder.whole())[0]:
@@ -91,20 +91,20 @@ def pretrain(
             distributed.wait_for_all()  # the launcher ends all ranks as soon as one has ended
             raise NonFiniteLoss(
                 f"{error}; lower lr, raise warmup or set precision: fp32, and train it as a new run "
-                f"({folder.state.parent} keeps the last state before, if there was one)"
+                f"({folder.state.parent} keeps the last state saved before, if any)"
             ) from error
         except OSError as error:
             if error.errno not in DISK:
                 raise
             kept = any(path.exists() for path in (folder.state, previous(folder.state)))
-            again = (
-                f"go on from the last state saved in {folder.state.parent}"
+            effect = (
+                f"resume from the last state saved in {folder.state.parent}"
                 if kept
-                else "begin anew, as no state was saved"
+                else "start over, because no state was saved"
             )
             raise OSError(
                 error.errno,
-                f"{error.strerror or error}; see to the disk, then run the same command again to {again}",
+                f"{error.strerror or error}; check the disk, then run the same command again to {effect}",
             ) from error
 
 
@@ -118,12 +118,12 @@ def train(
     stop: Stop,
     changed_code: bool,
 ) -> None:
-    """`pretrain`, by the one who owns the run, and its other ranks."""
+    """Run `pretrain` on every rank, after the first rank has become the owner of the run."""
     store, run = ImageStore(store_path), folder.about["run"]
     if store.images_id != config.data.images_id:
         raise DataError(
-            f"{store_path}: was built of other images ({store.images_id}) than those of this run "
-            f"({config.data.images_id}); move the store away, it is built again"
+            f"{store_path}: was built from other images ({store.images_id}) than those of this run "
+            f"({config.data.images_id}); move the store away to rebuild it"
         )
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
@@ -136,7 +136,7 @@ def train(
     training = Training(method, build_optimizer(config, method))
     made_by = stage_code("pretrain", config.target)
     opened = {"images": f"{store.crc32:08x}", "code": made_by, "total": total, "changed_code": changed_code}
-    for turn in (True, False):  # the first rank sees to it that there is one whole state, before the others look
+    for turn in (True, False):  # the first rank ensures a complete state before the others read it
         if turn == distributed.is_main() and (state := folder.open(**opened)):
             training.restore(state, device)
         distributed.wait_for_all()
@@ -150,10 +150,10 @@ def train(
     if total and used_precision == "bf16":
         run_encoders_in_bf16(method, device)
     together = parallel(method, config.batch_norm, device) if total else method
-    lies = place(store, device, sharers=distributed.on_this_machine())
+    placement = place(store, device, sharers=distributed.on_this_machine())
     progress = progress and distributed.is_main()
     if progress:
-        print(f"{run}: {lies}", file=sys.stderr)
+        print(f"{run}: {placement}", file=sys.stderr)
     views = Steps(store, config, device, mine)
     with folder.writing():
         log = Log(folder.log if distributed.is_main() else None, resume_step=training.step)
@@ -166,7 +166,7 @@ def train(
         mininterval=2,
         smoothing=0.05,
     )
-    # A method with pseudo-labels says which it gave (ARCHITECTURE.md, contracts).
+    # A method with pseudo-labels returns them for the record (ARCHITECTURE.md, contracts).
     recorded = record_steps(total, config.label_records) if hasattr(method, "label_record") else set()
     for parts in training.unlogged:
         log.add(parts)
@@ -206,7 +206,7 @@ def train(
                 bar.set_postfix(loss=f"{log.last['loss']:.3f}", images_s=log.last["images_per_s"])
             if to_save:
                 if unsaved := keep():
-                    print(f"{run}: {unsaved}; training goes on, see to the disk", file=sys.stderr)
+                    print(f"{run}: {unsaved}; training continues, check the disk", file=sys.stderr)
                 saved = now
         if stopping and done < total:
             with folder.writing():
@@ -216,7 +216,7 @@ def train(
             distributed.wait_for_all()  # the launcher ends all ranks as soon as one has ended
             raise Interrupted(
                 f"{run}: stopped by {stop.signal or 'a signal to another rank'} after step {done} of {total}; "
-                f"{unsaved or f'its state is saved in {folder.state}'}; run the same command again to go on"
+                f"{unsaved or f'its state is saved in {folder.state}'}; run the same command again to resume"
             )
     bar.close()
 
@@ -226,7 +226,7 @@ def train(
     cost = {"steps": total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     notes = {
         "precision": used_precision,
-        "store": lies,
+        "store": placement,
         "skipped_images": len(store.skipped),
         "ranks": distributed.count(),
     }
@@ -234,7 +234,7 @@ def train(
         notes["segments"] = [
             {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in folder.segments
         ]
-    # Of before only if nothing was trained: where the state is gone but not the result, the run has begun anew.
+    # The previous result is valid only if nothing was trained now: without a state the run has started over.
     result = (folder.result_of_before() if ended else None) or results.result(
         folder.about,
         code=folder.code(),
@@ -254,7 +254,7 @@ def train(
 def identified(config: Pretrain) -> Pretrain:
     """The settings with all parameters of the method, and with the identities of images and initial weights.
 
-    Where identities are not given they are found by content.
+    Missing identities are computed from the content.
     """
     init = content_id(Path(config.init), CACHE) if config.init and not config.init_id else config.init_id
     params = resolve(config.target, {}, config.params, config.method)

@@ -1,4 +1,4 @@
-"""Pseudo-labels of some steps, kept so that they can be judged afterwards (labels never touch training)."""
+"""Pseudo-labels of some steps, recorded for evaluation after training (true labels are never used in training)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from mlssl.files import atomic
 from mlssl.runtime import distributed
 
 ABSENT = {"image": -1, "dictionary_image": -1}
-"""What stands where an early, shorter record has no entry; 0 or False in all other columns."""
+"""Padding of shorter, early records in these columns; all other columns are padded with 0 or False."""
 
 
 def record_steps(total: int, records: int) -> set[int]:
-    """The numbers of done steps after which to keep a record: evenly spread, the last step included."""
+    """The steps (counted from 1) after which a record is kept: evenly spaced, including the last step."""
     return {round(i * total / records) for i in range(1, records + 1)} - {0} if records else set()
 
 
 class LabelRecords:
-    """The records of a run, one per chosen step, as the method gave them (see MLS.label_record)."""
+    """The records of a run, one per chosen step, as returned by the method (see MLS.label_record)."""
 
     def __init__(self, kept: list[dict[str, Tensor]] | None = None) -> None:
         self.kept = kept or []
 
     def add(self, step: int, record: dict[str, Tensor]) -> None:
-        """Keep the record of a step, with the queries of all ranks; reads it back from the device."""
+        """Keep the record of a step, with the queries of all ranks; copies it to the CPU."""
         if record:
             shared = [name for name in record if name.startswith("dictionary_") or name == "filled"]
-            whole = {name: v if name in shared else distributed.gather(v) for name, v in record.items()}
-            # Copies, because columns may be views of the dictionary.
-            copies = {name: value.to("cpu", copy=True) for name, value in whole.items()}
+            gathered = {name: v if name in shared else distributed.gather(v) for name, v in record.items()}
+            # Copied, because columns may be views of the dictionary.
+            copies = {name: value.to("cpu", copy=True) for name, value in gathered.items()}
             self.kept.append({"step": torch.tensor(step)} | copies)
 
     def write(self, path: Path) -> None:
@@ -43,9 +43,9 @@ class LabelRecords:
 
 
 def stack(arrays: list[np.ndarray], absent: int) -> np.ndarray:
-    """Stack arrays that may differ in size, padded at their ends; integers become 32 bit wide at most."""
+    """Stack arrays of different sizes, padded at their ends; arrays of int64 become int32."""
     shape = np.max([a.shape for a in arrays], axis=0).astype(int)
-    whole = np.full((len(arrays), *shape), absent, dtype=arrays[0].dtype)
+    stacked = np.full((len(arrays), *shape), absent, dtype=arrays[0].dtype)
     for i, a in enumerate(arrays):
-        whole[(i, *map(slice, a.shape))] = a
-    return whole.astype(np.int32) if whole.ndim > 1 and whole.dtype == np.int64 else whole
+        stacked[(i, *map(slice, a.shape))] = a
+    return stacked.astype(np.int32) if stacked.ndim > 1 and stacked.dtype == np.int64 else stacked

@@ -1,4 +1,4 @@
-"""Schedules, as pure functions of the step."""
+"""Learning rate schedules, as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def cosine(step: int, total: int, *, base: float, warmup: float = 0.0) -> float:
-    """Learning rate at `step` of `total`: linear from 0 in the first `warmup` share, then half a cosine to 0.
+    """Learning rate at `step` of `total`: linear from 0 over the first `warmup` share, then a half cosine to 0.
 
     SGDR without restarts (Loshchilov and Hutter 2017), as in MoCo-v2 and MLS.
     """

@@ -1,4 +1,4 @@
-"""One optimiser step, for whoever trains or times a method."""
+"""One optimiser step, for training and for timing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mlssl.runtime.parallel import Parallel
 def step(
     method: nn.Module | Parallel, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
 ) -> dict[str, Tensor]:
-    """Losses, backward pass and update; the losses' parts, on the device. Nothing waits for the device.
+    """Losses, backward pass and update. Returns the parts of the loss on the device, without waiting for it.
 
-    With several ranks the parts are means over them.
+    With several ranks the parts are means over the ranks.
     """
     parts = method.step(*views, progress)
     optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""What a pretraining has come to: all that a checkpoint keeps, so that another process can go on from it."""
+"""The state of a training: everything that a checkpoint stores, so that another process can resume it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mlssl.results import Stopwatch
 
 
 class Training:
-    """A method, its optimiser, and how far they are."""
+    """A method, its optimiser and the progress of the training."""
 
     def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.method, self.optimizer = method, optimizer
         self.step = 0
-        """Steps done."""
+        """Number of finished steps."""
         self.labels = LabelRecords()
         self.unlogged: list[dict[str, Tensor]] = []
-        """The parts of the losses since the last line of the log: of them its next one is made."""
+        """The parts of the losses since the last line of the log; the next line is their mean."""
         self.watch = Stopwatch()
 
     def state(self) -> dict[str, Any]:
-        """To be saved; `restore` takes it back."""
+        """The state to save; `restore` loads it."""
         return {
             "step": self.step,
             "seconds": self.watch.seconds(),
@@ -38,7 +38,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from a state, whatever the number of ranks that came to it."""
+        """Resume from a state, which any number of ranks may have saved."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])

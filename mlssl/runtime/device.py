@@ -1,4 +1,4 @@
-"""What computes: the device chosen, and what result files say about it."""
+"""Choice of the device, and its description for result files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 
 def choose(name: str = "auto", threads: int | None = None) -> torch.device:
-    """The device called `name`; `auto` is CUDA where present, else the CPU.
+    """The device called `name`; `auto` is CUDA if available, else the CPU.
 
-    Sets the number of CPU threads, and for the CPU how memory is kept.
+    Sets the number of CPU threads, and on the CPU glibc's malloc options.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -26,9 +26,9 @@ def choose(name: str = "auto", threads: int | None = None) -> torch.device:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next tensor instead of giving it back to the system.
+    """Let glibc keep freed memory for the next tensor instead of returning it to the system.
 
-    Every activation would otherwise be mapped and zeroed anew: a ResNet-18 step at 64 px takes 5 to 20 % longer.
+    Otherwise every activation is mapped and zeroed again: a ResNet-18 step at 64 px takes 5 to 20 % longer.
     """
     if platform.libc_ver()[0] == "glibc":
         mmap_threshold, trim_threshold = -3, -1  # malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
@@ -38,16 +38,16 @@ def keep_freed_memory() -> None:
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """For the header of a result: the device's name, CPU threads and, on a GPU, the peak of its memory in MB."""
-    told = {"device": "cpu", "threads": torch.get_num_threads()}
+    """For the header of a result: the device's name, CPU threads and, on a GPU, its peak memory in MB."""
+    record = {"device": "cpu", "threads": torch.get_num_threads()}
     if device.type == "cuda":
-        told["device"] = torch.cuda.get_device_name(device)
-        told["peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return told
+        record["device"] = torch.cuda.get_device_name(device)
+        record["peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return record
 
 
 def gains_from_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products have hardware of their own: a GPU's tensor cores, a CPU's AMX tiles."""
+    """Whether the device has hardware for bfloat16 matrix products: a GPU's tensor cores, a CPU's AMX tiles."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_amx_tile_supported()

@@ -1,7 +1,7 @@
-"""Ranks: the processes that train one model together, each with a device of its own. torchrun starts them.
+"""Ranks: the processes, started by torchrun, that train one model together, each with its own device.
 
-Every function here is of the kind that all ranks call, at the same place of their programs. Where there is one
-process, no process group exists and each gives back what it got.
+All functions that communicate are collective: every rank must call them in the same order. With one process there
+is no process group, and they return their input.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mlssl.errors import ConfigError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=30)
-"""So long a rank waits for the others, one of which may be building the image store."""
+"""How long a rank waits for the others, one of which may be building the image store."""
 
 
 def count() -> int:
-    """How many ranks there are."""
+    """The number of ranks (world size)."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -39,21 +39,21 @@ def own() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is the first rank, which alone writes files; true where there is only one."""
+    """Whether this is rank 0, the only one that writes files; True for a single process."""
     return own() == 0
 
 
 def on_this_machine() -> int:
-    """How many ranks share this machine."""
+    """The number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
 
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[str]:
-    """Join the other ranks, if torchrun started any, for as long as the context lasts.
+    """Join the process group of torchrun, if there is one, for the duration of the context.
 
-    Gives the name of this rank's device: of `cuda` or `auto` its own GPU. Raises ConfigError where there are more
-    ranks on a machine than GPUs.
+    Yields the name of this rank's device: its own GPU for `cuda`, or `auto` with CUDA. Raises ConfigError if a
+    machine has more ranks than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
@@ -62,29 +62,29 @@ def joined(device: str = "auto") -> Iterator[str]:
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         if here >= torch.cuda.device_count():
             raise ConfigError(
-                f"rank {here} of this machine has no GPU, there are {torch.cuda.device_count()}; "
-                "start as many ranks per machine as it has GPUs, or give --device cpu"
+                f"rank {here} of this machine has no GPU, the machine has {torch.cuda.device_count()}; "
+                "start one rank per GPU, or give --device cpu"
             )
         device = f"cuda:{here}"
         torch.cuda.set_device(here)
-        # What ranks agree on besides tensors goes between their CPUs, so that no GPU is waited for.
+        # Objects and flags are exchanged between CPUs (gloo), so that no rank waits for its GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT)
     else:
         dist.init_process_group("gloo", timeout=TIMEOUT)
     end_with_launcher()
     yield device
-    dist.destroy_process_group()  # not after an error: torchrun ends the others, who may never come to it
+    dist.destroy_process_group()  # not after an error: other ranks may never reach it, and torchrun ends them
 
 
 def end_with_launcher() -> None:
-    """Have Linux send this process SIGTERM if torchrun is killed: the ranks would train on, seen by nobody."""
+    """On Linux, receive SIGTERM if torchrun is killed; otherwise the ranks would continue without a launcher."""
     if sys.platform == "linux":
         on_death_of_parent = 1  # PR_SET_PDEATHSIG of prctl.h
         ctypes.CDLL(None).prctl(on_death_of_parent, signal.SIGTERM)
 
 
 def part(batch: int) -> slice:
-    """This rank's share of a global batch, rank 0 having the first samples; ConfigError if it cannot be shared."""
+    """This rank's slice of a global batch, rank 0 first; ConfigError if the ranks do not divide it."""
     if batch % count():
         raise ConfigError(f"batch_size {batch} cannot be shared evenly by {count()} ranks; give a multiple")
     each = batch // count()
@@ -96,14 +96,14 @@ def gather(rows: Tensor) -> Tensor:
     if count() == 1:
         return rows
     rows = rows.detach().contiguous()
-    sent = rows.view(torch.uint8) if rows.dtype == torch.bool else rows  # gloo knows no bool
+    sent = rows.view(torch.uint8) if rows.dtype == torch.bool else rows  # gloo does not support bool
     everyone = sent.new_empty(count() * len(sent), *sent.shape[1:])
     dist.all_gather_into_tensor(everyone, sent)
     return everyone.view(rows.dtype)
 
 
 def gather_list(items: list[T]) -> list[T]:
-    """The items of all ranks, rank 0's first, whatever they are."""
+    """The items (any picklable objects) of all ranks, rank 0's first."""
     if count() == 1:
         return items
     everyone: list[list[T]] = [[] for _ in range(count())]
@@ -112,7 +112,7 @@ def gather_list(items: list[T]) -> list[T]:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over ranks, with gradient: of the sum of what all ranks make of it."""
+    """The sum over ranks; its gradient is the sum of the ranks' gradients."""
     return _Total.apply(values) if count() > 1 else values
 
 
@@ -127,7 +127,7 @@ class _Total(torch.autograd.Function):
 
 
 def mean(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The means over ranks of some scalars, without gradient; the device is not waited for."""
+    """The means over ranks of some scalars, without gradient and without waiting for the device."""
     if count() == 1:
         return parts
     values = total(torch.stack([value.detach().float() for value in parts.values()])) / count()
@@ -135,10 +135,10 @@ def mean(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def averaged(model: nn.Module) -> nn.Module:
-    """The model, whose parameters are the same on all ranks, with its gradients averaged over them."""
+    """The model, which has the same parameters on all ranks, as DistributedDataParallel: gradients are averaged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # not yet, in torch 2.11
-        # Buffers are not sent around: a dictionary is large, and equal on all ranks as it is.
+        # Buffers are not broadcast: the dictionary is large, and already equal on all ranks.
         return DistributedDataParallel(
             model, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
         )
@@ -154,5 +154,5 @@ def anyone(*flags: bool) -> list[bool]:
 
 
 def wait_for_all() -> None:
-    """Come back when every rank is here."""
+    """Barrier: return when every rank has called this."""
     anyone(False)

@@ -1,8 +1,8 @@
-"""`python -m mlssl.runtime.gpu_slot -- command`: run a command on a GPU that no other such command has.
+"""`python -m mlssl.runtime.gpu_slot -- command`: run a command on a GPU that no other such command uses.
 
-A GPU is taken by a lock on a file, which the system frees when the last process that holds it has ended, however it
-ended. The command inherits the lock, so its GPU stays taken even if this process alone is killed. Without a GPU the
-command runs as it is.
+A GPU is reserved by a file lock, which the system releases when the last process that holds it ends for any reason.
+The command inherits the lock, so its GPU stays reserved even if only this process is killed. Without a GPU the
+command runs unchanged.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import time
 from pathlib import Path
 
 POLL = 0.5
-"""Seconds between two looks for a free GPU."""
+"""Seconds between two attempts to reserve a GPU."""
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def visible() -> list[str]:
-    """The GPUs that may be taken, as CUDA_VISIBLE_DEVICES or nvidia-smi names them."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
-        return [name for name in told.split(",") if name not in ("", "-1")]
+    """The names of the GPUs that may be reserved, from CUDA_VISIBLE_DEVICES or nvidia-smi."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is not None:
+        return [name for name in devices.split(",") if name not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -35,7 +35,7 @@ def visible() -> list[str]:
 
 
 def folder() -> Path:
-    """Where the locks lie: MLSSL_GPU_SLOTS, or a folder of this machine that everybody may write."""
+    """The folder of the locks: MLSSL_GPU_SLOTS, or a folder of this machine that all users can write to."""
     path = Path(os.environ.get("MLSSL_GPU_SLOTS") or Path(tempfile.gettempdir()) / "mlssl-gpu-slots")
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def folder() -> Path:
 
 
 def locked(path: Path) -> int | None:
-    """An open file with its lock, or None where another process has that."""
+    """The descriptor of the locked file, or None if another process has the lock."""
     before = os.umask(0)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     os.umask(before)
@@ -57,8 +57,8 @@ def locked(path: Path) -> int | None:
 
 
 def take(names: list[str], count: int) -> dict[str, int]:
-    """`count` of the GPUs, each with its locked file; all or none are taken, so that nobody waits for a half."""
-    said = False
+    """Reserve `count` of the GPUs, each by its locked file: all or none, which prevents deadlocks."""
+    reported = False
     while True:
         taken: dict[str, int] = {}
         for name in names:
@@ -68,20 +68,20 @@ def take(names: list[str], count: int) -> dict[str, int]:
             return taken
         for file in taken.values():
             os.close(file)
-        if not said:
+        if not reported:
             print(f"gpu_slot: waiting for {count} of the GPUs {', '.join(names)} to be free", file=sys.stderr)
-            said = True
-        # Not all at the same pace: two that take and give back by turns would never meet a pair that is free.
+            reported = True
+        # Random, because two processes that retry at the same pace could block each other forever.
         time.sleep(POLL * (0.5 + int.from_bytes(os.urandom(1), "big") / 255))
 
 
 def run(command: list[str], count: int) -> int:
-    """The command's exit code, 128 + n if signal n ended it; signals to this process are passed on to it."""
+    """The command's exit code, 128 + n if signal n ended it; signals to this process are forwarded to it."""
     names, environment = visible(), dict(os.environ)
     taken: dict[str, int] = {}
     if names:
         if count > len(names):
-            print(f"gpu_slot: {count} GPUs are asked for, this machine has {', '.join(names)}", file=sys.stderr)
+            print(f"gpu_slot: {count} GPUs are requested, this machine has {', '.join(names)}", file=sys.stderr)
             return 1
         taken = take(names, count)
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
@@ -94,7 +94,7 @@ def run(command: list[str], count: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mlssl.runtime.gpu_slot", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--gpus", type=int, default=1, help="how many the command is to have")
+    parser.add_argument("--gpus", type=int, default=1, help="number of GPUs for the command")
     parser.add_argument("command", nargs="+", help="after --, with its arguments")
     args = parser.parse_args()
     return run(args.command, args.gpus)

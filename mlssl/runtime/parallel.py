@@ -1,4 +1,4 @@
-"""A method trained by several ranks: each encodes its part of the batch, and the gradients are averaged."""
+"""Training of a method by several ranks: each encodes its part of the batch, and the gradients are averaged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlssl.runtime.batch_norm import shuffled, synchronise
 
 
 class Parallel:
-    """In place of a method, for `step`. Its loss is the mean over this rank's part of the batch."""
+    """Replaces a method in `step`. Its loss is the mean over this rank's part of the batch."""
 
     def __init__(self, method: nn.Module) -> None:
         self._together = distributed.averaged(_Forward(method))
@@ -30,9 +30,9 @@ class _Forward(nn.Module):
 
 
 def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> nn.Module | Parallel:
-    """The method itself where there is one process, else what trains it together with the other ranks.
+    """The method itself for a single process, else wrapped for training with the other ranks.
 
-    `batch_norm` is Pretrain's setting of that name.
+    `batch_norm` is the setting of `Pretrain`: `sync`, `local` or `shuffle`.
     """
     if distributed.count() == 1:
         return method

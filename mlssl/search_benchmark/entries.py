@@ -1,4 +1,4 @@
-"""Entries to search in: a run's own features of real crops, and more made from them for large dictionaries."""
+"""Entries to search: a run's features of real crops, and synthetic ones made from them for large dictionaries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mlssl.pictures.embed import Folder, Run, embed_crops
 from mlssl.seeds import seed_of
 
 ALONG = (-0.25, 1.25)
-"""Where made entries lie between two crops (0 and 1): so wide that they are as near to queries as real ones."""
+"""Range of made entries on the line from one crop (0) to another (1): chosen so that they are as near to queries as
+real ones."""
 
 
 def features(
@@ -30,9 +31,9 @@ def features(
 ) -> tuple[Tensor, Tensor, int | None, dict[str, Any]]:
     """Queries (B x d_g), `size` entries of Q_g (size x d_g), d_z, and notes on both.
 
-    Crops are views by the run's augmentation; queries go through the query encoder, entries through the key
-    encoder, `crops` of them at most: `fill_up` makes the others. d_z is None for a run without a projector.
-    Raises ConfigError when others are to be made, but some image has no two crops.
+    Crops are views with the run's augmentation; queries go through the query encoder, at most `crops` entries
+    through the key encoder, and `fill_up` makes the others. d_z is None for a run without a projector.
+    Raises ConfigError if entries must be made, but some image has fewer than two crops.
     """
     if size > crops and crops < 2 * len(images):
         raise ConfigError(
@@ -54,16 +55,16 @@ def features(
 
 
 def fill_up(crops: Tensor, image: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """`size` x d entries: the real crops (N x d, of the images `image`, each there at least twice), then made ones.
+    """`size` x d entries: the real crops (N x d, of the images `image`, each at least twice), then made ones.
 
-    A made entry lies on the line through two crops of one image, between them or up to a quarter of their distance
-    beyond, and is normalised (after SMOTE, Chawla et al. 2002, which stays between; `made_note` tells how real
-    they are).
+    A made entry is on the line through two crops of one image, between them or up to a quarter of their distance
+    beyond, and is normalised (after SMOTE, Chawla et al. 2002, which stays between them; `made_note` compares them
+    with real ones).
     """
     if size <= len(crops):
         return crops[:size]
     _, group, count = image.unique(return_inverse=True, return_counts=True)
-    order = group.argsort(stable=True)  # the crops of an image side by side
+    order = group.argsort(stable=True)  # the crops of each image are contiguous
     first = count.cumsum(0) - count
     entries = torch.empty(size, crops.shape[1])
     entries[: len(crops)] = crops
@@ -78,13 +79,13 @@ def fill_up(crops: Tensor, image: Tensor, size: int, generator: torch.Generator)
 
 
 def made_note(queries: Tensor, entries: Tensor, real: int, k: int) -> str:
-    """How entries after the first `real` were made, and how near they come to queries beside as many real ones."""
+    """How entries after the first `real` were made, and their cosine to queries, compared with real entries."""
     made = entries[real : 2 * real]
     if not len(made):
         return "none"
     near = [exact(queries, rows, k)[0].mean().item() for rows in (entries[: len(made)], made)]
     return (
-        f"entries after the first {real} lie on lines through two crops of one image, {ALONG[0]} to {ALONG[1]} of "
+        f"entries after the first {real} are on lines through two crops of one image, {ALONG[0]} to {ALONG[1]} of "
         f"the way; mean cosine of queries and their {k} nearest among {len(made)} entries: {near[0]:.4f} real, "
         f"{near[1]:.4f} made"
     )

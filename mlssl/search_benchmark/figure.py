@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from mlssl.figures.style import STYLE, WIDTH, finish, save
 
 FAMILIES = {"exact": "#000000", "sample": "#E69F00", "ivf": "#0072B2", "hnsw": "#CC79A7", "logits": "#777777"}
-"""First word of a search -> colour; markers tell the searches of a family apart."""
+"""First word of a search -> colour; markers distinguish the searches of a family."""
 MARKERS = "osD^v<>"
 
 
@@ -30,25 +30,24 @@ def write_search_figure(table: pd.DataFrame, header: Mapping[str, Any], out: Pat
 
 
 def caption(header: Mapping[str, Any]) -> str:
-    """What was measured, on what, and how to read it."""
-    told, notes = header["config"], header["notes"]
+    """What was measured, on which data and device, and how to read it."""
+    config, notes = header["config"], header["notes"]
     crops = notes["crops"]["entries"]
-    made = f"; entries beyond {crops:,} made from them" if max(told["sizes"]) > crops else ""
+    made = f"; entries beyond {crops:,} made from them" if max(config["sizes"]) > crops else ""
     return (
-        f"k = {told['k']}, {told['batch']} queries per batch; {notes['width']} wide features of {crops:,} crops of "
-        f"{notes['images']:,} images{made}. Device {header['device']}, threads {header['threads']}. Median and "
-        f"quartiles of {told['batches'] - 1} batches. Dotted: the product of the logits, which no search saves. "
-        "sample n: n entries drawn anew each step. ivf p: p lists of an inverted file, its updates and k-means "
-        "included. hnsw: a graph, which cannot forget, its building left out"
+        f"k = {config['k']}, {config['batch']} queries per batch; {notes['width']}-d features of {crops:,} "
+        f"crops of {notes['images']:,} images{made}. Device {header['device']}, threads {header['threads']}. "
+        f"Median and quartiles of {config['batches'] - 1} batches. Dotted: the product of the logits, "
+        "needed by every search. sample n: n entries sampled in each step. ivf p: p lists of an inverted file, "
+        "including its updates and k-means. hnsw: a graph, which cannot remove entries, without its build time"
     )
 
 
 def search_figure(table: pd.DataFrame, *, about: str, notes: str) -> Figure:
-    """Left: milliseconds of a step's search with its upkeep. Right: recall of the exact neighbours, %.
+    """Left: milliseconds per step of search and upkeep. Right: recall of the exact neighbours, %.
 
-    Upkeep is the update with a batch of keys and the building, spread over the keys until it is due again; a graph,
-    which has none, is drawn by its search alone. Bars are the quartiles of the search. KeyError for a table that
-    lacks a column.
+    Upkeep is the update with a batch of keys and a share of the next build; a graph has none, so only its search is
+    drawn. Error bars are the quartiles of the search. Raises KeyError for a missing column.
     """
     figure, (time, recall) = plt.subplots(1, 2, figsize=(WIDTH, 3.9))
     for search, look in looks(list(table["search"].unique())).items():
@@ -71,17 +70,17 @@ def search_figure(table: pd.DataFrame, *, about: str, notes: str) -> Figure:
 
 
 def looks(searches: list[str]) -> dict[str, dict[str, Any]]:
-    """Search, as in `ivf 16`, -> how its line looks: families in their order, fewest entries or lists first."""
+    """Search, such as `ivf 16` -> line style: families in their order, fewest entries or lists first."""
     families = list(FAMILIES)
     parts = {search: (search.split()[0], int([*search.split(), "0"][1])) for search in searches}
     ordered = sorted(searches, key=lambda search: (families.index(parts[search][0]), parts[search][1]))
-    found = {}
+    styles = {}
     for search in ordered:
         family = parts[search][0]
-        place = sum(parts[other][0] == family for other in found)
+        place = sum(parts[other][0] == family for other in styles)
         line = {"linestyle": ":" if family == "logits" else "-", "linewidth": 1.2, "markersize": 4}
-        found[search] = {"color": FAMILIES[family], "marker": MARKERS[place], "label": search, **line}
-    return found
+        styles[search] = {"color": FAMILIES[family], "marker": MARKERS[place], "label": search, **line}
+    return styles
 
 
 def sizes_axis(ax: Axes, sizes: list[int]) -> None:
@@ -93,7 +92,7 @@ def sizes_axis(ax: Axes, sizes: list[int]) -> None:
 
 
 def short(size: int) -> str:
-    """4096 -> 4k, 1048576 -> 1M; a size that is no multiple of 1024 in full."""
+    """4096 -> 4k, 1048576 -> 1M; other sizes that are not a multiple of 1024 unchanged."""
     if size >= 2**20 and size % 2**20 == 0:
         return f"{size >> 20}M"
     return f"{size >> 10}k" if size >= 2**10 and size % 2**10 == 0 else str(size)

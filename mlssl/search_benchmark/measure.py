@@ -1,4 +1,4 @@
-"""How fast and how faithful the searches of eq. 7 are, by dictionary size, on a run's own features."""
+"""Time and recall of the searches of eq. 7, by dictionary size, on a run's own features."""
 
 from __future__ import annotations
 
@@ -23,71 +23,71 @@ from mlssl.seeds import seed_of
 from mlssl.study.settings import SearchBenchmark
 
 Found = tuple[Tensor, Tensor]
-"""Similarity and index, B x k each, as `exact` gives them."""
+"""Similarity and index, B x k each, as returned by `exact`."""
 
 
 def benchmark(
-    run: Run, images: ImageStore | Folder, told: SearchBenchmark, device: torch.device
+    run: Run, images: ImageStore | Folder, config: SearchBenchmark, device: torch.device
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """One row per dictionary size and search, and notes on how they came about.
+    """One row per dictionary size and search, and notes on how they were measured.
 
     Columns: `size` D; `search`; `recall` of the exact neighbours, %; `cosine` of query and neighbours found, mean;
     `ms`, `ms_q25`, `ms_q75` per batch of queries, median and quartiles; `update_ms` per batch of keys, median;
-    `build_s` seconds to build; `step_ms` of one training step, the building spread over the D keys until it is
-    due again; `memory_mb` held beside the dictionary, MB; `queries` searched. What does not apply is missing.
+    `build_s` seconds to build; `step_ms` per training step, with the build time spread over D keys;
+    `memory_mb` in addition to the dictionary, MB; `queries` searched. Values that do not apply are NaN.
     """
-    asked, size = told.batch * told.batches, max(told.sizes)
+    count, size = config.batch * config.batches, max(config.sizes)
     queries, entries, width, notes = features(
-        run, images, device, queries=asked, crops=told.crops, size=size, seed=told.seed
+        run, images, device, queries=count, crops=config.crops, size=size, seed=config.seed
     )
-    batches = queries.split(told.batch)
-    notes["made"] = made_note(queries, entries, told.crops, told.k)
+    batches = queries.split(config.batch)
+    notes["made"] = made_note(queries, entries, config.crops, config.k)
     notes["faiss"] = metadata.version("faiss-cpu")
-    notes["lists"] = {str(size): InvertedFile(size).lists for size in told.sizes}
+    notes["lists"] = {str(size): InvertedFile(size).lists for size in config.sizes}
     rows: list[dict[str, Any]] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(told.seed, "search", "sample"))
-        for size in tqdm(told.sizes, desc="search", unit="size"):
-            rows += measure(batches, entries[:size], told, width)
+        torch.manual_seed(seed_of(config.seed, "search", "sample"))
+        for size in tqdm(config.sizes, desc="search", unit="size"):
+            rows += measure(batches, entries[:size], config, width)
     return pd.DataFrame(rows), notes
 
 
 def measure(
-    batches: tuple[Tensor, ...], entries: Tensor, told: SearchBenchmark, width: int | None
+    batches: tuple[Tensor, ...], entries: Tensor, config: SearchBenchmark, width: int | None
 ) -> Iterator[dict]:
     """All searches at one size; `width` is that of the logits' entries, d_z."""
     size = len(entries)
-    truth, taken = timed(partial(exact, entries=entries, k=told.k), batches)
-    row = partial(summary, size=size, truth=truth, told=told)
+    truth, taken = timed(partial(exact, entries=entries, k=config.k), batches)
+    row = partial(summary, size=size, truth=truth, config=config)
     yield row("exact", truth, taken)
     if width:
         yield logits(size, width, batches)
-    for sample in told.samples:
+    for sample in config.samples:
         if sample < size:
-            nearest = partial(in_sample, entries=entries, sample=sample, k=told.k)
+            nearest = partial(in_sample, entries=entries, sample=sample, k=config.k)
             yield row(f"sample {sample}", *timed(nearest, batches))
 
     file = InvertedFile(size, refresh=math.inf)
     build_s = seconds(lambda: file.update(entries, size), entries.device)
-    steps = range(size + told.batch, size + told.batches * told.batch + 1, told.batch)
+    steps = range(size + config.batch, size + config.batches * config.batch + 1, config.batch)
     updates = [1000 * seconds(partial(file.update, entries, written), entries.device) for written in steps]
     extra = {"build_s": build_s, "update_ms": float(np.median(updates[1:])), "memory_mb": file.memory / 2**20}
-    for probes in told.probes:
+    for probes in config.probes:
         if probes <= file.lists:
             file.probes = probes
-            found = timed(partial(file.nearest, entries=entries, k=told.k), batches)
-            yield row(f"ivf {probes}", *found, **extra)
+            timing = timed(partial(file.nearest, entries=entries, k=config.k), batches)
+            yield row(f"ivf {probes}", *timing, **extra)
 
-    if size <= told.graph_up_to:
-        nearest, extra = graph(entries, told.k)
+    if size <= config.graph_up_to:
+        nearest, extra = graph(entries, config.k)
         yield row("hnsw", *timed(nearest, batches), **extra)
 
 
 def timed(nearest: Callable[[Tensor], Found], batches: tuple[Tensor, ...]) -> tuple[Found, list[float]]:
-    """What all batches find, and milliseconds of each but the first, which warms up."""
-    found: list[Found] = []
-    taken = [1000 * seconds(lambda b=batch: found.append(nearest(b)), batch.device) for batch in batches]
-    similarity, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    """The results of all batches, and milliseconds of each except the first, which is a warm-up."""
+    results: list[Found] = []
+    taken = [1000 * seconds(lambda b=batch: results.append(nearest(b)), batch.device) for batch in batches]
+    similarity, index = (torch.cat(parts) for parts in zip(*results, strict=True))
     return (similarity, index), taken[1:]
 
 
@@ -98,12 +98,12 @@ def summary(
     *,
     size: int,
     truth: Found,
-    told: SearchBenchmark,
+    config: SearchBenchmark,
     update_ms: float = 0.0,
     build_s: float = 0.0,
     memory_mb: float = 0.0,
 ) -> dict[str, Any]:
-    """One row of the result. A graph cannot forget entries, so it has neither update nor step time (NaN)."""
+    """One row of the result. A graph cannot remove entries, so it has no update and step time (NaN)."""
     times = quartiles(taken)
     return {
         "size": size,
@@ -113,7 +113,7 @@ def summary(
         **times,
         "update_ms": update_ms,
         "build_s": build_s,
-        "step_ms": times["ms"] + update_ms + 1000 * build_s * told.batch / size,
+        "step_ms": times["ms"] + update_ms + 1000 * build_s * config.batch / size,
         "memory_mb": memory_mb,
         "queries": len(found[1]),
     }
@@ -125,19 +125,19 @@ def recall(found: Tensor, truth: Tensor) -> float:
 
 
 def in_sample(queries: Tensor, *, entries: Tensor, sample: int, k: int) -> Found:
-    """The neighbours in a fresh sample, by their place in the whole dictionary."""
+    """The neighbours in a new sample, by their index in the full dictionary."""
     rows = sampled_slots(len(entries), sample)
     similarity, index = exact(queries, entries[rows], k)
     return similarity, rows.start + rows.step * index
 
 
 def logits(size: int, width: int, batches: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Time of eq. 8's product with Q_z, which no search of labels saves. The values do not matter to it."""
-    device, asked = batches[0].device, sum(map(len, batches))
+    """Time of eq. 8's product with Q_z, which every search needs. It does not depend on the values."""
+    device, count = batches[0].device, sum(map(len, batches))
     z, weights = (torch.rand(rows, width, device=device) for rows in (len(batches[0]), size))
     taken = [1000 * seconds(lambda: z @ weights.T, device) for _ in batches][1:]
     times = quartiles(taken)
-    return {"size": size, "search": "logits", **times, "step_ms": times["ms"], "queries": asked}
+    return {"size": size, "search": "logits", **times, "step_ms": times["ms"], "queries": count}
 
 
 def graph(entries: Tensor, k: int) -> tuple[Callable[[Tensor], Found], dict[str, float]]:
@@ -146,17 +146,17 @@ def graph(entries: Tensor, k: int) -> tuple[Callable[[Tensor], Found], dict[str,
     index = faiss.IndexHNSWFlat(entries.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efSearch = 64
     build_s = seconds(lambda: index.add(as_numpy(entries)), entries.device)
-    held = 4 * (entries.numel() + index.hnsw.neighbors.size()) / 2**20
+    memory = 4 * (entries.numel() + index.hnsw.neighbors.size()) / 2**20
 
     def nearest(queries: Tensor) -> Found:
-        similarity, places = index.search(as_numpy(queries), k)
-        return torch.from_numpy(similarity), torch.from_numpy(places).to(queries.device)
+        similarity, indices = index.search(as_numpy(queries), k)
+        return torch.from_numpy(similarity), torch.from_numpy(indices).to(queries.device)
 
-    return nearest, {"build_s": build_s, "memory_mb": held, "update_ms": math.nan}
+    return nearest, {"build_s": build_s, "memory_mb": memory, "update_ms": math.nan}
 
 
 def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The table as rows of a result file: metrics like `ivf 16, recall at 65536`, without what does not apply."""
+    """The table as rows of a result file: metrics like `ivf 16, recall at 65536`, without NaN."""
     long = table.melt(["size", "search", "queries"], var_name="column").dropna(subset="value")
     return [
         {

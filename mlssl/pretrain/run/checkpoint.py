@@ -1,4 +1,4 @@
-"""Checkpoints: all that a killed run needs to end as if it had never been interrupted.
+"""Checkpoints: the complete state from which a killed run resumes with the same result as without interruption.
 
 The newest checkpoint of a run and the one before it are kept (file format: `mlssl.tensors`).
 """
@@ -30,7 +30,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave; CUDA's only where there are as many devices as then."""
+    """Restore the result of `random_state`; CUDA's only if the number of devices is the same."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -40,45 +40,45 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def damaged(path: Path) -> Path:
-    """Where one that cannot be trusted is set aside."""
+    """The path to which a damaged checkpoint is renamed."""
     return path.with_name(f"{path.stem}.damaged{path.suffix}")
 
 
 def all_of(path: Path) -> tuple[Path, Path, Path]:
-    """Every name that the checkpoints of one run may have."""
+    """All paths that the checkpoints of one run may have."""
     return path, previous(path), damaged(path)
 
 
 def load(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code from it.
 
-    Raises Damaged when it is not as it was written, and ConfigError when it was written by a run of another
-    experiment (see `study.settings`), naming what differs.
+    Raises Damaged if the file has changed since it was written, and ConfigError, naming the differing settings, if
+    it is from a run of another experiment (see `study.settings`).
     """
     verify(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         meta = values["meta"]
-    except Exception as error:  # Unpickling what is no checkpoint may raise anything.
+    except Exception as error:  # Unpickling another file may raise any exception.
         why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise Damaged(f"{path}: is no checkpoint of a pretraining ({why})") from None
+        raise Damaged(f"{path}: is not a checkpoint of a pretraining ({why})") from None
     theirs = meta.get("experiment", {})
     if theirs != experiment:
         differing = [key for key in experiment if theirs.get(key) != experiment[key]]
         raise ConfigError(
             f"{path}: belongs to a run with another {', '.join(differing)}; "
-            "give another --out, or move the folder away to begin anew"
+            "give another --out, or move the folder away to start over"
         )
     if lacking := {"step", "images", "segments"} - values.keys():  # as in a backbone.pt
-        raise Damaged(f"{path}: is no checkpoint of a pretraining (it has no {' and '.join(sorted(lacking))})")
+        raise Damaged(f"{path}: is not a checkpoint of a pretraining (it has no {' and '.join(sorted(lacking))})")
     return values
 
 
 def load_newest(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any] | None:
     """The checkpoint at `path`, or the previous one if that is damaged or missing; None if there is neither.
 
-    A damaged one is set aside (`.damaged`), so that it never becomes the previous one. Raises DataError when
-    no complete one is left, and ConfigError as `load` does.
+    A damaged one is renamed (`.damaged`), so that it never becomes the previous one. Raises DataError if no
+    complete one is left, and ConfigError as `load` does.
     """
     wrong = []
     for candidate in (path, previous(path)):
@@ -97,12 +97,12 @@ def load_newest(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any] | N
         return values
     if wrong:
         raise DataError(
-            f"{'; '.join(wrong)}; none is complete: put a copy back, or move {path.parent} away to begin anew"
+            f"{'; '.join(wrong)}; none is complete: restore a copy, or move {path.parent} away to start over"
         )
     return None
 
 
 def sweep(folder: Path) -> None:
-    """Remove what checkpoints half written by a killed owner of this folder have left there."""
+    """Remove the incomplete checkpoints that a killed owner of this folder has left."""
     for part in [*folder.glob(".checkpoint.pt.*.part"), *folder.glob(".backbone.pt.*.part")]:
         part.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A run's folder: what it leaves, and in `state/` what to go on from, or to write all of it again from.
+"""A run's folder: its outputs, and in `state/` the state to resume from or to write the outputs again from.
 
-The state and the result of a run that has ended are kept there: Snakemake deletes what a rule declares at each
-attempt, also when an orphaned job has just made it, and nothing may be trained twice for that. The state costs no
-disk, as `checkpoint.pt` is another name of it.
+The state and the result of a finished run are kept there, because Snakemake deletes the outputs of a rule at each
+attempt, even if an orphaned job has just written them; so no run is trained twice. The state takes no disk space,
+because `checkpoint.pt` is a hard link to it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from mlssl.pretrain.training import Training
 from mlssl.study.code import differing
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""A state that cannot be saved for one of these is saved later, while training goes on."""
+"""Disk errors after which training continues and the state is saved later."""
 
-REDO = "`mlssl redo` moves the run away and lets it begin anew"
+REDO = "move the run away with `mlssl redo` to start over"
 
 OUTPUTS = ("checkpoint.pt", "backbone.pt", "log.jsonl")
-"""What every run leaves, beside the result that is written last."""
+"""Outputs of every run, besides the result, which is written last."""
 
 
 class RunFolder:
     """`out`, for a rank of the run that `about` describes (see `study.identity.about_run`).
 
-    The first rank owns it; to the others, without `owner`, all that writes does nothing.
+    The first rank has the `owner`; on the other ranks, without `owner`, all writing methods do nothing.
     """
 
     def __init__(self, out: Path, about: dict[str, Any], owner: Owner | None) -> None:
@@ -46,21 +46,21 @@ class RunFolder:
         self.images = ""
         """Checksum of the images that the state belongs to, set by `open`."""
         self.segments: list[dict[str, Any]] = []
-        """By which code the run was trained, set by `open`: the first step of each part, its commit and sources."""
+        """The code of each part of the training, set by `open`: its first step, commit and sources."""
         self.kept: int | None = None
-        """The step of the newest state, None where there is none."""
+        """The step of the newest state, None if there is none."""
 
     @property
     def result(self) -> Path:
         return self.out / "pretrain.json"
 
     def whole(self) -> bool:
-        """Whether the run has ended, and all that it leaves is there."""
+        """Whether the run has ended and all its outputs exist."""
         return results.exists(self.result, self.about) and all((self.out / name).exists() for name in OUTPUTS)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within, the folder may be written; raises Taken if another trainer has taken the run over."""
+        """A context in which the folder may be written; raises Taken if another trainer has taken over the run."""
         if self.owner:
             with self.owner.writing():
                 yield
@@ -68,11 +68,11 @@ class RunFolder:
             yield
 
     def open(self, *, images: str, code: dict[str, str], total: int, changed_code: bool) -> dict[str, Any] | None:
-        """The newest state, None where there is none; what a killed trainer left half-written is removed.
+        """The newest state, None if there is none; removes the incomplete files of a killed trainer.
 
-        `images` is the checksum of the images, `code` the sources that would train on, `total` the last step.
-        Raises DataError for a state of other images; ConfigError for one of other code in the middle of a run,
-        unless `changed_code` allows to go on.
+        `images` is the checksum of the images, `code` the present sources, `total` the last step.
+        Raises DataError for a state of other images; ConfigError for an unfinished state of other code, unless
+        `changed_code` is set.
         """
         self.images, self.segments = images, [{"step": 0, "commit": results.git_commit(), "code": code}]
         if self.owner:
@@ -90,7 +90,7 @@ class RunFolder:
             if not changed_code:
                 raise ConfigError(
                     f"{self.state}: step {step} of {total} was reached by other code ({', '.join(others[:3])}"
-                    f"{', …' * (len(others) > 3)}); go on with changed code by --changed-code "
+                    f"{', …' * (len(others) > 3)}); resume with changed code by --changed-code "
                     f"(Snakemake: --config changed_code=true), or restore the code, or {REDO}"
                 )
             segments = [*segments, {**self.segments[0], "step": step}]
@@ -101,18 +101,18 @@ class RunFolder:
         return state
 
     def code(self) -> dict[str, str]:
-        """Source -> digest, for the result; of a source that changed in the middle, all its digests."""
+        """Source -> digest, for the result; if a source changed during training, all its digests joined by +."""
         files = sorted({file for segment in self.segments for file in segment["code"]})
-        found = {f: [s["code"][f] for s in self.segments if f in s["code"]] for f in files}
-        return {file: "+".join(dict.fromkeys(digests)) for file, digests in found.items()}
+        by_file = {f: [s["code"][f] for s in self.segments if f in s["code"]] for f in files}
+        return {file: "+".join(dict.fromkeys(digests)) for file, digests in by_file.items()}
 
     def result_of_before(self) -> dict[str, Any] | None:
-        """The result of this run, if it has ended and only its outputs are gone."""
-        found = results.read_result(self.kept_result)
-        return found if found and results.exists(self.kept_result, self.about) else None
+        """The result of this run, if it has ended and only its outputs are missing."""
+        result = results.read_result(self.kept_result)
+        return result if result and results.exists(self.kept_result, self.about) else None
 
     def keep(self, training: Training) -> str:
-        """Save a state to go on from; where the disk does not allow it, what to tell of that."""
+        """Save a state to resume from; returns a warning if the disk is full or faulty, else an empty string."""
         if not self.owner:
             return ""
         try:
@@ -126,13 +126,13 @@ class RunFolder:
 
     def _save(self, training: Training) -> None:
         log = self.log.read_text()
-        made_of = {"images": self.images, "segments": self.segments}
-        state = {"meta": self.about, **made_of, **training.state(), "log": log}
+        inputs = {"images": self.images, "segments": self.segments}
+        state = {"meta": self.about, **inputs, **training.state(), "log": log}
         tensors.save(self.state, state, keep_previous=True, writing=self.owner.writing)
         self.kept = training.step
 
     def write_outputs(self, training: Training, backbone: nn.Module) -> None:
-        """All that a run leaves but for its result."""
+        """Write all outputs except the result."""
         if not self.owner:
             return
         if self.kept != training.step:
@@ -147,7 +147,7 @@ class RunFolder:
                 training.labels.write(self.out / "pseudo_labels.npz")
 
     def end(self, result: dict[str, Any]) -> None:
-        """Write the result; only then all goes that was needed on the way."""
+        """Write the result, then remove the files that only an unfinished run needs."""
         if not self.owner:
             return
         with self.owner.writing():
@@ -158,7 +158,7 @@ class RunFolder:
         self._forget(*checkpoint.all_of(self.state)[1:], self.log, self.failed)
 
     def fail(self, reason: str) -> None:
-        """Say why the run cannot go on, and take away outputs that would look like those of one that ended."""
+        """Write why the run failed, and remove outputs that look like those of a finished run."""
         if not self.owner:
             return
         self._forget(*(self.out / name for name in (*OUTPUTS, "pseudo_labels.npz")))

@@ -1,9 +1,9 @@
-"""One trainer per run: a lease in the state folder, which an orphaned trainer loses to the one that replaces it.
+"""One trainer per run: a lease in the state folder, which a new trainer takes over from an orphaned one.
 
-The lease (`owner.lease`) names its holder; its first line is a number that the holder raises a few times per lease
-time. Who waits for it watches by its own monotonic clock whether the number still moves: no two machines' clocks
-are compared, and one that jumps is not noticed. Every write to the run's folders is made within `Owner.writing`,
-which holds a file lock for that instant and looks whether the lease is still its own.
+The lease (`owner.lease`) names its holder; its first line is a counter that the holder increments a few times per
+lease time. A waiting trainer measures with its own monotonic clock for how long the counter has not changed, so the
+clocks of two machines are never compared. Every write to the run's folders is made within `Owner.writing`, which
+holds a file lock for the duration of the write and checks that the lease is still its own.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LEASE = 60.0
-"""Seconds for which a lease must stand still before another trainer takes it."""
+"""Seconds without a change of the counter after which another trainer takes the lease."""
 
 BEATS = 6
-"""How often the holder renews it in that time."""
+"""Number of renewals by the holder in that time."""
 
 NOT_OWNER = 73
-"""Exit code (EX_CANTCREAT of sysexits.h) of a trainer whose run was taken over: it must not be started again."""
+"""Exit code (EX_CANTCREAT of sysexits.h) of a trainer whose run was taken over: it must not be restarted."""
 
 
 class Busy(RuntimeError):
-    """Another trainer is at work on this run."""
+    """Another trainer is training this run."""
 
 
 class Taken(RuntimeError):
-    """Another trainer has taken this run over; nothing more may be written."""
+    """Another trainer has taken over this run; this one must not write."""
 
 
 class Owner:
-    """The right to write a run's folders, while it lasts. Made by `own`."""
+    """The right to write to a run's folders. Created by `own`."""
 
     def __init__(self, folder: Path, lease: float) -> None:
         self.path, self.lease = Path(folder) / "owner.lease", lease
@@ -51,7 +51,7 @@ class Owner:
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raises Taken if the lease is not ours any more."""
+        """Raises Taken if this trainer has lost the lease."""
         holder = told(read(self.path))
         if holder.get("token") != self.token:
             by = f"by {name(holder)}" if holder else "and has ended since"
@@ -59,7 +59,7 @@ class Owner:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within, nobody takes the run over; keep it short. Raises Taken if somebody has."""
+        """A short context in which no trainer can take over the run. Raises Taken if one already has."""
         with self._locked():
             self.check()
             yield
@@ -71,7 +71,7 @@ class Owner:
                 yield
         except Timeout:
             raise Busy(
-                f"{self._lock.lock_file}: locked by a process that does not go on; end it and run the command again"
+                f"{self._lock.lock_file}: locked by a process that hangs; end it and run the command again"
             ) from None
 
     def _acquire(self) -> None:
@@ -79,27 +79,27 @@ class Owner:
         seen, waiting = None, False
         while True:
             with self._locked():
-                there, now = read(self.path), time.monotonic()
-                if there != seen:
-                    seen, still_since = there, now
-                if not there or dead(told(there)) or now - still_since >= self.lease:
+                lease, now = read(self.path), time.monotonic()
+                if lease != seen:
+                    seen, still_since = lease, now
+                if not lease or dead(told(lease)) or now - still_since >= self.lease:
                     self._take()
                     return
             if now - began >= 2 * self.lease:
                 raise Busy(
-                    f"{self.path.parent}: {name(told(there))} is training this run; wait until it ends, or end it"
+                    f"{self.path.parent}: {name(told(lease))} is training this run; wait until it ends, or end it"
                 )
             if not waiting:
                 print(
-                    f"{self.path.parent}: {name(told(there))} has this run; "
-                    f"waiting {self.lease:g} to {2 * self.lease:g} s for a sign that it has ended",
+                    f"{self.path.parent}: {name(told(lease))} has this run; "
+                    f"waiting {self.lease:g} to {2 * self.lease:g} s to see whether it has ended",
                     file=sys.stderr,
                 )
                 waiting = True
             time.sleep(min(1.0, self.lease / 20))
 
     def _take(self) -> None:
-        me = {
+        holder = {
             "host": platform.node(),
             "pid": os.getpid(),
             "machine": machine(),
@@ -108,9 +108,9 @@ class Owner:
         }
         part = self.path.with_name(f".{self.path.name}.{self.token}.part")
         try:
-            # Kept open: a beat goes to this very file, never to that of a trainer which has put its own in place.
+            # Kept open: renewals go to this file, never to the lease that another trainer has put in its place.
             self._file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(self._file, beat(0) + json.dumps(me).encode() + b"\n")
+            os.write(self._file, beat(0) + json.dumps(holder).encode() + b"\n")
             os.fsync(self._file)
             os.replace(part, self.path)
         finally:
@@ -118,16 +118,16 @@ class Owner:
         self._heart.start()
 
     def _beat(self) -> None:
-        beats, told_why = 0, None
+        beats, reported = 0, None
         while not self._ended.wait(self.lease / BEATS):
             beats += 1
             try:
                 os.pwrite(self._file, beat(beats), 0)
                 os.fsync(self._file)
             except OSError as error:
-                if told_why != str(error):
+                if reported != str(error):
                     print(f"{self.path}: the lease cannot be renewed ({error}); trying again", file=sys.stderr)
-                told_why = str(error)
+                reported = str(error)
 
     def _release(self) -> None:
         self._ended.set()
@@ -143,10 +143,10 @@ class Owner:
 
 @contextmanager
 def own(folder: Path) -> Iterator[Owner]:
-    """Be the only trainer that writes `folder`, which is made if it is not there.
+    """Become the only trainer that writes to `folder`, which is created if it is missing.
 
-    If another has it: taken over at once when that was a process of this machine that is gone, and when its lease
-    has stood still for `LEASE` seconds; Busy when it still moves after twice that time.
+    Takes the lease of another trainer at once if that was a process of this machine that has ended, else when its
+    counter has not changed for `LEASE` seconds. Raises Busy if it still changes after twice that time.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,12 +159,12 @@ def own(folder: Path) -> Iterator[Owner]:
 
 
 def beat(number: int) -> bytes:
-    """The lease's first line, of one length whatever the number, so that it can be overwritten on a full disk."""
+    """The lease's first line, of fixed length, so that it can be overwritten on a full disk."""
     return b"%020d\n" % number
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a lease; none if there is none."""
+    """The bytes of a lease; empty if there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -172,7 +172,7 @@ def read(path: Path) -> bytes:
 
 
 def told(lease: bytes) -> dict[str, object]:
-    """What a lease says about its holder; empty if there is none or it cannot be read, as after a power cut."""
+    """The holder recorded in a lease; empty if there is none or it cannot be parsed, as after a power cut."""
     try:
         holder = json.loads(lease.partition(b"\n")[2])
     except ValueError:
@@ -185,14 +185,14 @@ def name(holder: dict[str, object]) -> str:
 
 
 def dead(holder: dict[str, object]) -> bool:
-    """Whether it is certain that the holder is gone: it was a process of this machine. Others may live unseen."""
+    """Whether the holder was a process of this machine and has ended; False on another machine (unknown)."""
     if not holder.get("born") or holder.get("machine") != machine():
         return False
     return born(int(str(holder["pid"]))) != holder["born"]
 
 
 def machine() -> str:
-    """Names this machine since its last start, and the namespace in which its process ids hold."""
+    """Identifies this machine since its last boot, and the namespace of its process ids."""
     facts = [platform.node()]
     if sys.platform == "linux":
         facts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
@@ -200,7 +200,7 @@ def machine() -> str:
 
 
 def born(pid: int) -> str | None:
-    """When a process was started, in ticks since the machine was; None if it is gone, or where nobody tells."""
+    """When a process was started, in clock ticks since boot; None if it has ended, or without /proc."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

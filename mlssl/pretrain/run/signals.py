@@ -1,4 +1,4 @@
-"""Signals that ask a run to make room: it saves what it has and says that it is to be started again."""
+"""Signals that stop a run: it saves its state and exits with the code for running it again later."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 GO_ON_LATER = 75
-"""Exit code (EX_TEMPFAIL of sysexits.h) of a run that ends well if the same command is run again later."""
+"""Exit code (EX_TEMPFAIL of sysexits.h) of a stopped run: the same command, run again later, resumes it."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What schedulers send before they take a node away, and Ctrl-C."""
+"""Sent by schedulers before they reclaim a node, and by Ctrl-C."""
 
 
 class Interrupted(Exception):
-    """A signal ended the run early; the message says what was saved and how to go on."""
+    """A signal stopped the run; the message says what was saved and how to resume."""
 
 
 class Stop:
-    """Whether the run is asked to stop. As it is made, nobody asks; `listening` gives one that hears signals."""
+    """Stop request shared by the signal handlers (see `listening`) and the training loop."""
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        """The name of the first signal that came, such as SIGTERM."""
+        """The name of the first signal received, such as SIGTERM."""
         self._deferring = False
 
     @property
@@ -32,16 +32,16 @@ class Stop:
         return self.signal is not None
 
     def defer(self) -> None:
-        """From now on a signal only sets `requested`, and whoever trains stops after the step it is in.
+        """Let later signals only set `requested`, so that the training loop stops after its current step.
 
-        Until now it raised Interrupted where it arrived; so does this, should one have come already.
+        Before this call a signal raises Interrupted at once. Raises Interrupted if one was received already.
         """
         self._deferring = True
         if self.requested:
             raise self.nothing_done()
 
     def hear(self, number: int) -> None:
-        """Take note of a signal; a second SIGINT raises KeyboardInterrupt, for whoever does not want to wait."""
+        """Handle a signal; a second SIGINT raises KeyboardInterrupt, which ends the run at once."""
         name = signal.Signals(number).name
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -49,22 +49,22 @@ class Stop:
         if first and not self._deferring:
             raise self.nothing_done()
         if first:
-            again = "; once more ends it at once" if number == signal.SIGINT else ""
-            # Not `print`, which a signal may have interrupted.
-            os.write(2, f"\n{name}: stopping after this step, the state is then saved{again}\n".encode())
+            hint = "; press Ctrl-C again to end at once" if number == signal.SIGINT else ""
+            # Not `print`, because the signal may have interrupted another print.
+            os.write(2, f"\n{name}: stopping after this step, the state is then saved{hint}\n".encode())
 
     def nothing_done(self) -> Interrupted:
         return Interrupted(
             f"stopped by {self.signal} before a step was done, so there was nothing new to save; "
-            "run the same command again to go on"
+            "run the same command again to resume"
         )
 
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """A Stop that hears SIGTERM, SIGUSR1 and SIGINT; afterwards the old handlers are back.
+    """A Stop that handles SIGTERM, SIGUSR1 and SIGINT; the old handlers are restored at the end.
 
-    Outside the main thread, where Python allows no handlers, it hears nothing.
+    Outside the main thread, where Python allows no handlers, it handles no signal.
     """
     stop, here = Stop(), os.getpid()
     if threading.current_thread() is not threading.main_thread():
@@ -75,7 +75,7 @@ def listening() -> Iterator[Stop]:
         if os.getpid() == here:
             stop.hear(number)
         else:
-            # A scheduler signals forked workers too. Their parent sees to them; a second signal is for them.
+            # A scheduler signals forked workers too. Their parent ends them; a second signal ends them directly.
             signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, handler) for number in SIGNALS}
