@@ -38,7 +38,7 @@ rule all:
 
 
 for CHANGE in STUDY.changes:
-    print(f"{CHANGE}; what depends on it is made anew, and the results of before are kept", file=sys.stderr)
+    print(f"{CHANGE}; results that depend on it are computed again, the old ones are kept", file=sys.stderr)
 if workflow.is_main_process and PROGRESS.other_code:
     print(PROGRESS.report(), file=sys.stderr)
 

@@ -38,7 +38,12 @@ def write_json(path: Path, values: Any) -> None:
 
 def set_aside(path: Path) -> Path:
     """Rename a file or folder to the first free `<name>.old<n>` beside it, and return the new path."""
+    return path.rename(numbered(path.with_name(f"{path.name}.old")))
+
+
+def numbered(path: Path) -> Path:
+    """The first of `<path>1`, `<path>2`, … that does not exist."""
     n = 1
-    while (to := path.with_name(f"{path.name}.old{n}")).exists():
+    while (free := path.with_name(f"{path.name}{n}")).exists():
         n += 1
-    return path.rename(to)
+    return free

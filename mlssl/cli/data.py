@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlssl.cli.options import command, short_side, size
-from mlssl.study.settings import (
-    Data,
-)
+from mlssl.study.settings import Data
 
 
 def add(commands: Any) -> None:

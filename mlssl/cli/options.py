@@ -27,7 +27,7 @@ def compute(sub: argparse.ArgumentParser) -> None:
 
 def of_run(sub: argparse.ArgumentParser, config: str) -> None:
     source = sub.add_mutually_exclusive_group(required=True)
-    source.add_argument("--study", type=Path, help="a study file; with --run, a run of it")
+    source.add_argument("--study", type=Path, help="a study file; with --run-name, a run of it")
     source.add_argument("--config", type=Path, help=config)
 
 

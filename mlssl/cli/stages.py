@@ -12,13 +12,7 @@ from mlssl.cli.options import command, compute, exists_already, of_run
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import (
-    TRANSFERS,
-    Pretrain,
-    PseudoLabels,
-    plain,
-    read,
-)
+from mlssl.study.settings import TRANSFERS, Pretrain, PseudoLabels, plain, read
 
 
 def add(commands: Any) -> None:
@@ -28,7 +22,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
-    sub = command(commands, "pretrain", pretrain, "Train a backbone without labels. A run that was killed goes on.")
+    sub = command(commands, "pretrain", pretrain, "Train a backbone without labels. A run that was killed resumes.")
     of_run(sub, "instead of --study: a run's settings (see resolve)")
     sub.add_argument(
         "--run-name",
@@ -37,7 +31,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--out", type=Path, help="folder for backbone, checkpoint, log and cost; needed with --config")
     sub.add_argument("--store", type=Path, help="image store; built if it is not there")
-    sub.add_argument("--changed-code", action="store_true", help="go on with a run that other code has begun")
+    sub.add_argument("--changed-code", action="store_true", help="resume a run that other code has begun")
     compute(sub)
 
     for name, text in {

@@ -168,7 +168,7 @@ def imported(source: Source, package: str) -> Iterator[str]:
 
 
 def read(file: Path) -> Source:
-    """What a file says, parsed once as long as it is unchanged; ConfigError when it is no Python."""
+    """A parsed file, read again only after a change; ConfigError if it is not Python."""
     stat = file.stat()
     return parsed(file, stat.st_mtime_ns, stat.st_size)
 

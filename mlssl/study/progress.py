@@ -11,6 +11,7 @@ from typing import Any
 
 from mlssl import results
 from mlssl.errors import ConfigError
+from mlssl.files import numbered
 from mlssl.study.code import differing, stage_code
 from mlssl.study.expand import Run, Study
 from mlssl.study.identity import transfer_digest
@@ -198,16 +199,9 @@ def redo(study: Study, wanted: Iterable[tuple[str, str]]) -> list[Path]:
         there += [study.search_out] if study.search_benchmark and "search_benchmark" in named else []
         there = [path for path in there if path.exists()]
         if there:
-            to = _free(study.out / OLD / run)
+            to = numbered(study.out / OLD / f"{run}.")
             to.mkdir(parents=True)
             for path in there:
                 shutil.move(path, to / path.name)
             moved.append(to)
     return moved
-
-
-def _free(path: Path) -> Path:
-    n = 1
-    while (to := path.with_name(f"{path.name}.{n}")).exists():
-        n += 1
-    return to
