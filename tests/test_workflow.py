@@ -130,6 +130,7 @@ def test_real_coco_photos_take_only_other_paths_and_sizes(tmp_path):
     assert {"linear", "detection", "segmentation"} <= set(metrics.protocol)
 
 
+@pytest.mark.alone
 def test_a_dry_run_is_quick_and_imports_no_torch(tmp_path):
     """`-X importtime` names every module imported."""
     command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n",
