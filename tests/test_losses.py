@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from baselines.densecl import match
 from mlssl.method import losses
-from mlssl.method.mls import MULTI_LABEL
+from mlssl.method.losses import MULTI_LABEL
 from mlssl.method.pseudo_labels import Labels
 
 TAU = 0.2
@@ -173,3 +173,44 @@ def test_densecl_matches_each_cell_by_cosine():
         for i in range(9):
             cosines = [float(f1[b, :, i] @ f2[b, :, j] / f1[b, :, i].norm() / f2[b, :, j].norm()) for j in range(9)]
             assert found[b, i] == max(range(9), key=cosines.__getitem__)
+
+
+PER_ENTRY = ["bce", "bce_pos", "bce_soft", "focal", "asymmetric"]
+"""The losses that are sums of one term per entry."""
+
+
+def terms(name, s, label, cosine, nearest):
+    """The term of one entry of probability s, as a label (with its cosine) or as none."""
+    soft = math.exp((cosine - nearest) / TAU) if label else 0
+    return {
+        "bce": -math.log(s if label else 1 - s),
+        "bce_pos": -math.log(s) if label else 0,
+        "bce_soft": -soft * math.log(s) - (1 - soft) * math.log(1 - s),
+        "focal": -0.25 * (1 - s) ** 2 * math.log(s) if label else -0.75 * s**2 * math.log(1 - s),
+        "asymmetric": -math.log(s) if label else -(max(s - 0.05, 0) ** 4) * math.log(1 - max(s - 0.05, 0)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", PER_ENTRY)
+@pytest.mark.parametrize("normalise", ["dictionary", "balanced", "positives"])
+def test_terms_are_divided_as_named(scores, name, normalise):
+    *_, p, y = scores
+    k = float(y.positive.sum()) / 5
+    positives, negatives = {"dictionary": (13, 13), "positives": (k, k), "balanced": (k, 13 - k)}[normalise]
+    expected = 0.0
+    for b in range(5):
+        near, nearest = labels_of(y, b), float(y.similarity[b].max())
+        for i in range(13):
+            term = terms(name, sigmoid(float(p[b, i]) / TAU), i in near, near.get(i), nearest)
+            expected += term / (positives if i in near else negatives) / 5
+    found = MULTI_LABEL[name](p, y, TAU, losses.divisors(y, 13, normalise))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("normalise", ["balanced", "positives"])
+def test_a_batch_without_positives_or_without_negatives_has_a_finite_loss(scores, normalise):
+    *_, p, _ = scores
+    for positive in (torch.zeros(5, 13), torch.ones(5, 13)):
+        everything = Labels(torch.arange(13).expand(5, 13), p, positive.bool())
+        for name in PER_ENTRY:
+            assert MULTI_LABEL[name](p, everything, TAU, losses.divisors(everything, 13, normalise)).isfinite()

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from baselines.densecl import DenseCL
 from baselines.moco_v2 import MoCoV2
 from mlssl.errors import ConfigError
-from mlssl.method.mls import MLS, MULTI_LABEL
+from mlssl.method.losses import MULTI_LABEL
+from mlssl.method.mls import MLS
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
@@ -311,6 +312,7 @@ def test_densecl_matches_by_backbone_and_takes_keys_from_the_key_encoder():
 def test_papers_defaults():
     shared = {"tau": 0.2, "projector_batch_norm": False, "hidden": 0}
     mls = {"k": 20, "dictionary_size": 4096, "dim": 256, "momentum": 0.995, "lam": 0.5, "loss": "bce"}
+    mls["normalise"] = "dictionary"
     baseline = {"dictionary_size": 65536, "dim": 128, "momentum": 0.999}
     mls |= {
         "nce_until": 1.0,

@@ -11,7 +11,7 @@ from support.study import MLS, REMOVED, loaded
 
 from mlssl.errors import ConfigError
 from mlssl.pretrain.build import build_method
-from mlssl.study.methods import constructor, load_class, resolve
+from mlssl.study.methods import check_requirements, constructor, load_class, resolve
 from mlssl.study.settings import Pretrain, plain, read
 
 OWN = '''
@@ -118,6 +118,7 @@ BAD = [
     ("projector_batch_norm", 1, "1 is not allowed; give true or false"),
     ("k", 65, "k <= dictionary_size must hold, but k is 65, dictionary_size is 64"),
     ("ml_from", 0.6, "ml_from <= nce_until must hold, but ml_from is 0.6, nce_until is 0.5"),
+    ("normalise", "k", "'k' is not allowed; give 'dictionary', 'balanced' or 'positives'"),
     ("tua", 0.2, "mlssl.method.mls.MLS has no such parameter; it has k, dictionary_size, dim, tau, "),
 ]
 
@@ -214,7 +215,7 @@ def test_a_bad_value_of_an_own_method_is_refused_too(own, params, words):
 
 
 UNREADABLE = "cannot be read"
-NO_COMPARISON = "of own_method.Own is no comparison of parameters and numbers; mend it"
+NO_COMPARISON = "of own_method.Own is no comparison of parameters and literals; correct it"
 BROKEN = {
     "a type that is imported": (": Width", ": np.int64", f"width: its annotation 'np.int64' {UNREADABLE}"),
     "no type": (": Width", ": CONSTANT", f"width: its annotation 'CONSTANT' {UNREADABLE}"),
@@ -349,3 +350,17 @@ def test_a_run_written_out_reads_back_the_same():
     for run in loaded().runs.values():
         Path("run.yaml").write_text(yaml.safe_dump(plain(run.config)))
         assert read(Pretrain, Path("run.yaml")) == run.config
+
+
+def test_of_requirements_joined_by_or_one_is_enough():
+    needs = ("a == 1 or b != 'x'",)
+    for values in ({"a": 1, "b": "x"}, {"a": 2, "b": "y"}, {"a": None, "b": "x"}):
+        check_requirements(needs, values, "here", "Own")
+    with pytest.raises(ConfigError, match=r"here: a == 1 or b != 'x' must hold, but a is 2, b is x"):
+        check_requirements(needs, {"a": 2, "b": "x"}, "here", "Own")
+
+
+@pytest.mark.parametrize("loss", ["knn_softmax", "positive_unlabelled"])
+def test_a_loss_that_normalise_does_not_change_refuses_another_one(loss):
+    with pytest.raises(ConfigError, match=f"loss is {loss}"):
+        resolve("mlssl.method.mls.MLS", {}, {"loss": loss, "normalise": "balanced"}, "here")

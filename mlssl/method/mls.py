@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
-from mlssl.method import losses
+from mlssl.method import losses, records
 from mlssl.method import pseudo_labels as rules
+from mlssl.method.forces import forces
 from mlssl.method.pseudo_labels import Labels
+from mlssl.method.records import LastStep
 from mlssl.parts import search as searches
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.encoder import Encoder
@@ -28,18 +30,7 @@ from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
 from mlssl.ranges import Cosine, Count, NotNegative, Positive, Probability
 
-MULTI_LABEL = {
-    "bce": losses.bce,
-    "bce_pos": losses.bce_pos,
-    "knn_softmax": losses.knn_softmax,
-    "bce_soft": losses.bce_soft,
-    "focal": losses.focal,
-    "asymmetric": losses.asymmetric,
-    "positive_unlabelled": losses.positive_unlabelled,
-}
 Loss = Literal["bce", "bce_pos", "knn_softmax", "bce_soft", "focal", "asymmetric", "positive_unlabelled"]
-SAMPLE = 1024
-"""Largest number of dictionary entries in a record of labels."""
 
 
 class MLS(nn.Module):
@@ -55,6 +46,8 @@ class MLS(nn.Module):
         lam: lambda, the weight of the multi-label loss.
         loss: `bce` (eq. 9), `bce_pos` or `knn_softmax` (eq. 2), the rows of table 6; or one that tolerates wrong
             labels: `bce_soft`, `focal`, `asymmetric`, `positive_unlabelled`.
+        normalise: by what the terms of the multi-label loss are divided (`losses.divisors`): `dictionary`, all by D
+            (eq. 9); `balanced`, positives by k and negatives by D - k; `positives`, all by k.
         nce_until: InfoNCE trains for this share of the run; 0 leaves the multi-label loss alone (section 3.3).
         ml_from: the multi-label loss trains from this share of the run on (section 3.3, warm-up).
         labels_from, logits_from: `g` or `z`, the dictionary that gives labels and logits (table 7).
@@ -68,7 +61,12 @@ class MLS(nn.Module):
         projector_batch_norm: batch norm in the projector; not in the paper.
     """
 
-    REQUIRES = ("k <= dictionary_size", "ml_from <= nce_until")
+    REQUIRES = (
+        "k <= dictionary_size",
+        "ml_from <= nce_until",
+        "normalise == 'dictionary' or loss != 'knn_softmax'",
+        "normalise == 'dictionary' or loss != 'positive_unlabelled'",
+    )
 
     def __init__(
         self,
@@ -81,6 +79,7 @@ class MLS(nn.Module):
         momentum: Probability = 0.995,
         lam: NotNegative = 0.5,
         loss: Loss = "bce",
+        normalise: Literal["dictionary", "balanced", "positives"] = "dictionary",
         nce_until: Probability = 1.0,
         ml_from: Probability = 0.0,
         labels_from: Literal["g", "z"] = "g",
@@ -102,13 +101,14 @@ class MLS(nn.Module):
             {"g": (d_g, torch.float32), "z": (dim, torch.float32)}
             | {"image": (1, torch.int64), "box": (4, torch.int64), "flip": (1, torch.bool)},
         )
-        self.k, self.tau, self.momentum, self.lam, self.loss = k, tau, momentum, lam, loss
+        self.k, self.tau, self.momentum, self.lam = k, tau, momentum, lam
+        self.loss, self.normalise = loss, normalise
         self.nce_until, self.ml_from = nce_until, ml_from
         self.labels_from, self.logits_from = labels_from, logits_from
         self.rule, self.threshold, self.most = rule, threshold, most
         self.search, self.sample = search, sample
         self.inverted_file = searches.InvertedFile(dictionary_size) if search == "ivf" else None
-        self._labelled: tuple[View, Labels, dict[str, Tensor]] | None = None
+        self._last: LastStep | None = None
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
         """One training step's losses: `loss` with gradient, its parts and diagnostics without.
@@ -123,8 +123,11 @@ class MLS(nn.Module):
             g2, z2 = self.encoders.key(view2.pixels)
             g2, z2 = F.normalize(g2.float(), dim=1), F.normalize(z2.float(), dim=1)
 
+        nce = 1.0 if progress < self.nce_until else 0.0
+        lam = self.lam if progress >= self.ml_from else 0.0
         entries = self.dictionary.read()
-        p = query["z"] @ entries["z"].T  # eq. 8
+        q_z = entries["z"]
+        p = query["z"] @ q_z.T  # eq. 8
         l_nce = losses.info_nce(query["z"], z2, p, self.tau)
         l_ml, positives = torch.zeros_like(l_nce), torch.zeros_like(l_nce)
         if len(self.dictionary):  # not at the very first step: nothing to be a label yet
@@ -134,11 +137,10 @@ class MLS(nn.Module):
                 rows = searches.sampled_slots(len(self.dictionary), self.sample)
                 entries, p = {name: column[rows] for name, column in entries.items()}, p[:, rows]
             y = self.pseudo_labels(query[self.labels_from].detach(), entries[self.labels_from])
-            l_ml = MULTI_LABEL[self.loss](p, y, self.tau)
+            by = losses.divisors(y, p.shape[1], self.normalise)
+            l_ml = losses.MULTI_LABEL[self.loss](p, y, self.tau, by)
             positives = y.positive.sum(dim=1).float().mean()
-            self._labelled = view1, y, entries
-        nce = 1.0 if progress < self.nce_until else 0.0
-        lam = self.lam if progress >= self.ml_from else 0.0
+            self._last = LastStep(view1, y, entries, query["z"].detach(), z2, q_z, nce, lam)
         loss = nce * l_nce + lam * l_ml  # eq. 10
 
         self.dictionary.enqueue(g=g2, z=z2, image=view2.image[:, None], box=view2.box, flip=view2.flip[:, None])
@@ -163,22 +165,24 @@ class MLS(nn.Module):
         return rules.top_k(*found)
 
     def label_record(self) -> dict[str, Tensor]:
-        """The last step's pseudo-labels with the crops they relate, for the training loop to keep; {} before any.
+        """The last step's pseudo-labels with their crops (`records.label_record`), {} before there are any.
 
-        To be called before the next step. `dictionary_*` is an even sample of the entries there were.
+        To be called before the next step.
         """
-        if self._labelled is None:
+        return records.label_record(self._last) if self._last else {}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """The gradients of the last step's losses at z1 (`forces.forces`), for the log; {} before there are labels.
+
+        To be called before the next step. {} also if the logits come from the backbone, where no loss acts on z1.
+        """
+        if self._last is None or self.logits_from == "g":
             return {}
-        view, y, entries = self._labelled
-        every = slice(None, None, -(-len(entries["image"]) // SAMPLE))
-        return {
-            "query_image": view.image,
-            "query_box": view.box,
-            "image": entries["image"][y.index, 0],
-            "box": entries["box"][y.index],
-            "positive": y.positive,
-            "similarity": y.similarity,
-            "filled": torch.tensor(len(entries["image"])),
-            "dictionary_image": entries["image"][every, 0],
-            "dictionary_box": entries["box"][every],
-        }
+        _, y, entries, z1, z2, q_z, nce, lam = self._last
+        by = losses.divisors(y, len(entries["z"]), self.normalise)
+        return forces(
+            lambda z: nce * losses.info_nce(z, z2, z @ q_z.T, self.tau),
+            lambda z, labels: lam * losses.MULTI_LABEL[self.loss](z @ entries["z"].T, labels, self.tau, by),
+            z1,
+            y,
+        )

@@ -3,7 +3,8 @@
 The class is not imported, so that a dry run needs no torch. Annotations are what Python and pydantic know: `int`,
 `float`, `bool`, `str`, `Literal[...]`, `X | None`, `Annotated[int, Field(ge=1)]`, and the names of
 `mlssl.ranges` (`Count`, `Positive`, …) where the module imports them. `REQUIRES` in the class body, a tuple of
-comparisons such as "k <= dictionary_size", says what several parameters must fulfil together.
+comparisons such as "k <= dictionary_size", joined by `or` if one of several is enough, says what parameters must
+fulfil together.
 """
 
 from __future__ import annotations
@@ -196,21 +197,32 @@ def resolve(
 
 
 def check_requirements(requires: tuple[str, ...], values: Mapping[str, Any], where: str, target: str) -> None:
-    """Refuse parameters that do not fulfil one of the comparisons; null fulfils all."""
+    """Refuse parameters that do not fulfil one of the requirements: comparisons, or several joined by `or`.
+
+    A comparison with null is fulfilled.
+    """
     for text in requires:
         try:
             node = ast.parse(text, mode="eval").body
-            terms = [node.left, *node.comparators]
-            read = [values[t.id] if isinstance(t, ast.Name) else ast.literal_eval(t) for t in terms]
-            pairs = zip(node.ops, read[:-1], read[1:], strict=True)
-            holds = [None in (a, b) or COMPARISONS[type(op)](a, b) for op, a, b in pairs]
+            options = node.values if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or) else [node]
+            fulfilled = any([_fulfilled(option, values) for option in options])
         except (SyntaxError, AttributeError, KeyError, ValueError, TypeError):
             raise ConfigError(
-                f"{where}: REQUIRES '{text}' of {target} is no comparison of parameters and numbers; mend it"
+                f"{where}: REQUIRES '{text}' of {target} is no comparison of parameters and literals; correct it"
             ) from None
-        if not all(holds):
-            given = ", ".join(f"{t.id} is {values[t.id]}" for t in terms if isinstance(t, ast.Name))
+        if not fulfilled:
+            names = dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+            given = ", ".join(f"{name} is {values[name]}" for name in names)
             raise ConfigError(f"{where}: {text} must hold, but {given}")
+
+
+def _fulfilled(comparison: ast.expr, values: Mapping[str, Any]) -> bool:
+    if not isinstance(comparison, ast.Compare):
+        raise ValueError("no comparison")
+    terms = [comparison.left, *comparison.comparators]
+    read = [values[t.id] if isinstance(t, ast.Name) else ast.literal_eval(t) for t in terms]
+    pairs = zip(comparison.ops, read[:-1], read[1:], strict=True)
+    return all([None in (a, b) or COMPARISONS[type(op)](a, b) for op, a, b in pairs])
 
 
 def check_common(targets: Mapping[str, str | None], common: Mapping[str, Any], where: str) -> None:
