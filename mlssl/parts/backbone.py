@@ -1,4 +1,4 @@
-"""Backbones from timm: any model that outputs a B x C x h x w feature map."""
+"""Backbones: any timm model that outputs a B x C x h x w feature map, and one without weights."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.errors import ConfigError
+from mlssl.parts import colour_histogram
 
 
-def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:
-    """An untrained timm model without pooling and classifier; its output is the last feature map.
+def create_backbone(name: str, *, output_stride: int = 32, zero_init_residual: bool = False) -> nn.Module:
+    """An untrained timm model without pooling and classifier, or `colour_histogram`; the output is the last map.
 
     `output_stride` is in input pixels per cell; 8 and 16 replace strides by dilation and use the
-    same weights. Raises ConfigError for a name unknown to timm or a model without such a map.
+    same weights. Norm layers start with scale 1, as in MoCo and DenseCL; with `zero_init_residual` as timm has them,
+    which sets the last scale of each residual branch to 0. Raises ConfigError for a name unknown to timm or a model
+    without such a map.
     """
+    if name == colour_histogram.NAME:
+        return colour_histogram.ColourHistogram(output_stride)
     if not timm.is_model(name):
         raise ConfigError(f"backbone: timm knows no model '{name}'; `timm.list_models()` lists them")
     strides = {} if output_stride == 32 else {"output_stride": output_stride}
     backbone = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **strides)
+    if not zero_init_residual:
+        set_zero_scales_to_one(backbone)
     with torch.no_grad():
         was_training = backbone.training
         shape = backbone.eval()(torch.zeros(1, 3, 64, 64)).shape
@@ -29,6 +36,15 @@ def create_backbone(name: str, *, output_stride: int = 32) -> nn.Module:
             "use a convolutional one such as resnet50"
         )
     return backbone
+
+
+@torch.no_grad()
+def set_zero_scales_to_one(backbone: nn.Module) -> None:
+    """Set the scales of all norm layers that start at zero to one."""
+    for module in backbone.modules():
+        scale = getattr(module, "weight", None)
+        if isinstance(scale, nn.Parameter) and scale.dim() == 1 and not scale.any():
+            scale.fill_(1.0)
 
 
 def global_average_pool(feature_map: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.
     method. Without a target the method is the backbone itself.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
-    backbone = create_backbone(config.backbone)
+    backbone = create_backbone(config.backbone, zero_init_residual=config.zero_init_residual)
     if config.init is not None:
         load_initial(backbone, Path(config.init))
     torch.manual_seed(seed_of(config.seed, "heads"))
