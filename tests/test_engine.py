@@ -28,6 +28,8 @@ from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
 from mlssl.study import methods
 from mlssl.study import settings as config
+from mlssl.study.identity import experiment
+from mlssl.study.validation import build
 
 CPU = torch.device("cpu")
 TARGETS = {
@@ -66,7 +68,7 @@ def told(method="mls", **changes):
         "checkpoint_seconds": 0.0,
         "views": {"crop": 32},
     }
-    return config.build(config.Pretrain, values | changes, "test")
+    return build(config.Pretrain, values | changes, "test")
 
 
 class Killed(BaseException):
@@ -273,7 +275,7 @@ def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, m
     paths = [write_backbone(tmp_path / f"{i}.pt", name="test_resnet", seed=i % 2) for i in range(3)]
     first, other, copy = (engine.identified(told(init=str(path))) for path in paths)
     assert first.init_id == copy.init_id != other.init_id
-    assert config.experiment(first) != config.experiment(other)
+    assert experiment(first) != config.experiment(other)
     final = train(told("random", init=str(paths[1])), store, tmp_path / "run")
     weights = torch.load(paths[1], weights_only=True)["backbone"]
     assert_same(dict(final["method"]), weights)

@@ -21,7 +21,7 @@ from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
 from mlssl.runtime import device
 from mlssl.study import expand as study
-from mlssl.study.settings import plain
+from mlssl.study.validation import plain
 from mlssl.transfer.linear import evaluate
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from mlssl.pretrain import loop as engine
 from mlssl.pretrain.log import NonFiniteLoss
 from mlssl.pretrain.run import checkpoint, owner
 from mlssl.pretrain.run.folder import OUTPUTS
-from mlssl.study import settings as config
+from mlssl.study.identity import experiment
 
 FORK = multiprocessing.get_context("fork")
 KILL = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
@@ -63,7 +63,7 @@ def forked(action):
 
 def steps_kept(state):
     return [
-        checkpoint.load(path, experiment=config.experiment(engine.identified(told())))["step"]
+        checkpoint.load(path, experiment=experiment(engine.identified(told())))["step"]
         for path in checkpoint.all_of(state / "checkpoint.pt")[:2]
     ]
 
@@ -310,8 +310,8 @@ DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 
 def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, whole, state, capsys, damage, place):
     assert steps_kept(state) == [4, 3]
     damage(state / "checkpoint.pt", place)
-    experiment = config.experiment(engine.identified(told()))
-    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=experiment)
+    asked = experiment(engine.identified(told()))
+    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=asked)
     assert values["step"] == 3
     said = capsys.readouterr().err
     assert "checkpoint.pt: " in said
@@ -413,7 +413,7 @@ def test_a_disk_full_at_the_end_loses_nothing(images, whole, tmp_path, monkeypat
 
 def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatch):
     write = tensors.Summed.write
-    values = checkpoint.load(state / "checkpoint.pt", experiment=config.experiment(engine.identified(told())))
+    values = checkpoint.load(state / "checkpoint.pt", experiment=experiment(engine.identified(told())))
 
     def otherwise(self, data):
         write(self, data)

@@ -46,7 +46,7 @@ ALLOWED = {
         "mlssl.parts",
         "mlssl.tensors",
     }
-    | {"mlssl.study.settings"},
+    | {"mlssl.study.settings", "mlssl.study.validation"},
     "mlssl/search_benchmark": LEAVES
     | {"mlssl.search_benchmark", "mlssl.pictures.embed", "mlssl.figures.style", "mlssl.cost.timing"}
     | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},

@@ -15,6 +15,7 @@ from mlssl.errors import DataError
 from mlssl.study import identity, settings
 from mlssl.study import sources as sources_module
 from mlssl.study.expand import load
+from mlssl.study.identity import kind_of
 from mlssl.study.settings import (
     Data,
     Dataset,
@@ -30,10 +31,9 @@ from mlssl.study.settings import (
     SearchBenchmark,
     Segmentation,
     Views,
-    build,
-    kind_of,
 )
 from mlssl.study.sources import RECORD, contents, identify, read_source, record
+from mlssl.study.validation import build
 
 
 @pytest.fixture(autouse=True)
@@ -209,9 +209,9 @@ PICTURED = {
 def test_every_setting_of_the_search_and_of_pictures_counts(cls):
     base = {"method": "mls", "sizes": [64]} if cls is SearchBenchmark else {}
     assert set(PICTURED[cls]) == {f.name for f in dataclasses.fields(cls)} - {"method"}
-    names = [digest_of(settings.experiment(build(cls, base, "test")))]
+    names = [digest_of(identity.experiment(build(cls, base, "test")))]
     for field, value in PICTURED[cls].items():
-        names.append(digest_of(settings.experiment(build(cls, base | {field: value}, "test"))))
+        names.append(digest_of(identity.experiment(build(cls, base | {field: value}, "test"))))
     assert len(set(names)) == len(names)
 
 

@@ -12,7 +12,8 @@ from support.study import MLS, REMOVED, loaded
 from mlssl.errors import ConfigError
 from mlssl.pretrain.build import build_method
 from mlssl.study.methods import check_requirements, constructor, load_class, resolve
-from mlssl.study.settings import Pretrain, plain, read
+from mlssl.study.settings import Pretrain
+from mlssl.study.validation import plain, read
 
 OWN = '''
 """A method of one's own, in one file."""

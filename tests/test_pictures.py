@@ -14,6 +14,7 @@ from mlssl.pictures.embed import Folder, embed, read_run
 from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
 from mlssl.study.settings import Pictures
+from mlssl.study.validation import build
 from tests.tiny_coco import IDENTIFIED, write_coco
 
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
             "epochs": None,
         }
         values |= {"steps": 2, "batch_size": 4, "lr": 0.05, "precision": "fp32", "views": {"crop": 32}}
-        told = config.build(config.Pretrain, values, "test")
+        told = build(config.Pretrain, values, "test")
         engine.pretrain(told, root / "store", root / method, run=method, device=CPU, progress=False)
     return root
 
@@ -147,7 +148,7 @@ def test_histograms_leave_the_own_image_out_and_fit_its_mean():
 @pytest.mark.parametrize("key", ["candidates", "dictionary_size", "queries", "neighbours"])
 def test_sizes_below_one_are_refused(key):
     with pytest.raises(ConfigError, match=f"{key}: 0 is not allowed; give at least"):
-        config.build(Pictures, {key: 0}, "pictures")
+        build(Pictures, {key: 0}, "pictures")
     with pytest.raises(ValidationError):
         Pictures(**{key: 0})
 

@@ -23,7 +23,8 @@ from mlssl.data.store import build_store
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.run.signals import GO_ON_LATER, SIGNALS, Interrupted, listening
-from mlssl.study import settings as config
+from mlssl.study.identity import experiment
+from mlssl.study.validation import plain
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,8 +204,8 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
             Interrupted, match=r"step 2 could not be saved .*No space left.* that of step 1 is kept"
         ):
             train(settings, images, tmp_path, stop)
-    experiment = config.experiment(engine.identified(settings))
-    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=experiment)
+    asked = experiment(engine.identified(settings))
+    kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=asked)
     assert kept["step"] == 1
 
 
@@ -212,7 +213,7 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
 def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_path):
     settings = told(steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent), **IDENTIFIED})
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config.plain(settings)))
+    file.write_text(yaml.safe_dump(plain(settings)))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mlssl", "pretrain", "--config", file, "--out", out, "--store", images]
     command += ["--run-name", "run", "--threads", "1", "--device", "cpu"]

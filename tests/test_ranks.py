@@ -29,7 +29,7 @@ from mlssl.pretrain.step import step
 from mlssl.runtime import batch_norm, distributed
 from mlssl.runtime.parallel import parallel
 from mlssl.study import settings as config
-from mlssl.study.settings import plain
+from mlssl.study.validation import build, plain
 from mlssl.tensors import previous
 from mlssl.transfer import segmentation
 
@@ -220,7 +220,7 @@ def segmented(file, settings):
 def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
     data = {"root": str(write_coco(tmp_path / "coco"))}
     told = {"data": data, "size": 32, "iterations": 3, "batch_size": 4, "head_channels": 8, "output_stride": 32}
-    settings, file = config.build(config.Segmentation, told, "test"), write_backbone(tmp_path / "backbone.pt")
+    settings, file = build(config.Segmentation, told, "test"), write_backbone(tmp_path / "backbone.pt")
     alone = segmented(file, settings)
     for other in by_ranks(2, partial(segmented, file, settings), tmp_path):
         for name, value in alone["model"].items():

@@ -23,6 +23,7 @@ from mlssl.search_benchmark.measure import benchmark, in_sample, recall, rows_of
 from mlssl.study import settings as config
 from mlssl.study.identity import about_run
 from mlssl.study.settings import SearchBenchmark
+from mlssl.study.validation import build
 
 
 def unit(*shape, seed=0):
@@ -245,7 +246,7 @@ def checkpoint(tmp_path):
         "batch_size": 4,
         "views": {"crop": 32},
     }
-    settings = config.build(config.Pretrain, told, "test")
+    settings = build(config.Pretrain, told, "test")
     method, _ = build_method(settings, torch.device("cpu"))
     state = {"method": method.state_dict(), "meta": about_run(settings, "tiny")}
     tensors.save(tmp_path / "checkpoint.pt", state)

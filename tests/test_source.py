@@ -10,8 +10,9 @@ from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method
 from mlssl.pretrain.initial import load_initial
 from mlssl.study import expand as study
-from mlssl.study.settings import Data, DataSource, Pretrain, build
+from mlssl.study.settings import Data, DataSource, Pretrain
 from mlssl.study.sources import identify, read_source
+from mlssl.study.validation import build
 
 SCENES = {"scenes": {"images": 80, "val_images": 20, "size": [64, 48], "seed": 3}}
 STUDY = {

@@ -15,10 +15,10 @@ from mlssl.pictures.embed import read_run
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.initial import load_initial
 from mlssl.pretrain.run import checkpoint
-from mlssl.study import settings as config
+from mlssl.study.identity import experiment
 from mlssl.transfer.load import load_backbone
 
-EXPERIMENT = config.experiment(engine.identified(told()))
+EXPERIMENT = experiment(engine.identified(told()))
 BACKBONE = told().backbone
 
 

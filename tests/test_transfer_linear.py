@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from mlssl import tensors
 from mlssl.data.coco import read_split
 from mlssl.errors import ConfigError, DataError
-from mlssl.study.settings import Data, Linear, build
+from mlssl.study.settings import Data, Linear
+from mlssl.study.validation import build
 from mlssl.transfer import features, linear
 from mlssl.transfer.load import draw, image_tensor, load_backbone, normalise, read_splits, resize
 

@@ -12,7 +12,9 @@ from mlssl.cli.options import command, compute, exists_already, sizes
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError
 from mlssl.files import write_text
-from mlssl.study.settings import Pictures, SearchBenchmark, build, experiment, plain
+from mlssl.study.identity import experiment
+from mlssl.study.settings import Pictures, SearchBenchmark
+from mlssl.study.validation import build, plain
 
 
 def add(commands: Any) -> None:

@@ -12,7 +12,8 @@ from mlssl.cli.options import command, compute, exists_already, of_run
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import TRANSFERS, Pretrain, PseudoLabels, plain, read
+from mlssl.study.settings import TRANSFERS, Pretrain, PseudoLabels
+from mlssl.study.validation import plain, read
 
 
 def add(commands: Any) -> None:

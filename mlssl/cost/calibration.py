@@ -24,7 +24,8 @@ from mlssl.parts.backbone import create_backbone
 from mlssl.scenes import write_scenes
 from mlssl.study.expand import Study
 from mlssl.study.identity import about_run
-from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation, plain
+from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation
+from mlssl.study.validation import plain
 from mlssl.tensors import save
 from mlssl.transfer import detection, linear, segmentation
 

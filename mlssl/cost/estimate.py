@@ -10,7 +10,8 @@ from pathlib import Path
 from mlssl.cost import rates
 from mlssl.cost.rates import Source
 from mlssl.study.expand import Study
-from mlssl.study.settings import Pretrain, plain
+from mlssl.study.settings import Pretrain
+from mlssl.study.validation import plain
 
 RESULTS = Path("results")
 PHOTO = (640, 480)

@@ -24,7 +24,8 @@ from mlssl.errors import ConfigError
 from mlssl.parts.backbone import global_average_pool
 from mlssl.pretrain.build import build_method
 from mlssl.seeds import seed_of
-from mlssl.study.settings import Pictures, Pretrain, Views, build
+from mlssl.study.settings import Pictures, Pretrain, Views
+from mlssl.study.validation import build
 from mlssl.tensors import read_own
 
 BATCH = 64

@@ -22,26 +22,26 @@ OWN = ("mlssl", "baselines")
 
 TRANSFER = (
     "mlssl.transfer.load",
-    "mlssl.study.settings",
+    "mlssl.study.validation",
     "mlssl.runtime.device",
     "mlssl.runtime.distributed",
     "mlssl.results",
 )
-PICTURE = ("mlssl.pictures.embed", "mlssl.data.store", "mlssl.study.settings", "mlssl.runtime.device")
+PICTURE = ("mlssl.pictures.embed", "mlssl.data.store", "mlssl.study.validation", "mlssl.runtime.device")
 STUDY = ("mlssl.study.expand",)
 STAGES: dict[str, tuple[str, ...]] = {
     "pretrain": (
         "mlssl.pretrain.loop",
         "mlssl.pretrain.run.signals",
         "mlssl.data.store",
-        "mlssl.study.settings",
+        "mlssl.study.validation",
         "mlssl.runtime.device",
         "mlssl.runtime.distributed",
     ),
     "linear": ("mlssl.transfer.linear", *TRANSFER),
     "detection": ("mlssl.transfer.detection", *TRANSFER),
     "segmentation": ("mlssl.transfer.segmentation", *TRANSFER),
-    "pseudo_labels": ("mlssl.transfer.pseudo_labels", "mlssl.study.settings", "mlssl.results"),
+    "pseudo_labels": ("mlssl.transfer.pseudo_labels", "mlssl.study.validation", "mlssl.results"),
     "scenes": ("mlssl.scenes.write",),
     "dataset": ("mlssl.datasets.prepare",),
     "photos": ("mlssl.photos.importing",),

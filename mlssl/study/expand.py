@@ -1,6 +1,6 @@
 """A study file, expanded into runs: what is trained, what is measured, and which table shows it.
 
-Two tables that want the same run share it: a run is named by the digest of its experiment (see `settings`), in
+Two tables that want the same run share it: a run is named by the digest of its experiment (see `identity`), in
 which every default is written out. Imports no torch: a dry run reads constructor defaults from the source.
 """
 
@@ -17,7 +17,7 @@ from mlssl.errors import ConfigError
 from mlssl.files import write_json
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import run_digest, run_name, transfer_digest
+from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest
 from mlssl.study.methods import check_common, resolve
 from mlssl.study.settings import (
     RESOLVED,
@@ -29,13 +29,10 @@ from mlssl.study.settings import (
     SearchBenchmark,
     Selection,
     StudyFile,
-    build,
-    check_section,
-    experiment,
-    plain,
-    read_yaml,
 )
 from mlssl.study.sources import CACHE, Source, identify, read_source
+from mlssl.study.validation import build, check_section, plain
+from mlssl.study.yaml_files import read_yaml
 
 COMPARE = "method"
 """Name of the axis of the main comparison."""

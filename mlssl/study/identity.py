@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Any
+import typing
+from typing import Annotated, Any
 
 from mlssl.digest import digest_of
-from mlssl.study.settings import Config, Pretrain, experiment, plain
+from mlssl.study.settings import Config, Kind, Pretrain
+from mlssl.study.validation import hints, plain
+
+
+def kind_of(cls: type, name: str) -> Kind:
+    """Whether a setting is one of the experiment, the operation, a place or a label."""
+    hint = hints(cls)[name]
+    options = [hint, *(o for o in typing.get_args(hint) if typing.get_origin(o) is Annotated)]
+    found = [m for option in options for m in getattr(option, "__metadata__", ()) if isinstance(m, Kind)]
+    return found[0] if found else Kind.EXPERIMENT
+
+
+def experiment(config: Any) -> dict[str, Any]:
+    """The settings that can change a number, as plain values: what a run or a result is named by.
+
+    Without the seed of a run, which its name has beside it.
+    """
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "seed" and isinstance(config, Pretrain):
+            continue
+        if kind_of(type(config), field.name) is Kind.EXPERIMENT:
+            values[field.name] = experiment(value) if dataclasses.is_dataclass(value) else plain(value)
+    if "data" in values:  # pretraining reads the training images alone, transfers read them as they are
+        used = ("short_side", "images_id") if isinstance(config, Pretrain) else ("data_id",)
+        values["data"] = {key: values["data"][key] for key in used}
+    return values
 
 
 def run_digest(config: Pretrain) -> str:

@@ -28,7 +28,7 @@ import pydantic
 from mlssl import ranges
 from mlssl.errors import ConfigError
 from mlssl.project import search_here
-from mlssl.study import settings
+from mlssl.study import validation
 
 KNOWN = {"typing": typing, "pydantic": pydantic, "mlssl.ranges": ranges}
 """Modules whose names an annotation may use; importing them runs no code of a method."""
@@ -131,7 +131,7 @@ def _annotation(arg: ast.arg, default: Any, names: Mapping[str, Any], where: str
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = ast.parse(node.value, mode="eval").body
         found = _evaluate(node, names)
-        settings.adapter(found)
+        validation.adapter(found)
         return found
     except Exception as error:
         why = " ".join(str(error).split())
@@ -189,7 +189,7 @@ def resolve(
         if key not in values:
             raise ConfigError(f"{where}.params: {target} needs '{key}'; add it")
         shares = key in shared and key not in own
-        values[key] = settings.validate(
+        values[key] = validation.validate(
             takes.types[key], values[key], f"{common_where}.{key}" if shares else f"{where}.params.{key}"
         )
     check_requirements(takes.requires, values, f"{where}.params", target)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mlssl.study.identity import kind_of
 from mlssl.study.methods import constructor
 from mlssl.study.settings import (
     RESOLVED,
@@ -27,7 +28,6 @@ from mlssl.study.settings import (
     Selection,
     StudyFile,
     Views,
-    kind_of,
 )
 
 METHODS = ("mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2", "baselines.densecl.DenseCL")

@@ -1,30 +1,23 @@
 """Every setting that a study or a stage takes, declared once: type, range, default, and what it does.
 
-The checks, the JSON schema and `docs/settings.md` all come from these declarations (see `reference`). The defaults
-are the paper's values (MLS section 4.1; DenseCL's recipe where MLS is silent). The parameters of a method are
-declared in its constructor (see `methods`). Imports no torch.
-
-A setting is of one kind. An experiment setting can change a number, so it is part of the name of a run; operation
-settings (logging, checkpoints), places (paths) and labels are not.
+Declarations only, in this order: pretraining, the transfers, what is drawn and timed, where images come from, and
+the study file that combines them. `validation` checks values against them, `reference` makes the JSON schema and
+docs/settings.md of them, `identity` names runs by them. The defaults are the paper's values (MLS section 4.1;
+DenseCL's recipe where MLS gives none). The parameters of a method are declared in its constructor (see `methods`).
+Imports no torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
-import re
 import typing
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-import yaml
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from mlssl.errors import ConfigError
 from mlssl.ranges import (
     Count,
     Inside,
@@ -41,19 +34,31 @@ from mlssl.ranges import (
 
 
 class Kind(Enum):
-    """What a setting decides. EXPERIMENT unless the declaration says otherwise."""
+    """What a setting affects; EXPERIMENT where the annotation of a setting has no kind."""
 
     EXPERIMENT = "experiment"
+    """It can change a number, so it is part of the name of a run or a result."""
     OPERATION = "operation"
+    """How a run is executed: logging, checkpoints, number of GPUs."""
     PLACE = "place"
+    """A path, or a name of a folder."""
     LABEL = "label"
+    """What people read in tables and captions."""
 
 
 OPERATION, PLACE, LABEL = Kind.OPERATION, Kind.PLACE, Kind.LABEL
 
-# Strict: a text or a truth value is no number. `validate` reads by way of JSON, where a list may become a tuple.
-_STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-settings = dataclass(frozen=True, config=_STRICT)
+STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""No conversion between texts, truth values and numbers; no unknown keys; no infinite numbers."""
+
+C = TypeVar("C")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def settings(cls: type[C]) -> type[C]:
+    """Make a class of settings: a frozen dataclass that pydantic checks, with a docstring below each field."""
+    return dataclass(frozen=True, config=STRICT)(cls)  # type: ignore[return-value]
+
 
 Path_ = Annotated[str, Field(min_length=1), AfterValidator(lambda path: str(Path(path).expanduser())), PLACE]
 """A path; `~` is the home folder."""
@@ -65,10 +70,10 @@ def _short_side(value: int | str) -> int | str:
     return value
 
 
-def _axis(name: str) -> str:
-    if name == "method":
-        raise ValueError("the main comparison has this name; give another")
-    return name
+ShortSide = Annotated[int | str, AfterValidator(_short_side)]
+"""Pixels, or the word `full`."""
+
+# Pretraining
 
 
 @settings
@@ -81,7 +86,7 @@ class Data:
     """Name of the training split."""
     val: Annotated[str, PLACE] = "val2017"
     """Name of the validation split."""
-    short_side: Annotated[int | str, AfterValidator(_short_side)] = 256
+    short_side: ShortSide = 256
     """Pixels of the short side in the image store that pretraining reads; smaller images keep their size, and with
     `full` all do."""
     images_id: str | None = None
@@ -177,7 +182,11 @@ class Pretrain:
         """Optimiser steps of the whole run over `images` training images (incomplete batches are dropped)."""
         if self.steps is not None:
             return self.steps
+        assert self.epochs is not None  # see _one_length
         return round(self.epochs * (images // self.batch_size))
+
+
+# Transfers: what a pretrained backbone is evaluated on
 
 
 @settings
@@ -269,6 +278,21 @@ class PseudoLabels:
     """A crop shows a category if at least this share of the box of one of its objects is inside."""
 
 
+TRANSFERS: dict[str, type[Linear] | type[Detection] | type[Segmentation] | type[PseudoLabels]] = {
+    "linear": Linear,
+    "detection": Detection,
+    "segmentation": Segmentation,
+    "pseudo_labels": PseudoLabels,
+}
+"""Stage -> its settings."""
+Config = Pretrain | Linear | Detection | Segmentation | PseudoLabels
+"""The settings of a pretraining or a transfer."""
+RESOLVED = {"data", "method", "target", "params", "seed", "init_id"}
+"""Fields of a stage's settings that a study file gives in other sections, or that are computed from files."""
+
+# Pictures and the benchmark of searches
+
+
 @settings
 class Pictures:
     """Neighbours and scores of the compared methods' first seed, to look at (figures 3 and 4 of MLS)."""
@@ -309,6 +333,9 @@ class SearchBenchmark:
     """Largest dictionary for which a graph (HNSW) is built: that takes minutes beyond."""
     seed: Seed = 0
     """Of the images and crops."""
+
+
+# Where images come from
 
 
 @settings
@@ -361,6 +388,9 @@ class Photos:
     """Share of unusable photos above which the import stops."""
 
 
+SOURCES = ("root", "scenes", "dataset", "photos")
+
+
 @settings
 class DataSource:
     """Where images come from: exactly one of `root`, `scenes`, `dataset` and `photos`."""
@@ -377,7 +407,7 @@ class DataSource:
     """Name of the training split."""
     val: Annotated[str | None, PLACE] = None
     """Name of the validation split."""
-    short_side: Annotated[int | str, AfterValidator(_short_side)] = 256
+    short_side: ShortSide = 256
     """Pixels of the short side in the image store; `full` keeps the size of all images."""
 
     @model_validator(mode="after")
@@ -391,7 +421,7 @@ class DataSource:
         return self
 
 
-SOURCES = ("root", "scenes", "dataset", "photos")
+# The study file
 
 
 @settings
@@ -449,6 +479,12 @@ class Selection:
     """A subset of the study's seeds; null takes all."""
 
 
+def _axis(name: str) -> str:
+    if name == "method":
+        raise ValueError("the main comparison has this name; give another")
+    return name
+
+
 @settings
 class StudyFile:
     """A study. `extends: other.yaml` takes what is not given here from another file.
@@ -493,221 +529,3 @@ class StudyFile:
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key}: each may be given once")
         return self
-
-
-TRANSFERS: dict[str, type] = {
-    "linear": Linear,
-    "detection": Detection,
-    "segmentation": Segmentation,
-    "pseudo_labels": PseudoLabels,
-}
-Config = Pretrain | Linear | Detection | Segmentation | PseudoLabels
-RESOLVED = {"data", "method", "target", "params", "seed", "init_id"}
-"""Fields of a stage's settings that a study gives elsewhere, or that are found by looking at files."""
-
-
-def validate(annotation: Any, value: Any, where: str) -> Any:
-    """`value`, as read from YAML, as the type `annotation`; ConfigError says what is wrong and what is allowed."""
-    text = json.dumps(value, default=str)
-    try:
-        return adapter(annotation).validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, annotation, json.loads(text), where)) from None
-
-
-@functools.lru_cache(maxsize=256)
-def adapter(annotation: Any) -> TypeAdapter:
-    """Reads values as the type `annotation`, strictly."""
-    config = None if dataclasses.is_dataclass(annotation) else _STRICT
-    return TypeAdapter(annotation, config=config)
-
-
-ALLOWED = {
-    "greater_than": "give more than {gt}",
-    "greater_than_equal": "give at least {ge}",
-    "less_than": "give less than {lt}",
-    "less_than_equal": "give at most {le}",
-    "literal_error": "give {expected}",
-    "int_type": "give a whole number",
-    "int_from_float": "give a whole number",
-    "float_type": "give a number",
-    "finite_number": "give a finite number",
-    "bool_type": "give true or false",
-    "string_type": "give a text",
-    "string_too_short": "give a text",
-    "string_pattern_mismatch": "give a text of the form {pattern}",
-    "tuple_type": "give a list",
-    "list_type": "give a list",
-    "too_short": "give at least {min_length}",
-    "too_long": "give {max_length}",
-    "dict_type": "give a mapping of keys to values",
-    "dataclass_type": "give a mapping of keys to values",
-    "dataclass_exact_type": "give a mapping of keys to values",
-    "value_error": "{error}",
-}
-UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-MISSING = ("missing", "missing_argument")
-
-
-def _sentence(error: ValidationError, annotation: Any, value: Any, where: str) -> str:
-    """One error: where it is, the value, and what is allowed there."""
-    found = [(_place(e, value), e) for e in error.errors(include_url=False)]
-    # What is misspelt is unknown, and the right key is missing; the first says more.
-    place, first = next((f for f in found if f[1]["type"] in UNKNOWN), found[0])
-    key, section = _key(where, place), _key(where, place[:-1])
-    if first["type"] in UNKNOWN:
-        return f"{section}: unknown key '{place[-1]}'; known are {', '.join(known_keys(annotation, place[:-1]))}"
-    if first["type"] in MISSING:
-        what = f"key '{place[-1]}'" if isinstance(place[-1], str) else f"value {place[-1] + 1}"
-        return f"{section}: {what} is missing; add it"
-    if first["type"] == "value_error" and isinstance(first["input"], dict):  # of a section: it names the keys
-        return f"{key}: {first['ctx']['error']}"
-    # Where several types are allowed, each has its error.
-    allowed = list(dict.fromkeys(_allowed(e) for at, e in found if at == place))
-    allowed[1:] = [text.removeprefix("give ") for text in allowed[1:]]
-    shown = repr(first["input"])
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-    return f"{key}: {shown} is not allowed; {' or '.join(allowed)}"
-
-
-def _place(error: Mapping[str, Any], value: Any) -> list[str | int]:
-    """The keys that lead to the error within `value`; pydantic's own list names types among them."""
-    place = []
-    for part in error["loc"]:
-        if part in (value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)):
-            value = value[part]
-            place.append(part)
-    return [*place, error["loc"][-1]] if error["type"] in MISSING else place
-
-
-def _key(where: str, place: list[str | int]) -> str:
-    """`file: section.key`, where `where` is `file` or `file: section`."""
-    return where + ("." if ": " in where else ": ") + ".".join(map(str, place)) if place else where
-
-
-def _allowed(error: Mapping[str, Any]) -> str:
-    text = ALLOWED.get(error["type"])
-    return text.format(**error.get("ctx", {})) if text else error["msg"]
-
-
-def known_keys(annotation: Any, place: list[str | int]) -> list[str]:
-    """The keys of the section at `place` within a class of settings."""
-    for part in place:
-        is_class = dataclasses.is_dataclass(annotation)
-        annotation = _section(_hints(annotation)[part] if is_class else typing.get_args(annotation)[-1])
-    return [f.name for f in dataclasses.fields(annotation)] if dataclasses.is_dataclass(annotation) else []
-
-
-def _section(annotation: Any) -> Any:
-    """The class of settings, or the mapping, that an annotation has among its options."""
-    options = [annotation]
-    while options and not dataclasses.is_dataclass(options[0]) and typing.get_origin(options[0]) is not dict:
-        options = [*typing.get_args(options[0]), *options[1:]]
-    return options[0] if options else None
-
-
-def check_section(cls: type, values: Mapping[str, Any], where: str, *, without: set[str] = frozenset()) -> None:
-    """Check the given keys of `cls` each for itself; missing ones are no error. Raises ConfigError."""
-    known = {f.name: hint for f, hint in zip(dataclasses.fields(cls), _hints(cls).values(), strict=True)}
-    known = {name: hint for name, hint in known.items() if name not in without}
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'; known are {', '.join(known)}")
-        validate(known[key], value, f"{where}.{key}")
-
-
-def build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """Make the frozen settings `cls` from plain values, as read from YAML.
-
-    `where` (file and section) opens every message. Raises ConfigError for an unknown or missing key, or a value of
-    another type or outside of the range.
-    """
-    return validate(cls, dict(values), where)
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def kind_of(cls: type, name: str) -> Kind:
-    """Whether a setting is one of the experiment, the operation, a place or a label."""
-    hint = _hints(cls)[name]
-    options = [hint, *(o for o in typing.get_args(hint) if typing.get_origin(o) is Annotated)]
-    found = [m for option in options for m in getattr(option, "__metadata__", ()) if isinstance(m, Kind)]
-    return found[0] if found else Kind.EXPERIMENT
-
-
-def experiment(config: Any) -> dict[str, Any]:
-    """The settings that can change a number, as plain values: what a run or a result is named by.
-
-    Without the seed of a run, which its name has beside it.
-    """
-    values = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "seed" and isinstance(config, Pretrain):
-            continue
-        if kind_of(type(config), field.name) is Kind.EXPERIMENT:
-            values[field.name] = experiment(value) if dataclasses.is_dataclass(value) else _plain(value)
-    if "data" in values:  # pretraining reads the training images alone, transfers read them as they are
-        used = ("short_side", "images_id") if isinstance(config, Pretrain) else ("data_id",)
-        values["data"] = {key: values["data"][key] for key in used}
-    return values
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """The settings as nested dicts and lists, ready for YAML or JSON."""
-    return _plain(dataclasses.asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number, as in JSON and YAML 1.2, and a key given twice is an error."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node, seen = super().compose_mapping_node(anchor), set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return node
-
-
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(path: Path) -> Any:
-    """Parse a YAML file; ConfigError names the file and the place when it cannot be read."""
-    try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
-        json.dumps(values, default=str)
-        return values
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; check the path") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
-        raise ConfigError(f"{path}: is no JSON either ({error}); give texts, numbers, lists and mappings") from None
-
-
-def read(cls: type, path: Path) -> Any:
-    """Read the settings `cls` from a YAML file."""
-    values = read_yaml(path)
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
-    return build(cls, values, str(path))

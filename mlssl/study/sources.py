@@ -20,7 +20,9 @@ from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_json
 from mlssl.study.fingerprint import Fingerprint, content_id, fingerprint
-from mlssl.study.settings import Data, Dataset, DataSource, Photos, Scenes, experiment, plain
+from mlssl.study.identity import experiment
+from mlssl.study.settings import Data, Dataset, DataSource, Photos, Scenes
+from mlssl.study.validation import plain
 
 KINDS = ("scenes", "dataset", "photos")
 """What a command makes; anything else is a folder that is there already."""

@@ -53,7 +53,7 @@ def load(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code from it.
 
     Raises Damaged if the file has changed since it was written, and ConfigError, naming the differing settings, if
-    it is from a run of another experiment (see `study.settings`).
+    it is from a run of another experiment (see `study.identity`).
     """
     verify(path)
     try:

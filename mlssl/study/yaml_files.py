@@ -1,0 +1,48 @@
+"""YAML files, read as JSON would be: `1e-4` is a number, and no key is given twice. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlssl.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number, as in JSON and YAML 1.2, and a key given twice is an error."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file; ConfigError names the file and the place when it cannot be read."""
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+        json.dumps(values, default=str)
+        return values
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
+        raise ConfigError(f"{path}: is no JSON either ({error}); give texts, numbers, lists and mappings") from None
