@@ -14,9 +14,9 @@ def create_backbone(name: str, *, output_stride: int = 32, zero_init_residual: b
     """An untrained timm model without pooling and classifier, or `colour_histogram`; the output is the last map.
 
     `output_stride` is in input pixels per cell; 8 and 16 replace strides by dilation and use the
-    same weights. Norm layers start with scale 1, as in MoCo and DenseCL; with `zero_init_residual` as timm has them,
-    which sets the last scale of each residual branch to 0. Raises ConfigError for a name unknown to timm or a model
-    without such a map.
+    same weights. Norm layers start with scale 1, as in MoCo and DenseCL; `zero_init_residual` keeps timm's zeros
+    for the last scale of each residual branch. Raises ConfigError for a name unknown to timm or a model without
+    such a map.
     """
     if name == colour_histogram.NAME:
         return colour_histogram.ColourHistogram(output_stride)

@@ -29,7 +29,7 @@ class ColourHistogram(nn.Module):
         self.register_buffer("edges", torch.tensor(EDGES), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised B x 3 x H x W -> B x 64 x h x w; the bins of a cell sum to 1. Cells at the border may be cut."""
+        """Normalised B x 3 x H x W -> B x 64 x h x w; the bins of a cell sum to 1."""
         return self._maps(pixels, (self.output_stride,))[0]
 
     def forward_intermediates(

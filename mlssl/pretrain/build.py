@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.initial import load_initial
@@ -15,11 +15,14 @@ from mlssl.study.methods import load_class, resolve
 from mlssl.study.settings import Pretrain
 
 
-def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.Module]:
+def build_method(
+    config: Pretrain, device: torch.device, labels: Tensor | None = None
+) -> tuple[nn.Module, nn.Module]:
     """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
 
     The initial backbone depends on the run's seed only, or is read from `init`, so it is the same for every
-    method. Without a target the method is the backbone itself.
+    method. Without a target the method is the backbone itself. A supervised method is given the
+    image labels, bool N x C.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
     backbone = create_backbone(config.backbone, zero_init_residual=config.zero_init_residual)
@@ -30,7 +33,7 @@ def build_method(config: Pretrain, device: torch.device) -> tuple[nn.Module, nn.
     if config.target is not None:
         cls = load_class(config.target)
         params = resolve(config.target, {}, config.params, config.method)
-        method = cls(backbone, **params)
+        method = cls(backbone, *([labels] if config.supervised else []), **params)
     method.to(device, memory_format=torch.channels_last).train()
     return method, backbone
 
@@ -39,7 +42,7 @@ def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimize
     """SGD with momentum and weight decay on all trainable parameters (MoCo-v2's recipe)."""
     trained = [p for p in method.parameters() if p.requires_grad]
     options = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD(trained, lr=config.lr, fused=True, **options)
+    return torch.optim.SGD([{"params": trained}], lr=config.lr, fused=True, **options)
 
 
 def precision(config: Pretrain, device: torch.device) -> str:
@@ -51,5 +54,5 @@ def precision(config: Pretrain, device: torch.device) -> str:
 
 def run_encoders_in_bf16(method: nn.Module, device: torch.device) -> None:
     """Run the encoders under bf16 autocast; similarities and losses stay in float32."""
-    for encoder in (method.encoders.query, method.encoders.key):
+    for encoder in method.encoders.children():
         encoder.forward = torch.autocast(device.type, dtype=torch.bfloat16)(encoder.forward)

@@ -58,14 +58,19 @@ class Log:
         """Steps since the last flush."""
         return len(self._pending)
 
-    def flush(self, step: int, **more: float) -> None:
+    def flush(self, step: int, diagnostics: Mapping[str, Tensor] | None = None, **more: float) -> None:
         """Log the mean of every part since the last flush; `step` is the number of steps done.
 
-        Raises NonFiniteLoss if a copied loss is not finite, naming the first such step (counted from 1).
+        `diagnostics` are further scalars on the device, about the last step. Raises NonFiniteLoss if a
+        copied value is not finite, naming the first such step (counted from 1).
         """
         names = list(self._pending[0])
         values, arrived = torch.stack([torch.stack([p[n].float() for n in names]) for p in self._pending]), None
         self._pending = []
+        if diagnostics:
+            names += diagnostics
+            constant = torch.stack([value.float() for value in diagnostics.values()])
+            values = torch.cat([values, constant.expand(len(values), -1)], dim=1)
         if values.is_cuda:
             self.settle()
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)

@@ -23,6 +23,7 @@ from mlssl.pretrain.build import (
     precision,
     run_encoders_in_bf16,
 )
+from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import Log, NonFiniteLoss
 from mlssl.pretrain.records import record_steps
 from mlssl.pretrain.run.folder import DISK, RunFolder
@@ -37,7 +38,7 @@ from mlssl.runtime.parallel import parallel
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run
-from mlssl.study.methods import resolve
+from mlssl.study.methods import is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
 from mlssl.tensors import previous
@@ -132,7 +133,8 @@ def train(
         raise ConfigError(f"epochs {config.epochs:g} of {len(store)} images are 0 optimiser steps; give more")
     mine = distributed.part(config.batch_size)
 
-    method, backbone = build_method(config, device)
+    labels = image_labels(store, config.data) if config.supervised else None
+    method, backbone = build_method(config, device, labels)
     training = Training(method, build_optimizer(config, method))
     made_by = stage_code("pretrain", config.target)
     opened = {"images": f"{store.crc32:08x}", "code": made_by, "total": total, "changed_code": changed_code}
@@ -197,8 +199,10 @@ def train(
             now = time.monotonic()
             rate = (done - counted) * config.batch_size / (now - logged)
             logged, counted = now, done
+            about_step = method.diagnostics() if hasattr(method, "diagnostics") else {}
+            about_step = about_step and distributed.mean(about_step)
             with folder.writing():
-                log.flush(done, lr=lr, images_per_s=round(rate, 1))
+                log.flush(done, about_step, lr=lr, images_per_s=round(rate, 1))
                 if to_save or done == total:
                     log.settle()
             training.unlogged.clear()
@@ -258,4 +262,5 @@ def identified(config: Pretrain) -> Pretrain:
     """
     init = content_id(Path(config.init), CACHE) if config.init and not config.init_id else config.init_id
     params = resolve(config.target, {}, config.params, config.method)
-    return replace(config, data=by_content(config.data), init_id=init, params=params)
+    supervised = is_supervised(config.target)
+    return replace(config, data=by_content(config.data), init_id=init, params=params, supervised=supervised)

@@ -48,5 +48,6 @@ class Training:
 
     def refuse_non_finite(self) -> None:
         """Raises NonFiniteLoss unless all weights are finite; waits for the device once."""
-        if not torch.stack([p.detach().isfinite().all() for p in self.method.parameters()]).all():
+        finite = [p.detach().isfinite().all() for p in self.method.parameters()]
+        if finite and not torch.stack(finite).all():
             raise NonFiniteLoss(f"step {self.step}: the weights are not finite after its update")

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from mlssl.errors import ConfigError
 
+COLOUR_HISTOGRAM = "colour_histogram"
+"""The name of the backbone without weights (`parts/colour_histogram.py`)."""
+
 
 @functools.cache
 def models() -> frozenset[str]:
@@ -25,6 +28,8 @@ def models() -> frozenset[str]:
 @functools.cache
 def check_backbone(name: str, where: str) -> None:
     """Refuse a name that timm does not know; a tag of weights, as in `resnet50.a1_in1k`, does not count."""
+    if name == COLOUR_HISTOGRAM:
+        return
     plain = name.split(".")[0]
     if plain not in models():
         near = difflib.get_close_matches(plain, models(), 3)

@@ -18,7 +18,7 @@ from mlssl.files import write_json
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest
-from mlssl.study.methods import check_common, resolve
+from mlssl.study.methods import check_common, is_supervised, resolve
 from mlssl.study.settings import (
     RESOLVED,
     TRANSFERS,
@@ -341,9 +341,14 @@ def expand_runs(
                 "target": method.target,
                 "params": params,
                 "init_id": weights.get(init) if init else None,
+                "supervised": is_supervised(method.target),
             },
             f"{path}: pretrain",
         )
+        if first.supervised and not source.labelled:
+            raise ConfigError(
+                f"{where}: {method.target} trains with labels, and data has none; leave the method out"
+            )
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
         digest = run_digest(first)

@@ -32,10 +32,16 @@ def experiment(config: Any) -> dict[str, Any]:
             continue
         if kind_of(type(config), field.name) is Kind.EXPERIMENT:
             values[field.name] = experiment(value) if dataclasses.is_dataclass(value) else plain(value)
-    if "data" in values:  # pretraining reads the training images alone, transfers read them as they are
-        used = ("short_side", "images_id") if isinstance(config, Pretrain) else ("data_id",)
-        values["data"] = {key: values["data"][key] for key in used}
+    if "data" in values:
+        values["data"] = {key: values["data"][key] for key in read_of_data(config)}
     return values
+
+
+def read_of_data(config: Config) -> tuple[str, ...]:
+    """What a stage reads: pretraining the stored images, supervised also the labels; transfers the files."""
+    if not isinstance(config, Pretrain):
+        return ("data_id",)
+    return ("short_side", "images_id", "data_id") if config.supervised else ("short_side", "images_id")
 
 
 def run_digest(config: Pretrain) -> str:

@@ -57,6 +57,8 @@ class Constructor:
     defaults: dict[str, Any]
     """Of those that have one; all others must be given."""
     requires: tuple[str, ...]
+    supervised: bool = False
+    """Whether it takes `labels`, the image labels, after the backbone."""
 
 
 def source_file(target: str) -> Path:
@@ -97,7 +99,8 @@ def constructor(target: str) -> Constructor:
         if default is not None:
             defaults[arg.arg] = _literal(default, where)
         types[arg.arg] = _annotation(arg, defaults.get(arg.arg), names, where)
-    return Constructor(types, defaults, _requires(found, target))
+    supervised = "labels" in [arg.arg for arg in init.args.args]
+    return Constructor(types, defaults, _requires(found, target), supervised)
 
 
 def _names(tree: ast.Module) -> dict[str, Any]:
@@ -194,6 +197,11 @@ def resolve(
         )
     check_requirements(takes.requires, values, f"{where}.params", target)
     return values
+
+
+def is_supervised(target: str | None) -> bool:
+    """Whether a method trains with image labels."""
+    return target is not None and constructor(target).supervised
 
 
 def check_requirements(requires: tuple[str, ...], values: Mapping[str, Any], where: str, target: str) -> None:

@@ -140,10 +140,15 @@ class Pretrain:
     """Of the initial weights, the data order and the views."""
     backbone: str = "resnet50"
     """Name of a timm model with a B x C x h x w feature map."""
+    zero_init_residual: bool = False
+    """Start the last norm layer of each residual branch with scale 0 instead of 1 (arXiv 1706.02677). MoCo and
+    DenseCL start with 1, timm with 0."""
     init: Annotated[Path_ | None, PLACE] = None
     """File of weights that the backbone starts from, own or published; null draws them from the seed."""
     init_id: str | None = None
     """Identity of that file; null: its content is looked at."""
+    supervised: bool = False
+    """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
     """Length in passes over the training images."""
     steps: Count | None = None
@@ -287,7 +292,7 @@ TRANSFERS: dict[str, type[Linear] | type[Detection] | type[Segmentation] | type[
 """Stage -> its settings."""
 Config = Pretrain | Linear | Detection | Segmentation | PseudoLabels
 """The settings of a pretraining or a transfer."""
-RESOLVED = {"data", "method", "target", "params", "seed", "init_id"}
+RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised"}
 """Fields of a stage's settings that a study file gives in other sections, or that are computed from files."""
 
 # Pictures and the benchmark of searches
