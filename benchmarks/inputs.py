@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.cases import Case
-from mlssl.data.augment.views import MEAN, STD, padded
+from mlssl.data.augment.gpu import padded
+from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.loader import Steps
 from mlssl.data.placement import place
 from mlssl.data.store import ImageStore, build_store

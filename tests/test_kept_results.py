@@ -41,7 +41,7 @@ EDITS = {
     "a loss": ("mlssl/method/losses.py", "def info_nce", "CHANGED = 1\n\n\ndef info_nce", CHEAP),
     "the method": ("mlssl/method/mls.py", "SAMPLE = 1024", "SAMPLE = 1023", CHEAP),
     "the linear probe": ("mlssl/transfer/linear.py", "def evaluate", "CHANGED = 1\n\n\ndef evaluate", CHEAP),
-    "the augmentation": ("mlssl/data/augment/views.py", "MEAN = ", "CHANGED = 1\nMEAN = ",
+    "the augmentation": ("mlssl/data/augment/parameters.py", "MEAN = ", "CHANGED = 1\nMEAN = ",
                          {**CHEAP, "neighbours": 2, "histograms": 2}),
     "the scenes": ("mlssl/scenes/themes.py", "from collections", "CHANGED = 1\nfrom collections", {}),
     "a table": ("mlssl/tables/label_savings.py", "def savings", "CHANGED = 1\n\n\ndef savings", {"tables": 1}),

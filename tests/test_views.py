@@ -8,8 +8,9 @@ import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 import torchvision.transforms.v2.functional as TF2
 
-from mlssl.data.augment import colour, warp
-from mlssl.data.augment import views as V
+from mlssl.data.augment import cpu, gpu, operations
+from mlssl.data.augment.parameters import MEAN, STD, Parameters, crop_boxes, draw
+from mlssl.data.augment.views import make_views
 from mlssl.study.settings import Views
 
 N = 12
@@ -22,12 +23,12 @@ def images():
 
 @pytest.fixture
 def p():
-    return V.draw(torch.tensor([[50, 70]]).expand(N, 2), Views(), torch.Generator().manual_seed(1))
+    return draw(torch.tensor([[50, 70]]).expand(N, 2), Views(), torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("size", [16, 64, 224])
 def test_resized_crop_is_torchvisions_with_antialias(images, p, size):
-    ours = warp.resized_crop(images, p.box, size)
+    ours = gpu.resized_crop(images, p.box, size)
     for i, (x, y, w, h) in enumerate(p.box.tolist()):
         theirs = TF.resized_crop(images[i].float() / 255, y, x, h, w, [size, size], antialias=True)
         torch.testing.assert_close(ours[i], theirs, atol=1e-5, rtol=0)
@@ -35,7 +36,7 @@ def test_resized_crop_is_torchvisions_with_antialias(images, p, size):
 
 def test_one_crop_on_a_cpu_is_torchvisions_of_bytes(images, p):
     for image, box in zip(images, p.box.tolist(), strict=True):
-        ours = warp.crop_resized(image.permute(1, 2, 0), box, 32)
+        ours = cpu.crop_resized(image.permute(1, 2, 0), box, 32)
         x, y, w, h = box
         theirs = TF2.resized_crop(image, y, x, h, w, [32, 32], antialias=True)
         assert torch.equal(ours[0], theirs)
@@ -49,8 +50,8 @@ def test_colours_are_torchvisions(images, p, name):
     x, factor = images.float() / 255, p.factors[:, NAMES.index(name)]
     x[0] = 0.5  # no hue, no saturation
     x[1, 1] = x[1, 0]  # two channels equal
-    adjust = getattr(colour, f"adjust_{name}")
-    ours, before = adjust(x, V.per_sample(factor)), x.clone()
+    adjust = getattr(operations, f"adjust_{name}")
+    ours, before = adjust(x, operations.per_sample(factor)), x.clone()
     for i in range(N):
         theirs = getattr(TF, f"adjust_{name}")(x[i], float(factor[i]))
         torch.testing.assert_close(ours[i], theirs, atol=5e-6, rtol=0)
@@ -61,7 +62,7 @@ def test_colours_are_torchvisions(images, p, name):
 @pytest.mark.parametrize("shift", [-0.5, -0.2, 0.0, 0.3, 0.5])
 def test_any_turn_of_the_hue_is_torchvisions(images, shift):
     x = images[:1].float() / 255
-    torch.testing.assert_close(colour.adjust_hue(x, shift), TF.adjust_hue(x, shift), atol=5e-6, rtol=0)
+    torch.testing.assert_close(operations.adjust_hue(x, shift), TF.adjust_hue(x, shift), atol=5e-6, rtol=0)
 
 
 def recoloured(x, p, i):
@@ -72,8 +73,8 @@ def recoloured(x, p, i):
 
 
 def test_jitter_applies_the_four_in_each_samples_own_order(images, p):
-    x = warp.resized_crop(images, p.box, 32)
-    ours = V.recolour(x, p.jitter, p.order, p.factors, p.gray)
+    x = gpu.resized_crop(images, p.box, 32)
+    ours = gpu.recolour(x, p.jitter, p.order, p.factors, p.gray)
     assert len({tuple(o) for o in p.order.tolist()}) > 3
     for i in range(N):
         torch.testing.assert_close(ours[i], recoloured(x[i], p, i), atol=2e-5, rtol=0)
@@ -82,8 +83,8 @@ def test_jitter_applies_the_four_in_each_samples_own_order(images, p):
 @pytest.mark.parametrize("size", [8, 32])
 def test_blur_is_torchvisions(p, size):
     x = torch.rand(N, 3, size, size, generator=torch.Generator().manual_seed(3))
-    taps = 2 * min(warp.BLUR_TAPS // 2, size - 1) + 1
-    ours = warp.gaussian_blur(x, p.sigma)
+    taps = 2 * min(operations.BLUR_TAPS // 2, size - 1) + 1
+    ours = operations.gaussian_blur(x, p.sigma)
     for i in range(N):
         torch.testing.assert_close(ours[i], TF.gaussian_blur(x[i], taps, float(p.sigma[i])), atol=1e-5, rtol=0)
 
@@ -91,17 +92,17 @@ def test_blur_is_torchvisions(p, size):
 @pytest.mark.parametrize("size", [8, 32, 70])
 def test_blur_of_one_is_torchvisions(p, size):
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(3))
-    taps = 2 * min(warp.BLUR_TAPS // 2, size - 1) + 1
+    taps = 2 * min(operations.BLUR_TAPS // 2, size - 1) + 1
     for sigma in (0.1, *p.sigma.tolist(), 2.0):
-        ours, theirs = warp.blur_one(x, sigma), TF.gaussian_blur(x, taps, sigma)
+        ours, theirs = cpu.blur_one(x, sigma), TF.gaussian_blur(x, taps, sigma)
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
     raw = list(images.permute(0, 2, 3, 1))
-    chunked, together = V.in_chunks(raw, p, 32), V.batched(images, p, 32)
-    monkeypatch.setattr(V, "compiled", lambda function: function)
-    single = V.one_by_one(raw, p, 32)
+    chunked, together = cpu.in_chunks(raw, p, 32), gpu.augment(images, p, 32)
+    monkeypatch.setattr(cpu, "compiled", lambda function: function)
+    single = cpu.one_by_one(raw, p, 32)
     for i in range(N):
         x, y, w, h = p.box[i].tolist()
         as_bytes = TF2.resized_crop(images[i], y, x, h, w, [32, 32], antialias=True).float() / 255
@@ -110,7 +111,7 @@ def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
             x = recoloured(cropped, p, i)
             x = TF.gaussian_blur(x, 23, float(p.sigma[i])) if p.blur[i] else x
             x = TF.hflip(x) if p.flip[i] else x
-            torch.testing.assert_close(ours[i], TF.normalize(x, V.MEAN, V.STD), atol=1e-4, rtol=0)
+            torch.testing.assert_close(ours[i], TF.normalize(x, MEAN, STD), atol=1e-4, rtol=0)
     assert p.gray.any()
     assert p.blur.any()
     assert p.flip.any()
@@ -119,17 +120,19 @@ def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
 def test_a_chunk_may_be_gray_altogether(images, p):
     raw, everything = list(images.permute(0, 2, 3, 1)), torch.ones(N, dtype=torch.bool)
     assert 0 < p.blur.sum() < N
-    gray = V.in_chunks(raw, replace(p, gray=everything), 32)
-    torch.testing.assert_close(gray[p.gray], V.in_chunks(raw, p, 32)[p.gray])
+    gray = cpu.in_chunks(raw, replace(p, gray=everything), 32)
+    torch.testing.assert_close(gray[p.gray], cpu.in_chunks(raw, p, 32)[p.gray])
 
 
 @pytest.mark.slow
 def test_compiled_colours_are_the_same(images, p):
-    x = warp.resized_crop(images, p.box, 32)
+    x = gpu.resized_crop(images, p.box, 32)
     told = (p.jitter, p.order, p.factors, p.gray)
-    torch.testing.assert_close(V.compiled(V.recolour)(x, *told), V.recolour(x, *told), atol=1e-5, rtol=0)
-    hue, shift = colour.adjust_hue, V.per_sample(p.factors[:1, 3])
-    torch.testing.assert_close(V.compiled(hue)(x[:1], shift), hue(x[:1], shift), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        operations.compiled(gpu.recolour)(x, *told), gpu.recolour(x, *told), atol=1e-5, rtol=0
+    )
+    hue, shift = operations.adjust_hue, operations.per_sample(p.factors[:1, 3])
+    torch.testing.assert_close(operations.compiled(hue)(x[:1], shift), hue(x[:1], shift), atol=1e-5, rtol=0)
 
 
 def test_where_nothing_compiles_views_are_made_all_the_same(caplog):
@@ -138,7 +141,7 @@ def test_where_nothing_compiles_views_are_made_all_the_same(caplog):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", lambda function, dynamic: broken)
-        double = V.compiled(lambda x: 2 * x)
+        double = operations.compiled(lambda x: 2 * x)
     assert double(torch.ones(1)).item() == double(torch.ones(1)).item() == 2
     assert [record.getMessage() for record in caplog.records] == [
         "<lambda> runs uncompiled, slower: no compiler here"
@@ -150,7 +153,7 @@ def test_crop_boxes_have_the_distribution_of_random_resized_crop(height, width):
     n = 4000
     scale, ratio = (0.2, 1.0), (3 / 4, 4 / 3)
     sizes = torch.tensor([[height, width]]).expand(n, 2)
-    ours = V.crop_boxes(sizes, scale, ratio, torch.Generator().manual_seed(0)).double()
+    ours = crop_boxes(sizes, scale, ratio, torch.Generator().manual_seed(0)).double()
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     draws = [T.RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(n)]
@@ -170,19 +173,19 @@ def test_padding_is_never_seen():
     rng = torch.Generator().manual_seed(0)
     images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=rng) for h, w in ((20, 30), (45, 70))]
     sizes = torch.tensor([image.shape[:2] for image in images])
-    p = V.draw(sizes, Views(), torch.Generator().manual_seed(5))
-    pixels = V.padded(images, torch.device("cpu"))
+    p = draw(sizes, Views(), torch.Generator().manual_seed(5))
+    pixels = gpu.padded(images, torch.device("cpu"))
     assert pixels.shape == (2, 3, 45, 70)
-    torch.testing.assert_close(V.batched(pixels, p, 24)[:1], alone(images[0], p, 0))
-    torch.testing.assert_close(V.batched(pixels, p, 24)[1:], alone(images[1], p, 1))
+    torch.testing.assert_close(gpu.augment(pixels, p, 24)[:1], alone(images[0], p, 0))
+    torch.testing.assert_close(gpu.augment(pixels, p, 24)[1:], alone(images[1], p, 1))
 
 
 def alone(image, p, i):
-    return V.batched(image.permute(2, 0, 1)[None], V.Parameters(*(c[i : i + 1] for c in vars(p).values())), 24)
+    return gpu.augment(image.permute(2, 0, 1)[None], Parameters(*(c[i : i + 1] for c in vars(p).values())), 24)
 
 
 def test_probabilities_and_ranges():
-    p = V.draw(torch.full((4000, 2), 64), Views(), torch.Generator().manual_seed(0))
+    p = draw(torch.full((4000, 2), 64), Views(), torch.Generator().manual_seed(0))
     for flag, expected in ((p.jitter, 0.8), (p.gray, 0.2), (p.blur, 0.5), (p.flip, 0.5)):
         assert flag.float().mean().item() == pytest.approx(expected, abs=0.03)
     brightness, contrast, saturation, hue = p.factors.unbind(dim=1)
@@ -200,7 +203,7 @@ def test_probabilities_and_ranges():
 def test_views_say_where_they_came_from(images):
     raw, index = list(images.permute(0, 2, 3, 1)), torch.arange(N) + 5
     (one, two), (again, _), (other, _) = (
-        V.make_views(raw, index, Views(crop=32), torch.Generator().manual_seed(s), torch.device("cpu"))
+        make_views(raw, index, Views(crop=32), torch.Generator().manual_seed(s), torch.device("cpu"))
         for s in (1, 1, 2)
     )
     for a, b in zip(one, again, strict=True):

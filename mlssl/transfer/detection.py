@@ -23,7 +23,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from mlssl.data.augment.views import MEAN, STD
+from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.coco import Split
 from mlssl.errors import DataError
 from mlssl.parts.backbone import stage_maps

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mlssl.data.augment.views import MEAN, STD
+from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.coco import Split, read_split
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone

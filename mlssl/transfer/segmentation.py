@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlssl.data.augment.views import MEAN
+from mlssl.data.augment.parameters import MEAN
 from mlssl.data.coco import IGNORE, Split
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
