@@ -57,7 +57,9 @@ RENAMES = {
         "target": "mine.MLS",
         "params": {"k": 6, "lam": 0.5},
         "backbone": "resnet18",
+        "zero_init_residual": True,
         "init_id": "w",
+        "supervised": True,
         "epochs": 2,
         "steps": {"steps": 5, "epochs": None},
         "batch_size": 128,
@@ -182,6 +184,11 @@ def test_of_the_data_only_what_is_read_counts(cls, field):
     value, of_run, of_transfer = OF_DATA[field]
     outcome = of_run if cls is Pretrain else of_transfer
     assert (digest(cls, data=DATA | {field: value}) != digest(cls)) == (outcome == "renames")
+
+
+def test_of_the_data_supervised_training_reads_the_annotations_too():
+    names = {digest(Pretrain, supervised=True, data=DATA | {"data_id": labels}) for labels in ("d", "other")}
+    assert len(names) == 2
 
 
 def test_transfers_of_two_kinds_never_share_a_name():
