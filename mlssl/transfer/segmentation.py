@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class FCN(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Sequential(
-            nn.Conv2d(backbone.num_features, head_channels, 3, padding=1, bias=False),
+            nn.Conv2d(cast(int, backbone.num_features), head_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(head_channels),
             nn.ReLU(),
             nn.Dropout(DROPOUT),
@@ -178,7 +178,7 @@ def evaluate(
     with private_rng(device):
         backbone, _ = load_backbone(backbone_file, output_stride=config.output_stride)
         torch.manual_seed(seed_of(seed, "segmentation", "head"))
-        model = FCN(backbone, config.head_channels, classes).to(device, memory_format=torch.channels_last)
+        model = FCN(backbone, config.head_channels, classes).to(device).to(memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
         counts = confusion(model, val, count, config, device=device, progress=progress)
     rows = [
