@@ -214,13 +214,15 @@ def imports(node: ast.AST) -> Iterator[Import]:
         yield from (Import(0, alias.name, ()) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield Import(node.level, node.module or "", tuple(alias.name for alias in node.names))
+    elif isinstance(node, ast.If) and is_type_checking(node.test):
+        for statement in node.orelse:
+            yield from imports(statement)
     else:
-        for child in node.orelse if is_for_types(node) else ast.iter_child_nodes(node):
-            if not isinstance(child, ast.expr):  # holds no statements
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.expr):  # expressions contain no statements
                 yield from imports(child)
 
 
-def is_for_types(node: ast.AST) -> bool:
-    """Whether this is `if TYPE_CHECKING:` or `if typing.TYPE_CHECKING:`."""
-    test = getattr(node, "test", None) if isinstance(node, ast.If) else None
-    return "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
+def is_type_checking(condition: ast.expr) -> bool:
+    """Whether this is `TYPE_CHECKING` or `typing.TYPE_CHECKING`."""
+    return "TYPE_CHECKING" in (getattr(condition, "id", None), getattr(condition, "attr", None))

@@ -24,9 +24,11 @@ from mlssl.study.settings import (
     TRANSFERS,
     Config,
     Data,
+    Detection,
     Pictures,
     Pretrain,
     SearchBenchmark,
+    Segmentation,
     Selection,
     StudyFile,
 )
@@ -121,6 +123,7 @@ class Study:
     @property
     def search_out(self) -> Path:
         """Where the benchmark of searches goes."""
+        assert self.search_benchmark is not None
         named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
         return self.out / "search" / digest_of(named)[:8]
 
@@ -235,10 +238,10 @@ def check_sections(file: StudyFile, path: Path) -> None:
         own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
         check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
     check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
-    for axis, level, method, _ in levels(file):
-        if method not in file.methods:
+    for axis, level, named, _ in levels(file):
+        if named not in file.methods:
             known = ", ".join(file.methods)
-            raise ConfigError(f"{path}: {axis}: {level}: method '{method}' is not under methods; known are {known}")
+            raise ConfigError(f"{path}: {axis}: {level}: method '{named}' is not under methods; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(
@@ -269,7 +272,7 @@ def expand(
     # Photos without labels can be trained on and looked at, and no more.
     for name, given in file.transfers.items() if transfer_source.labelled else ():
         on = source if name == "pseudo_labels" else transfer_source
-        selecting = {key: given[key] for key in ("runs", "seeds") if key in given}
+        selecting: dict[str, Any] = {key: given[key] for key in ("runs", "seeds") if key in given}
         own = {key: value for key, value in given.items() if key not in selecting}
         where = f"{path}: transfers.{name}"
         transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, where)
@@ -308,11 +311,14 @@ def _list(values: Iterable[object]) -> str:
 
 def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Axis, level, method and overridden parameters of every row of the study's tables."""
-    rows = [(COMPARE, method, method, {}) for method in file.compare]
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [(COMPARE, method, method, {}) for method in file.compare]
     for axis, ablation in file.ablations.items():
         if ablation.levels is not None:
             rows += [(axis, level, entry.method, entry.params) for level, entry in ablation.levels.items()]
         else:
+            assert ablation.method is not None  # Ablation checks that it has levels, or all of these three
+            assert ablation.param is not None
+            assert ablation.values is not None
             rows += [(axis, str(v), ablation.method, {ablation.param: v}) for v in ablation.values]
     return rows
 
@@ -378,9 +384,9 @@ def check_shares(
         raise ConfigError(f"{path}: gpus_per_run {gpus} cannot be shared evenly by {nodes} nodes; give a multiple")
     trained = [run.config for run in runs.values() if run.config.target]
     batches = {f"pretrain.batch_size of {config.method}": config.batch_size for config in trained}
-    for name in ("detection", "segmentation"):
-        if name in transfers:
-            batches[f"transfers.{name}.batch_size"] = transfers[name].batch_size
+    for name, config in transfers.items():
+        if isinstance(config, Detection | Segmentation):
+            batches[f"transfers.{name}.batch_size"] = config.batch_size
     for key, batch in batches.items():
         if batch % gpus:
             raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")

@@ -66,7 +66,7 @@ def source_file(target: str) -> Path:
         spec = importlib.util.find_spec(module) if module else None
     except (ImportError, ValueError):
         spec = None
-    if spec is None or not str(spec.origin).endswith(".py"):
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
             f"target '{target}': there is no module '{module}'; give package.module.Class, importable from here"
         )
@@ -80,8 +80,8 @@ def constructor(target: str) -> Constructor:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        why = getattr(error, "msg", error)
+        number, why = getattr(error, "lineno", None), getattr(error, "msg", error)
+        line = f", line {number}" if number else ""
         raise ConfigError(f"target '{target}': {path}{line}: is no Python ({why}); mend it") from None
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if found is None:
@@ -200,11 +200,13 @@ def check_requirements(requires: tuple[str, ...], values: Mapping[str, Any], whe
     for text in requires:
         try:
             node = ast.parse(text, mode="eval").body
+            if not isinstance(node, ast.Compare):
+                raise TypeError(text)
             terms = [node.left, *node.comparators]
             read = [values[t.id] if isinstance(t, ast.Name) else ast.literal_eval(t) for t in terms]
             pairs = zip(node.ops, read[:-1], read[1:], strict=True)
             holds = [None in (a, b) or COMPARISONS[type(op)](a, b) for op, a, b in pairs]
-        except (SyntaxError, AttributeError, KeyError, ValueError, TypeError):
+        except (SyntaxError, KeyError, ValueError, TypeError):
             raise ConfigError(
                 f"{where}: REQUIRES '{text}' of {target} is no comparison of parameters and numbers; mend it"
             ) from None

@@ -110,11 +110,9 @@ class Progress:
         by_change: dict[tuple[str, ...], list[str]] = {}
         for (run, stage), files in self.other_code.items():
             by_change.setdefault(tuple(files), []).append(f"{run} ({stage})")
-        lines = []
-        for files, made in by_change.items():
-            lines.append(f"  {some(files)}: {some(made)}")
-        if not lines:
+        if not by_change:
             return ""
+        lines = [f"  {some(changed)}: {some(made)}" for changed, made in by_change.items()]
         return "\n".join(
             [
                 f"{len(self.other_code)} finished results were made by other code, and are kept:",

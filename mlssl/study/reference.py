@@ -92,12 +92,12 @@ def markdown() -> str:
         shown = [f.name for f in dataclasses.fields(cls) if cls not in (Pretrain, *TRANSFERS.values())
                  or f.name not in RESOLVED]  # fmt: skip
         properties = TypeAdapter(cls).json_schema()
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (name, *_value(properties["properties"][name], properties.get("$defs", {})), kind_of(cls, name).value,
              properties["properties"][name].get("description", ""))
             for name in shown
         ]  # fmt: skip
-        about = " ".join(inspect.getdoc(cls).split("\n\n")[0].split())
+        about = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
         parts.append(
             f"## {title}\n\n{about}\n\n{_table(('key', 'value', 'default', 'kind', 'what it does'), rows)}"
         )

@@ -21,7 +21,7 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_json
 from mlssl.study.fingerprint import Fingerprint, content_id, fingerprint
 from mlssl.study.identity import experiment
-from mlssl.study.settings import Data, Dataset, DataSource, Photos, Scenes
+from mlssl.study.settings import SOURCES, Data, Dataset, DataSource, Photos, Scenes
 from mlssl.study.validation import plain
 
 KINDS = ("scenes", "dataset", "photos")
@@ -93,7 +93,7 @@ class Source:
 
 def read_source(given: DataSource, where: str) -> Source:
     """A `data` section of a study, not yet identified; `where` (file and section) opens every message."""
-    kind = next(key for key in ("root", *KINDS) if getattr(given, key) is not None)
+    kind = next(key for key in SOURCES if getattr(given, key) is not None)
     settings = None if kind == "root" else getattr(given, kind)
     names = {"train": "train2017", "val": "val2017"}
     allowed = {key: [name] for key, name in names.items()}

@@ -110,7 +110,7 @@ def known_keys(annotation: Any, place: list[str | int]) -> list[str]:
     """The keys of the section at `place` within a class of settings."""
     for part in place:
         is_class = dataclasses.is_dataclass(annotation)
-        annotation = _section(hints(annotation)[part] if is_class else typing.get_args(annotation)[-1])
+        annotation = _section(hints(annotation)[str(part)] if is_class else typing.get_args(annotation)[-1])
     return [f.name for f in dataclasses.fields(annotation)] if dataclasses.is_dataclass(annotation) else []
 
 
