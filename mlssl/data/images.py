@@ -23,24 +23,8 @@ MAX_PIXELS = 100_000_000
 """Largest image that is decoded, in pixels; a small file may declare any size (a decompression bomb)."""
 MIN_SIDE = 16
 """Minimum side in pixels; smaller images are usually rules, spacers or tracking pixels."""
-SUFFIXES = tuple(
-    [
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jfif",
-        ".jpeg",
-        ".jpg",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
+SUFFIXES: tuple[str, ...] = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png")
+SUFFIXES += (".ppm", ".tif", ".tiff", ".webp")
 
 # Pillow supports many more formats, some of which run other programs (EPS). Its own size limit is set too.
 Image.init()

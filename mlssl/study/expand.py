@@ -73,7 +73,7 @@ class Study:
     source: Source
     """Where the images to pretrain on come from."""
     transfer_source: Source
-    """Where the images of the transfers come from; the same unless the study says otherwise."""
+    """Where the images of the transfers come from; `source` unless the study has `transfer_data`."""
     runs: dict[str, Run]
     cells: tuple[Cell, ...]
     transfers: dict[str, Config]
@@ -82,7 +82,7 @@ class Study:
     weights: dict[str, str]
     """The identities of the files that runs start from."""
     changes: tuple[str, ...] = ()
-    """What has changed in the data since the last look."""
+    """Sentences on what has changed in the data since it was last read."""
 
     @property
     def name(self) -> str:
@@ -177,8 +177,8 @@ class Study:
 def load(path: Path | str, *, in_job: bool = False) -> Study:
     """Read, check and expand a study; ConfigError names file, key, value and remedy.
 
-    Looks at the files of its data, each once. A file written by `freeze` is taken without a look; so is, for a job
-    of Snakemake (`in_job`), the one that belongs to the study.
+    Checks size and times of every file of its data. A file written by `freeze` is read instead, without this check,
+    if `path` is one, or if a job of Snakemake asks (`in_job`) and the study has one.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -200,7 +200,7 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
 
 
 def freeze(study: Study) -> None:
-    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not look at them again."""
+    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not compute them again."""
     sources = [
         {"root": s.data.root, "images_id": s.data.images_id, "data_id": s.data.data_id}
         for s in (study.source, study.transfer_source)
@@ -217,7 +217,7 @@ def thaw(path: Path) -> Study:
         frozen = json.loads(path.read_text(encoding="utf-8"))
         origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no frozen study ({error!r}); give the study file") from None
+        raise ConfigError(f"{path}: is not a frozen study ({error!r}); give the study file") from None
     file, origin = build(StudyFile, values, origin), Path(origin)
     data, sources = (file.data, file.transfer_data or file.data), []
     for section, found in zip(data, given, strict=True):
@@ -269,7 +269,7 @@ def expand(
     transfers: dict[str, Config] = {}
     transfer_runs: dict[str, tuple[str, ...]] = {}
     compared = {cell.run for cell in cells if cell.axis == COMPARE}
-    # Photos without labels can be trained on and looked at, and no more.
+    # Photos without labels have no transfers.
     for name, given in file.transfers.items() if transfer_source.labelled else ():
         on = source if name == "pseudo_labels" else transfer_source
         selecting: dict[str, Any] = {key: given[key] for key in ("runs", "seeds") if key in given}
@@ -280,7 +280,7 @@ def expand(
         seeds = selection.seeds or file.seeds
         for seed in seeds:
             if seed not in file.seeds:
-                raise ConfigError(f"{where}.seeds: {seed} is no seed of the study; it has {_list(file.seeds)}")
+                raise ConfigError(f"{where}.seeds: {seed} is not a seed of the study; it has {_list(file.seeds)}")
         transfer_runs[name] = tuple(
             run.id
             for run in runs.values()
@@ -393,9 +393,9 @@ def check_shares(
 
 
 def read_extended(path: Path) -> Any:
-    """A study file over the one that it `extends` (a path beside it), as far as there is one.
+    """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
 
-    Mappings are merged key by key, anything else takes the other's place; null takes a mapping away.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping.
     """
     values, seen = read_yaml(path), [path.resolve()]
     at = path
@@ -409,7 +409,7 @@ def read_extended(path: Path) -> Any:
         seen.append(at.resolve())
         base = read_yaml(at)
         if not isinstance(base, dict):
-            raise ConfigError(f"{by}: extends: {at} is no study")
+            raise ConfigError(f"{by}: extends: {at} is not a study")
         values = merged(base, values)
     return values
 
@@ -427,5 +427,5 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_pseudo_labels(config: Pretrain) -> bool:
-    """Whether the run's method picks labels from its dictionary: it then has a scalar `rule`."""
+    """Whether the run's method makes pseudo-labels: it then has a parameter `rule`."""
     return "rule" in config.params

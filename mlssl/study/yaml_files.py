@@ -46,4 +46,6 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
-        raise ConfigError(f"{path}: is no JSON either ({error}); give texts, numbers, lists and mappings") from None
+        raise ConfigError(
+            f"{path}: cannot be converted to JSON ({error}); give texts, numbers, lists, mappings"
+        ) from None
