@@ -1,4 +1,4 @@
-"""Digests of plain values and of files: short names for what is the same."""
+"""Digests of plain values and of files: equal content has the same short name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def digest_of(values: Any) -> str:
-    """Twelve hex digits that name plain values (dicts, lists, scalars), whatever the order of keys."""
+    """Twelve hex digits that name plain values (dicts, lists, scalars); the order of keys does not count."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""The errors that a user can mend. Each message names file, key, value and remedy."""
+"""The errors that a user can fix. Each message names file, key, value and remedy."""
 
 
 class ConfigError(ValueError):

@@ -14,7 +14,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Inside = Annotated[float, Field(gt=0, lt=1)]
-"""A share that is neither nothing nor all."""
+"""A share, neither 0 nor 1."""
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 Name = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
 

@@ -333,7 +333,7 @@ def test_a_file_just_modified_is_read_again(root, look, monkeypatch, reads, ago)
 
 def test_a_large_part_goes_by_times(root, look, monkeypatch, reads):
     small, _ = look()
-    monkeypatch.setattr(module, "CHEAP", 10)  # The training images have 11 bytes, all others fewer.
+    monkeypatch.setattr(module, "MAX_READ", 10)  # The training images have 11 bytes, all others fewer.
     reads.clear()
     before, _ = look()
     assert before.images != small.images
@@ -352,7 +352,7 @@ def test_a_large_part_goes_by_times(root, look, monkeypatch, reads):
 
 def test_a_part_that_grows_large(root, look, monkeypatch):
     look()
-    monkeypatch.setattr(module, "CHEAP", 11)
+    monkeypatch.setattr(module, "MAX_READ", 11)
     write(root / TRAIN / "e.jpg", "x")
     assert look()[1] == [f"{root}: {TRAIN}: 1 image more (e.jpg)"]
     (root / TRAIN / "e.jpg").unlink()
@@ -361,7 +361,7 @@ def test_a_part_that_grows_large(root, look, monkeypatch):
 
 def test_annotations_always_go_by_contents(root, look, monkeypatch):
     before = look()[0]
-    monkeypatch.setattr(module, "CHEAP", 0)
+    monkeypatch.setattr(module, "MAX_READ", 0)
     os.utime(root / "annotations/instances_val2017.json")
     found = look()[0]
     changed = [key for key in found.parts if found.parts[key] != before.parts[key]]
@@ -369,7 +369,7 @@ def test_annotations_always_go_by_contents(root, look, monkeypatch):
 
 
 def test_a_part_of_many_files_is_read_as_a_whole(root, look, monkeypatch, reads):
-    monkeypatch.setattr(module, "FEW", 2)
+    monkeypatch.setattr(module, "MAX_LISTED", 2)
     before = look()
     reads.clear()
     assert look() == before
@@ -389,7 +389,7 @@ def test_long_lists_are_cut(root, look):
 def test_reading_much_is_announced_and_reading_little_is_not(root, tmp_path, capsys, monkeypatch):
     fingerprint(root, TRAIN, VAL, cache=tmp_path / "quiet", progress=True)
     assert not capsys.readouterr().err
-    monkeypatch.setattr(module, "LOUD", -1)
+    monkeypatch.setattr(module, "ANNOUNCED", -1)
     for _ in range(2):
         fingerprint(root, TRAIN, VAL, cache=tmp_path / "cache", progress=True)
     lines = capsys.readouterr().err.splitlines()

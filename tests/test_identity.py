@@ -530,7 +530,7 @@ def test_the_content_of_a_made_data_set_is_told_beside_its_names():
 def test_a_broken_record_of_a_made_data_set_is_named(text):
     root, _ = made(SCENES)
     (root / RECORD).write_text(text)
-    with pytest.raises(DataError, match=rf"{RECORD}: is no fingerprint .*; remove the file"):
+    with pytest.raises(DataError, match=rf"{RECORD}: is not a fingerprint .*; remove the file"):
         loaded({"data": SCENES})
 
 

@@ -216,22 +216,26 @@ def test_a_bad_value_of_an_own_method_is_refused_too(own, params, words):
 
 
 UNREADABLE = "cannot be read"
-NO_COMPARISON = "of own_method.Own is no comparison of parameters and literals; correct it"
+NO_COMPARISON = "of own_method.Own is not a comparison of parameters and literals; fix it"
 BROKEN = {
     "a type that is imported": (": Width", ": np.int64", f"width: its annotation 'np.int64' {UNREADABLE}"),
     "no type": (": Width", ": CONSTANT", f"width: its annotation 'CONSTANT' {UNREADABLE}"),
     "no expression": ('quoted: "Count"', "quoted: 'a b'", f"quoted: its annotation ''a b'' {UNREADABLE}"),
     "something called": ("width: Width", "width: len('x')", f"width: its annotation 'len('x')' {UNREADABLE}"),
-    "a computed default": ("Positive = 0.2", "float = 1 / 5", "tau: its default '1 / 5' is no literal; write"),
-    "a default with a name": ("Positive = 0.2", "float = CONSTANT", "its default 'CONSTANT' is no literal; write"),
+    "a computed default": ("Positive = 0.2", "float = 1 / 5", "tau: its default '1 / 5' is not a literal; write"),
+    "a default with a name": (
+        "Positive = 0.2",
+        "float = CONSTANT",
+        "its default 'CONSTANT' is not a literal",
+    ),
     "a default of another type": ("Positive = 0.2", "Positive = ''", "tau: '' is not allowed; give a number"),
     "REQUIRES of a name": ("0 < tau", "0 < nothing", f"REQUIRES '0 < nothing' {NO_COMPARISON}"),
     "REQUIRES of a call": ("0 < tau", "abs(tau) < 1", f"REQUIRES 'abs(tau) < 1' {NO_COMPARISON}"),
     "REQUIRES of a text": ("0 < tau", "kind", f"REQUIRES 'kind' {NO_COMPARISON}"),
     "REQUIRES of types": ("0 < tau", "kind < tau", f"REQUIRES 'kind < tau' {NO_COMPARISON}"),
     "REQUIRES of no Python": ("0 < tau", "0 <", f"REQUIRES '0 <' {NO_COMPARISON}"),
-    "no Python": ("class Own:", "class Own", "own_method.py, line 16: is no Python (expected ':'); mend it"),
-    "a null byte": ("class Own:", "\0", "own_method.py: is no Python"),
+    "no Python": ("class Own:", "class Own", "own_method.py, line 16: is not valid Python (expected ':'); fix it"),
+    "a null byte": ("class Own:", "\0", "own_method.py: is not valid Python"),
     "another class": ("class Own:", "class Other:", "its module has no class Own"),
 }
 

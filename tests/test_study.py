@@ -111,7 +111,7 @@ REFUSED = [
     ({"transfers.linear.size": 8}, "transfers.linear.size: 8", "at least 32"),
     ({"transfers.linear": 3}, "transfers.linear: 3", "a mapping"),
     ({"transfers.detection.runs": "some"}, "transfers.detection.runs: 'some'", "'all' or 'compare'"),
-    ({"transfers.detection.seeds": [7]}, "transfers.detection.seeds: 7 is no seed of the study", "it has 0, 1"),
+    ({"transfers.detection.seeds": [7]}, "transfers.detection.seeds: 7 is not a seed of the study", "it has 0, 1"),
     ({"pretrain.views": {"scale": [0.2, 1.5]}}, "pretrain.views.scale", "at most 1"),
     ({"transfers.detection.seeds": []}, "transfers.detection.seeds: []", "at least 1"),
     ({"data.scenes.size": [64]}, "data.scenes.size: value 2 is missing", "add it"),
@@ -180,8 +180,8 @@ FILES = {
     "two documents": (b"name: small\n---\nname: large\n", "not valid YAML"),
     "a key twice": (b"name: small\nabout: x\nname: large\n", "key 'name' is given twice"),
     "a level twice": (LEVELS.encode(), "key 'one' is given twice"),
-    "a date as a key": (b"2020-01-01: 3\n", "give texts, numbers, lists and mappings"),
-    "itself within": (b"seeds: &seeds [*seeds]\n", "give texts, numbers, lists and mappings"),
+    "a date as a key": (b"2020-01-01: 3\n", "give texts, numbers, lists, mappings"),
+    "itself within": (b"seeds: &seeds [*seeds]\n", "give texts, numbers, lists, mappings"),
     "an object": (b"name: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
 }
 
@@ -221,7 +221,7 @@ def test_a_key_that_a_merge_brings_may_be_given_again():
 @pytest.mark.parametrize(
     ("base", "own", "words"),
     [
-        ("- 1", "extends: base.yaml", "own.yaml: extends: base.yaml is no study"),
+        ("- 1", "extends: base.yaml", "own.yaml: extends: base.yaml is not a study"),
         ("name: caf\xe9", "extends: base.yaml", "base.yaml: byte 9 is not UTF-8"),
         ("colour: 1", "extends: base.yaml", "own.yaml: unknown key 'colour'"),
         ("", "extends: [base.yaml]", "own.yaml: extends: ['base.yaml']: no file"),
@@ -292,7 +292,7 @@ def test_a_frozen_study_is_the_same_without_a_look_at_its_data(places, by):
 @pytest.mark.parametrize("text", ["", "[]", "{}", "3", '{"path": "study.yaml"}', '{"path": 3, "study": {}}'])
 def test_a_file_that_is_no_frozen_study_is_named(text):
     Path("study.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"study\.json: is no frozen study .*; give the study file"):
+    with pytest.raises(ConfigError, match=r"study\.json: is not a frozen study .*; give the study file"):
         load("study.json")
 
 

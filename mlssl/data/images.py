@@ -12,7 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from mlssl.errors import DataError
 
 try:
-    from pillow_heif import register_heif_opener
+    from pillow_heif import register_heif_opener  # type: ignore[import-not-found,unused-ignore]
 except ImportError:
     HEIF = False
 else:
@@ -23,12 +23,12 @@ MAX_PIXELS = 100_000_000
 """Largest image that is decoded, in pixels; a small file may declare any size (a decompression bomb)."""
 MIN_SIDE = 16
 """Minimum side in pixels; smaller images are usually rules, spacers or tracking pixels."""
-SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif")
-SUFFIXES += (".tiff", ".webp")
+SUFFIXES: tuple[str, ...] = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png")
+SUFFIXES += (".ppm", ".tif", ".tiff", ".webp")
 
 # Pillow supports many more formats, some of which run other programs (EPS). Its own size limit is set too.
 Image.init()
-FORMATS = [
+FORMATS: list[str] = [
     name for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "HEIF") if name in Image.OPEN
 ]
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS

@@ -1,7 +1,7 @@
-"""By which code a result was made: a digest of every own source file that a stage reaches by its imports.
+"""The code that made a result: a digest of every source file of this project that a stage imports, directly or not.
 
-Read from the source by `ast`; nothing is imported. Comments, docstrings and layout are no code. What is imported by
-a name that only a running program knows (`importlib.import_module`) is not seen, so `stage_code` adds the method.
+Read from the source by `ast`; nothing is imported. Comments, docstrings and layout do not count. Imports by a
+name that is computed at run time (`importlib.import_module`) are not found, so `stage_code` adds the method.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlssl.errors import ConfigError
 from mlssl.project import search_here
 
 OWN = ("mlssl", "baselines")
-"""The packages whose code belongs to every result that reaches it."""
+"""The packages whose code counts; all other packages are libraries."""
 
 TRANSFER = (
     "mlssl.transfer.load",
@@ -72,7 +72,7 @@ class Import(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What one file says: the digest of its code, and its imports."""
+    """One source file: the digest of its code, and its imports."""
 
     digest: str
     imports: tuple[Import, ...]
@@ -179,8 +179,8 @@ def parsed(file: Path, mtime_ns: int, size: int) -> Source:
     try:
         tree = ast.parse(file.read_bytes(), file)
     except (SyntaxError, ValueError) as error:  # ValueError: a null byte, before Python 3.12
-        line = getattr(error, "lineno", None) or 1
-        raise ConfigError(f"{file}, line {line}: is no Python ({getattr(error, 'msg', error)}); mend it") from None
+        line, why = getattr(error, "lineno", None) or 1, getattr(error, "msg", error)
+        raise ConfigError(f"{file}, line {line}: is not valid Python ({why}); fix it") from None
     return Source(digest_of(normal_form(tree)), tuple(imports(tree)))
 
 
@@ -202,7 +202,7 @@ def normal_form(value: Any) -> str:
 
 
 def does_nothing(node: Any) -> bool:
-    """Whether this is a docstring, of whatever, or `pass`."""
+    """Whether this is a docstring (or another string statement) or `pass`."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return isinstance(node, ast.Pass)
@@ -214,13 +214,15 @@ def imports(node: ast.AST) -> Iterator[Import]:
         yield from (Import(0, alias.name, ()) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         yield Import(node.level, node.module or "", tuple(alias.name for alias in node.names))
+    elif isinstance(node, ast.If) and is_type_checking(node.test):
+        for statement in node.orelse:
+            yield from imports(statement)
     else:
-        for child in node.orelse if is_for_types(node) else ast.iter_child_nodes(node):
-            if not isinstance(child, ast.expr):  # holds no statements
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.expr):  # expressions contain no statements
                 yield from imports(child)
 
 
-def is_for_types(node: ast.AST) -> bool:
-    """Whether this is `if TYPE_CHECKING:` or `if typing.TYPE_CHECKING:`."""
-    test = getattr(node, "test", None) if isinstance(node, ast.If) else None
-    return "TYPE_CHECKING" in (getattr(test, "id", None), getattr(test, "attr", None))
+def is_type_checking(condition: ast.expr) -> bool:
+    """Whether this is `TYPE_CHECKING` or `typing.TYPE_CHECKING`."""
+    return "TYPE_CHECKING" in (getattr(condition, "id", None), getattr(condition, "attr", None))

@@ -24,9 +24,11 @@ from mlssl.study.settings import (
     TRANSFERS,
     Config,
     Data,
+    Detection,
     Pictures,
     Pretrain,
     SearchBenchmark,
+    Segmentation,
     Selection,
     StudyFile,
 )
@@ -71,7 +73,7 @@ class Study:
     source: Source
     """Where the images to pretrain on come from."""
     transfer_source: Source
-    """Where the images of the transfers come from; the same unless the study says otherwise."""
+    """Where the images of the transfers come from; `source` unless the study has `transfer_data`."""
     runs: dict[str, Run]
     cells: tuple[Cell, ...]
     transfers: dict[str, Config]
@@ -80,7 +82,7 @@ class Study:
     weights: dict[str, str]
     """The identities of the files that runs start from."""
     changes: tuple[str, ...] = ()
-    """What has changed in the data since the last look."""
+    """Sentences on what has changed in the data since it was last read."""
 
     @property
     def name(self) -> str:
@@ -121,6 +123,7 @@ class Study:
     @property
     def search_out(self) -> Path:
         """Where the benchmark of searches goes."""
+        assert self.search_benchmark is not None
         named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
         return self.out / "search" / digest_of(named)[:8]
 
@@ -174,8 +177,8 @@ class Study:
 def load(path: Path | str, *, in_job: bool = False) -> Study:
     """Read, check and expand a study; ConfigError names file, key, value and remedy.
 
-    Looks at the files of its data, each once. A file written by `freeze` is taken without a look; so is, for a job
-    of Snakemake (`in_job`), the one that belongs to the study.
+    Checks size and times of every file of its data. A file written by `freeze` is read instead, without this check,
+    if `path` is one, or if a job of Snakemake asks (`in_job`) and the study has one.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -197,7 +200,7 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
 
 
 def freeze(study: Study) -> None:
-    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not look at them again."""
+    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not compute them again."""
     sources = [
         {"root": s.data.root, "images_id": s.data.images_id, "data_id": s.data.data_id}
         for s in (study.source, study.transfer_source)
@@ -214,7 +217,7 @@ def thaw(path: Path) -> Study:
         frozen = json.loads(path.read_text(encoding="utf-8"))
         origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no frozen study ({error!r}); give the study file") from None
+        raise ConfigError(f"{path}: is not a frozen study ({error!r}); give the study file") from None
     file, origin = build(StudyFile, values, origin), Path(origin)
     data, sources = (file.data, file.transfer_data or file.data), []
     for section, found in zip(data, given, strict=True):
@@ -235,10 +238,10 @@ def check_sections(file: StudyFile, path: Path) -> None:
         own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
         check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
     check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
-    for axis, level, method, _ in levels(file):
-        if method not in file.methods:
+    for axis, level, named, _ in levels(file):
+        if named not in file.methods:
             known = ", ".join(file.methods)
-            raise ConfigError(f"{path}: {axis}: {level}: method '{method}' is not under methods; known are {known}")
+            raise ConfigError(f"{path}: {axis}: {level}: method '{named}' is not under methods; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(
@@ -266,10 +269,10 @@ def expand(
     transfers: dict[str, Config] = {}
     transfer_runs: dict[str, tuple[str, ...]] = {}
     compared = {cell.run for cell in cells if cell.axis == COMPARE}
-    # Photos without labels can be trained on and looked at, and no more.
+    # Photos without labels have no transfers.
     for name, given in file.transfers.items() if transfer_source.labelled else ():
         on = source if name == "pseudo_labels" else transfer_source
-        selecting = {key: given[key] for key in ("runs", "seeds") if key in given}
+        selecting: dict[str, Any] = {key: given[key] for key in ("runs", "seeds") if key in given}
         own = {key: value for key, value in given.items() if key not in selecting}
         where = f"{path}: transfers.{name}"
         transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, where)
@@ -277,7 +280,7 @@ def expand(
         seeds = selection.seeds or file.seeds
         for seed in seeds:
             if seed not in file.seeds:
-                raise ConfigError(f"{where}.seeds: {seed} is no seed of the study; it has {_list(file.seeds)}")
+                raise ConfigError(f"{where}.seeds: {seed} is not a seed of the study; it has {_list(file.seeds)}")
         transfer_runs[name] = tuple(
             run.id
             for run in runs.values()
@@ -308,11 +311,14 @@ def _list(values: Iterable[object]) -> str:
 
 def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
     """Axis, level, method and overridden parameters of every row of the study's tables."""
-    rows = [(COMPARE, method, method, {}) for method in file.compare]
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [(COMPARE, method, method, {}) for method in file.compare]
     for axis, ablation in file.ablations.items():
         if ablation.levels is not None:
             rows += [(axis, level, entry.method, entry.params) for level, entry in ablation.levels.items()]
         else:
+            assert ablation.method is not None  # Ablation checks that it has levels, or all of these three
+            assert ablation.param is not None
+            assert ablation.values is not None
             rows += [(axis, str(v), ablation.method, {ablation.param: v}) for v in ablation.values]
     return rows
 
@@ -383,18 +389,18 @@ def check_shares(
         raise ConfigError(f"{path}: gpus_per_run {gpus} cannot be shared evenly by {nodes} nodes; give a multiple")
     trained = [run.config for run in runs.values() if run.config.target]
     batches = {f"pretrain.batch_size of {config.method}": config.batch_size for config in trained}
-    for name in ("detection", "segmentation"):
-        if name in transfers:
-            batches[f"transfers.{name}.batch_size"] = transfers[name].batch_size
+    for name, config in transfers.items():
+        if isinstance(config, Detection | Segmentation):
+            batches[f"transfers.{name}.batch_size"] = config.batch_size
     for key, batch in batches.items():
         if batch % gpus:
             raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
 
 
 def read_extended(path: Path) -> Any:
-    """A study file over the one that it `extends` (a path beside it), as far as there is one.
+    """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
 
-    Mappings are merged key by key, anything else takes the other's place; null takes a mapping away.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping.
     """
     values, seen = read_yaml(path), [path.resolve()]
     at = path
@@ -408,7 +414,7 @@ def read_extended(path: Path) -> Any:
         seen.append(at.resolve())
         base = read_yaml(at)
         if not isinstance(base, dict):
-            raise ConfigError(f"{by}: extends: {at} is no study")
+            raise ConfigError(f"{by}: extends: {at} is not a study")
         values = merged(base, values)
     return values
 
@@ -426,5 +432,5 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_pseudo_labels(config: Pretrain) -> bool:
-    """Whether the run's method picks labels from its dictionary: it then has a scalar `rule`."""
+    """Whether the run's method makes pseudo-labels: it then has a parameter `rule`."""
     return "rule" in config.params

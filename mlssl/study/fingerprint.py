@@ -1,17 +1,17 @@
 """Fingerprints of a data set: short digests that differ when its images or labels do. Imports no torch.
 
-A data set has six parts: the images, annotations and semantic masks of its two splits. Names count as they are
-below the part's folder, in Unicode's NFC; the place of the data set and the names of its splits do not count, so
-two copies have equal fingerprints. A folder with at most CHEAP bytes, and any annotation file, is digested by
+A data set has six parts: the images, annotations and semantic masks of its two splits. Names are relative to
+the part's folder, in Unicode's NFC; the path of the data set and the names of its splits do not count, so two
+copies have equal fingerprints. A folder with at most MAX_READ bytes, and any annotation file, is digested by
 names, sizes and contents; a larger folder by names, sizes and modification times, which `cp -a`, `rsync -a` and
 unpacking tools keep.
 
-Listed are all files that are not hidden, as in `mlssl.data.images.find_images` but whatever their names end in:
-annotations may name images of any ending.
+All files that are not hidden count, as in `mlssl.data.images.find_images` but with any suffix, because annotations
+may name images of any suffix.
 
-A cache makes a second look cheap: one stat per file. A file is read again when its name, size, modification time
-or change time is another one. The change time (ctime) cannot be set by hand, so an edit is noticed even if it
-keeps the size and sets the modification time back. In a folder above CHEAP such an edit is not noticed.
+A cache makes a second call cheap: one stat per file. A file is read again when its name, size, modification time
+or change time has changed. The change time (ctime) cannot be set by hand, so an edit is noticed even if it
+keeps the size and sets the modification time back. In a folder above MAX_READ such an edit is not noticed.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from mlssl.digest import digest_of
 from mlssl.errors import DataError
 from mlssl.files import write_json
 
-CHEAP = 2 * 2**30
-"""Bytes of a folder up to which its files are read; beyond, their modification times stand for their contents."""
-FEW = 20_000
-"""Files of a part up to which the cache keeps each file's digest; beyond, any change reads the whole part again."""
-RACY = 2 * 10**9
-"""Nanoseconds before a scan; a file modified since, or in the future, is read again by the next look.
+MAX_READ = 2 * 2**30
+"""Bytes of a folder up to which its files are read; in a larger folder, modification times are used instead."""
+MAX_LISTED = 20_000
+"""Files of a part up to which the cache keeps a digest per file; in a larger part, any change reads all again."""
+RACY_NS = 2 * 10**9
+"""Nanoseconds before a scan; a file modified later is read again by the next call.
 
-On a coarse clock it may have changed once more and kept its times.
+On a coarse clock it may change again without a change of its times.
 """
-LOUD = 2**28
-"""Bytes from which on reading is announced."""
+ANNOUNCED = 2**28
+"""Bytes above which a line on stderr announces reading."""
 VERSION = 1
-"""Of the cache's content and of what is digested; another version's cache is ignored."""
+"""Version of the cache and of the digests; a cache of another version is ignored."""
 ABSENT = {"stat": "", "digest": "-", "by_content": True, "scanned": 0, "settled": True, "count": 0, "files": {}}
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a data set holds: twelve hex digits per question."""
+    """Digests of a data set, twelve hex digits each."""
 
     images: str
     """What pretraining reads: the training split's images."""
@@ -66,9 +66,9 @@ def fingerprint(
 ) -> tuple[Fingerprint, list[str]]:
     """The fingerprint of a data set, and sentences on what has changed since the cache's last state of it.
 
-    Reads only files that the folder `cache` does not know as they are. There are no sentences the first time, nor
-    if only times changed. With `progress`, a line on stderr says what is being read. Raises DataError if there is
-    no root or no training folder, or something in it cannot be read.
+    Reads only files that have changed since their state in the folder `cache`. There are no sentences the first
+    time, nor if only times have changed. With `progress`, a line on stderr announces what is read. Raises DataError
+    if the root or the training folder does not exist, or something in it cannot be read.
     """
     root = Path(os.path.abspath(root))
     for folder in (root, root / train):
@@ -88,7 +88,7 @@ def fingerprint(
             text = f"{root}: {_change(key, known[key], parts[key])}"
             changes.append(text.encode(errors="replace").decode())  # Names need not be Unicode.
     if parts != known:
-        # A folder that cannot be written to, or a full disk: the next look takes longer, nothing else.
+        # A folder that cannot be written to, or a full disk: the next call takes longer, nothing else.
         with contextlib.suppress(OSError):
             write_json(file, {"root": str(root), "digest": digest_of([VERSION, parts]), "parts": parts})
     return _of_parts(parts, train, val), changes
@@ -130,16 +130,16 @@ def _look(root: Path, key: str, known: dict[str, Any], progress: bool) -> dict[s
     if files is None:
         return ABSENT
     size = sum(numbers[0] for numbers in files.values())
-    by_content = not key.endswith("/") or size <= CHEAP
-    look = digest_of([by_content, sorted(files.items())])
-    if known["stat"] == look and known["settled"]:
+    by_content = not key.endswith("/") or size <= MAX_READ
+    listing = digest_of([by_content, sorted(files.items())])
+    if known["stat"] == listing and known["settled"]:
         return known
     rows = {name: [*numbers, str(numbers[1])] for name, numbers in files.items()}
     if by_content:
         old = known["files"] if known["files"] and known["by_content"] else {}
-        trusted = known["scanned"] - RACY
+        trusted = known["scanned"] - RACY_NS
         same = {n for n, numbers in files.items() if n in old and old[n][:3] == numbers and numbers[1] < trusted}
-        if progress and len(same) < len(files) and size > LOUD:
+        if progress and len(same) < len(files) and size > ANNOUNCED:
             left = [numbers[0] for name, numbers in files.items() if name not in same]
             text = f"reading {len(left):,} of {len(files):,} files, {sum(left) / 1e6:,.1f} MB, for the fingerprint"
             print(f"{root / key}: {text}", file=sys.stderr, flush=True)
@@ -147,13 +147,13 @@ def _look(root: Path, key: str, known: dict[str, Any], progress: bool) -> dict[s
             row[3] = old[name][3] if name in same else _content(root / key / name)
     content = sorted([unicodedata.normalize("NFC", name), row[0], row[3]] for name, row in rows.items())
     return {
-        "stat": look,
+        "stat": listing,
         "digest": digest_of(content),
         "by_content": by_content,
         "scanned": now,
-        "settled": not by_content or all(numbers[1] < now - RACY for numbers in files.values()),
+        "settled": not by_content or all(numbers[1] < now - RACY_NS for numbers in files.values()),
         "count": len(files),
-        "files": rows if len(files) <= FEW else None,
+        "files": rows if len(files) <= MAX_LISTED else None,
     }
 
 
@@ -196,7 +196,7 @@ def _content(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except PermissionError:  # Who needs the file says so; an import skips it.
+    except PermissionError:  # A stage that needs the file raises an error; an import skips it.
         return "unreadable"
 
 
@@ -210,7 +210,7 @@ def _change(key: str, old: dict[str, Any], new: dict[str, Any]) -> str:
     if old["files"] is None or new["files"] is None:
         return f"{name}: other images, {new['count']:,} now, {old['count']:,} before"
     was, now = old["files"], new["files"]
-    compared = (0, 3) if old["by_content"] == new["by_content"] else (0,)  # Digests of two kinds say nothing.
+    compared = (0, 3) if old["by_content"] == new["by_content"] else (0,)  # Digests of two kinds always differ.
     others = [n for n in sorted(now) if n in was and any(was[n][i] != now[n][i] for i in compared)]
     more, fewer = sorted(now.keys() - was.keys()), sorted(was.keys() - now.keys())
     texts = []
@@ -242,5 +242,5 @@ def _load(file: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return content["parts"] if content["digest"] == digest_of([VERSION, content["parts"]]) else {}
-    except Exception:  # Whatever is wrong with the file: without it the next look takes longer, nothing else.
+    except Exception:  # Whatever is wrong with the file: without it the next call takes longer, nothing else.
         return {}

@@ -13,7 +13,7 @@ from mlssl.study.validation import hints, plain
 
 
 def kind_of(cls: type, name: str) -> Kind:
-    """Whether a setting is one of the experiment, the operation, a place or a label."""
+    """The kind of a field of a class of settings."""
     hint = hints(cls)[name]
     options = [hint, *(o for o in typing.get_args(hint) if typing.get_origin(o) is Annotated)]
     found = [m for option in options for m in getattr(option, "__metadata__", ()) if isinstance(m, Kind)]
@@ -21,9 +21,9 @@ def kind_of(cls: type, name: str) -> Kind:
 
 
 def experiment(config: Any) -> dict[str, Any]:
-    """The settings that can change a number, as plain values: what a run or a result is named by.
+    """The settings that can change a number, as plain values; runs and results are named by their digest.
 
-    Without the seed of a run, which its name has beside it.
+    The seed of a run is left out: it is a part of the run's name itself.
     """
     values = {}
     for field in dataclasses.fields(config):
@@ -45,7 +45,7 @@ def read_of_data(config: Config) -> tuple[str, ...]:
 
 
 def run_digest(config: Pretrain) -> str:
-    """Names a pretraining without its seed."""
+    """The name of a pretraining, without its seed."""
     return digest_of(experiment(config))
 
 
@@ -56,7 +56,7 @@ def run_name(config: Pretrain, digest: str, seed: int) -> str:
 
 
 def about_run(config: Pretrain, name: str) -> dict[str, Any]:
-    """What every file of a run says about it."""
+    """The description of a run in the header of each of its files."""
     named = run_digest(config)
     return {
         "run": name,
@@ -73,12 +73,12 @@ def about_run(config: Pretrain, name: str) -> dict[str, Any]:
 
 
 def transfer_digest(stage: str, config: Config) -> str:
-    """Names the protocol of a transfer, and the data that it reads."""
+    """The name of a transfer's protocol and of the data that it reads."""
     return digest_of({"stage": stage, **experiment(config)})
 
 
 def about_transfer(stage: str, config: Config, run: dict[str, Any]) -> dict[str, Any]:
-    """What a transfer's result says about it; `run` is what the run's files say about the pretraining."""
+    """The description of a transfer in the header of its result; `run` is the run's `about_run`."""
     kept = ("run", "method", "target", "seed", "digest", "backbone")
     return {
         **{key: run[key] for key in kept},

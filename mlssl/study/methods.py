@@ -3,8 +3,8 @@
 The class is not imported, so that a dry run needs no torch. Annotations are what Python and pydantic know: `int`,
 `float`, `bool`, `str`, `Literal[...]`, `X | None`, `Annotated[int, Field(ge=1)]`, and the names of
 `mlssl.ranges` (`Count`, `Positive`, …) where the module imports them. `REQUIRES` in the class body, a tuple of
-comparisons such as "k <= dictionary_size", joined by `or` if one of several is enough, says what parameters must
-fulfil together.
+comparisons such as "k <= dictionary_size", joined by `or` where one of several is enough, gives conditions on
+several parameters.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _finite(value: Any) -> Any:
 
 
 FINITE = Annotated[Any, pydantic.AfterValidator(_finite)]
-"""A parameter of which nothing is said."""
+"""The type of a parameter without annotation and default."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def source_file(target: str) -> Path:
         spec = importlib.util.find_spec(module) if module else None
     except (ImportError, ValueError):
         spec = None
-    if spec is None or not str(spec.origin).endswith(".py"):
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise ConfigError(
             f"target '{target}': there is no module '{module}'; give package.module.Class, importable from here"
         )
@@ -83,9 +83,9 @@ def constructor(target: str) -> Constructor:
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
-        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
-        why = getattr(error, "msg", error)
-        raise ConfigError(f"target '{target}': {path}{line}: is no Python ({why}); mend it") from None
+        number, why = getattr(error, "lineno", None), getattr(error, "msg", error)
+        line = f", line {number}" if number else ""
+        raise ConfigError(f"target '{target}': {path}{line}: is not valid Python ({why}); fix it") from None
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if found is None:
         raise ConfigError(f"target '{target}': its module has no class {name}")
@@ -148,7 +148,7 @@ def _literal(node: ast.expr, where: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        raise ConfigError(f"{where}: its default '{ast.unparse(node)}' is no literal; write the value") from None
+        raise ConfigError(f"{where}: its default '{ast.unparse(node)}' is not a literal; write the value") from None
 
 
 def _requires(cls: ast.ClassDef, target: str) -> tuple[str, ...]:
@@ -216,7 +216,7 @@ def check_requirements(requires: tuple[str, ...], values: Mapping[str, Any], whe
             fulfilled = any([_fulfilled(option, values) for option in options])
         except (SyntaxError, AttributeError, KeyError, ValueError, TypeError):
             raise ConfigError(
-                f"{where}: REQUIRES '{text}' of {target} is no comparison of parameters and literals; correct it"
+                f"{where}: REQUIRES '{text}' of {target} is not a comparison of parameters and literals; fix it"
             ) from None
         if not fulfilled:
             names = dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
@@ -234,7 +234,7 @@ def _fulfilled(comparison: ast.expr, values: Mapping[str, Any]) -> bool:
 
 
 def check_common(targets: Mapping[str, str | None], common: Mapping[str, Any], where: str) -> None:
-    """Every method must be there, and every parameter under `common` be known to at least one of them."""
+    """Raise ConfigError for a target that does not exist, and a parameter under `common` that no method has."""
     known: set[str] = set()
     for name, target in targets.items():
         if target is not None:
@@ -258,5 +258,5 @@ def load_class(target: str) -> type:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"target '{target}' cannot be imported: {error}") from error
     if not inspect.isclass(found):
-        raise ConfigError(f"target '{target}' is no class; give package.module.Class")
+        raise ConfigError(f"target '{target}' is not a class; give package.module.Class")
     return found

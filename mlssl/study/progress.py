@@ -1,4 +1,4 @@
-"""Which results of a study are there, and by which code they were made. Imports no torch."""
+"""Which results of a study exist, and which code made them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Result:
 
     @property
     def other_code(self) -> list[str]:
-        """Sources of the stage that are not as they were when it ran."""
+        """Source files of the stage that have changed since it ran."""
         target = self.run.config.target if self.stage in ("pretrain", "search_benchmark") else None
         return differing(self.header["code"], stage_code(self.stage, target))
 
@@ -53,7 +53,7 @@ class Progress:
         """The benchmark of searches."""
 
     def finished(self, stage: str) -> set[str]:
-        """The runs whose stage needs no job: its result is there, and what other jobs need of it."""
+        """The runs whose stage needs no job: its result exists, and so do the files that other jobs need."""
         done = {run for run, name in self.results if name == stage}
         return {run for run in done if not self._missing(run)} if stage == "pretrain" else done
 
@@ -90,7 +90,7 @@ class Progress:
         return {key: files for key, result in found.items() if (files := result.other_code)}
 
     def status(self) -> str:
-        """How much of each stage is there, what is missing, and what is kept beside the study."""
+        """A report: results and missing results of each stage, and results of other settings that are kept."""
         study, lines = self.study, [f"{self.study.path}: {len(self.study.runs)} runs"]
         for stage in ("pretrain", *study.transfers):
             wanted = list(study.runs) if stage == "pretrain" else list(study.transfer_runs[stage])
@@ -110,11 +110,9 @@ class Progress:
         by_change: dict[tuple[str, ...], list[str]] = {}
         for (run, stage), files in self.other_code.items():
             by_change.setdefault(tuple(files), []).append(f"{run} ({stage})")
-        lines = []
-        for files, made in by_change.items():
-            lines.append(f"  {some(files)}: {some(made)}")
-        if not lines:
+        if not by_change:
             return ""
+        lines = [f"  {some(changed)}: {some(made)}" for changed, made in by_change.items()]
         return "\n".join(
             [
                 f"{len(self.other_code)} finished results were made by other code, and are kept:",
@@ -192,10 +190,8 @@ def redo(study: Study, wanted: Iterable[tuple[str, str]]) -> list[Path]:
     moved = []
     for run, named in stages.items():
         folder = study.out / "runs" / run
-        whole = "pretrain" in named
-        there = (
-            [folder] if whole else [study.result(run, stage) for stage in sorted(named & study.transfers.keys())]
-        )
+        transfers = sorted(named & study.transfers.keys())
+        there = [folder] if "pretrain" in named else [study.result(run, transfer) for transfer in transfers]
         there += [study.search_out] if study.search_benchmark and "search_benchmark" in named else []
         there = [path for path in there if path.exists()]
         if there:

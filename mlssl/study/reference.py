@@ -58,10 +58,10 @@ can be changed at any time.
 
 def schema() -> dict[str, Any]:
     """JSON schema of a study file, for editors that complete and check YAML."""
-    whole = TypeAdapter(StudyFile).json_schema()
-    properties = whole["properties"]
+    study = TypeAdapter(StudyFile).json_schema()
+    properties = study["properties"]
     properties["extends"] = {"type": "string", "description": "another study file, as seen from this one"}
-    definitions = whole.setdefault("$defs", {})
+    definitions = study.setdefault("$defs", {})
     pretrain = _section(Pretrain, definitions)
     properties["pretrain"] = pretrain
     definitions["Method"]["properties"]["pretrain"] = pretrain
@@ -71,9 +71,9 @@ def schema() -> dict[str, Any]:
         transfers[name] = _section(cls, definitions)
         transfers[name]["properties"] = selection | transfers[name]["properties"]
     properties["transfers"] = {"type": "object", "additionalProperties": False, "properties": transfers}
-    complete = whole.pop("required")
-    whole["anyOf"] = [{"required": ["extends"]}, {"required": complete}]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
+    complete = study.pop("required")
+    study["anyOf"] = [{"required": ["extends"]}, {"required": complete}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **study}
 
 
 def _section(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -92,12 +92,12 @@ def markdown() -> str:
         shown = [f.name for f in dataclasses.fields(cls) if cls not in (Pretrain, *TRANSFERS.values())
                  or f.name not in RESOLVED]  # fmt: skip
         properties = TypeAdapter(cls).json_schema()
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (name, *_value(properties["properties"][name], properties.get("$defs", {})), kind_of(cls, name).value,
              properties["properties"][name].get("description", ""))
             for name in shown
         ]  # fmt: skip
-        about = " ".join(inspect.getdoc(cls).split("\n\n")[0].split())
+        about = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
         parts.append(
             f"## {title}\n\n{about}\n\n{_table(('key', 'value', 'default', 'kind', 'what it does'), rows)}"
         )

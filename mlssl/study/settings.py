@@ -88,11 +88,11 @@ class Data:
     """Name of the validation split."""
     short_side: ShortSide = 256
     """Pixels of the short side in the image store that pretraining reads; smaller images keep their size, and with
-    `full` all do."""
+    `full` all images do."""
     images_id: str | None = None
-    """Identity of the training images (see `sources`); null: their content is looked at."""
+    """Identity of the training images (see `sources`); null: a digest of their content."""
     data_id: str | None = None
-    """Identity of the images and annotations of both splits; null: their content is looked at."""
+    """Identity of the images and annotations of both splits; null: a digest of their content."""
 
 
 @settings
@@ -112,13 +112,13 @@ class Views:
     saturation: NotNegative = 0.4
     """Largest change of saturation, as a share."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """Largest turn of the hue, as a share of the colour circle."""
+    """Largest shift of the hue, as a share of the colour circle."""
     jitter_p: Probability = 0.8
-    """Of the four changes of colour above, in random order."""
+    """Of the four changes of colour above, which are applied in random order."""
     grayscale_p: Probability = 0.2
-    """Of no colour at all."""
+    """Of conversion to grayscale."""
     blur_sigma: Range = (0.1, 2.0)
-    """In pixels of the crop."""
+    """Standard deviation of the Gaussian blur, in pixels of the crop."""
     blur_p: Probability = 0.5
     """Of a Gaussian blur."""
     flip_p: Probability = 0.5
@@ -146,7 +146,7 @@ class Pretrain:
     init: Annotated[Path_ | None, PLACE] = None
     """File of weights that the backbone starts from, own or published; null draws them from the seed."""
     init_id: str | None = None
-    """Identity of that file; null: its content is looked at."""
+    """Identity of that file; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -166,14 +166,15 @@ class Pretrain:
     views: Views = Field(default_factory=Views)
     """The augmentation."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
-    """With several ranks, whose samples a batch norm sees: `sync` those of all, so that the result does not depend
-    on their number; `local` its own rank's; `shuffle` as local, with the keys dealt to the ranks anew (MoCo)."""
+    """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
+    not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
+    ranks (MoCo)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 where the device gains from it, else fp32."""
+    """`auto` is bf16 on devices that are faster with it, else fp32."""
     log_every: Annotated[Count, OPERATION] = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
     label_records: Annotated[int, Field(ge=0), OPERATION] = 20
-    """How often in the run, evenly spread, the pseudo-labels of a step are kept, to be judged afterwards."""
+    """Number of steps, evenly spread over the run, whose pseudo-labels are saved for `pseudo_labels`."""
     checkpoint_seconds: Annotated[NotNegative, OPERATION] = 60.0
     """Seconds between two checkpoints."""
 
@@ -184,7 +185,7 @@ class Pretrain:
         return self
 
     def total_steps(self, images: int) -> int:
-        """Optimiser steps of the whole run over `images` training images (incomplete batches are dropped)."""
+        """Optimiser steps of the run over `images` training images (incomplete batches are dropped)."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None  # see _one_length
@@ -202,11 +203,11 @@ class Linear:
     size: Pixels = 224
     """Images are resized to size x size pixels, so that every labelled object stays in view."""
     batch_size: Count = 64
-    """Images per forward pass; it changes nothing but the memory."""
+    """Images per forward pass; it affects only memory and speed."""
     fractions: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0, 0.1, 0.01)
     """Shares of the labelled training images, nested; each is a protocol of its own."""
     selection: Inside = 0.2
-    """Share of those images held out to choose the regularisation; never the reported split."""
+    """Share of the labelled training images that is held out to choose the L2 penalty."""
     weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Candidates for the L2 penalty on standardised features."""
     iterations: Count = 100
@@ -276,7 +277,7 @@ class Segmentation:
 
 @settings
 class PseudoLabels:
-    """Quality of a run's pseudo-labels while it trained, judged by annotations that training never saw."""
+    """Quality of a run's pseudo-labels during training, measured by annotations that training does not use."""
 
     data: Data
     visible: Share = 0.5
@@ -300,7 +301,7 @@ RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised
 
 @settings
 class Pictures:
-    """Neighbours and scores of the compared methods' first seed, to look at (figures 3 and 4 of MLS)."""
+    """Pictures of neighbours and scores, of the compared methods' first seed (figures 3 and 4 of MLS)."""
 
     queries: Count = 4
     """Rows of the sheet of neighbours."""
@@ -319,7 +320,7 @@ class SearchBenchmark:
     """Time and recall of the searches over the size of the dictionary, with the features of one compared run."""
 
     method: Annotated[str, LABEL]
-    """One of those compared; its first seed."""
+    """One of the methods under `compare`; its first seed is used."""
     sizes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
     """Numbers of dictionary entries, D."""
     k: Count = 20
@@ -331,11 +332,11 @@ class SearchBenchmark:
     crops: Annotated[int, Field(ge=2)] = 32768
     """Crops put through the key encoder; larger dictionaries are filled up with entries made from them."""
     samples: tuple[Count, ...] = (4096, 16384)
-    """Entries that a sampled search looks at."""
+    """Numbers of entries that a sampled search compares with a query."""
     probes: tuple[Count, ...] = (1, 4, 16, 64)
-    """Lists of the inverted file that are searched."""
+    """Numbers of lists of the inverted file (IVF) that are searched."""
     graph_up_to: Count = 65536
-    """Largest dictionary for which a graph (HNSW) is built: that takes minutes beyond."""
+    """Largest dictionary for which a graph (HNSW) is built; larger ones take minutes."""
     seed: Seed = 0
     """Of the images and crops."""
 
@@ -345,7 +346,7 @@ class SearchBenchmark:
 
 @settings
 class Scenes:
-    """Draw the embedded data set."""
+    """The embedded data set of synthetic scenes, drawn by a command."""
 
     images: Count
     """Training images."""
@@ -354,7 +355,7 @@ class Scenes:
     size: tuple[Pixels, Pixels]
     """Width and height in pixels."""
     seed: Seed
-    """An image depends on it, its split and its place in the split alone."""
+    """An image depends only on it, its split and its position in the split."""
 
 
 @settings
@@ -371,7 +372,7 @@ class Dataset:
 
 @settings
 class Photos:
-    """Your own photos; without labels they are trained on and looked at."""
+    """Your own photos; without labels there are runs and pictures, but no transfers."""
 
     folder: Path_
     """Folder of photos, of any depth."""
@@ -380,9 +381,9 @@ class Photos:
     val_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of the labelled photos to validate on."""
     seed: Seed = 0
-    """Draws those."""
+    """Of the draw of validation photos."""
     anonymise: Literal["blur", "pixelate"] | None = None
-    """How `people` are hidden in every copy."""
+    """How `people` are hidden in every copy; null: not at all."""
     people: Path_ | None = None
     """Where people are: boxes or masks in one of the formats of `labels`, or the word `faces` for a detector."""
     deny: Path_ | None = None
@@ -401,7 +402,7 @@ class DataSource:
     """Where images come from: exactly one of `root`, `scenes`, `dataset` and `photos`."""
 
     root: Path_ | None = None
-    """A folder in COCO's layout that is there already."""
+    """An existing folder in COCO's layout."""
     scenes: Scenes | None = None
     """The embedded data set, drawn."""
     dataset: Dataset | None = None
@@ -438,7 +439,7 @@ class Method:
     params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of its constructor."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
-    """In place of the study's `pretrain`, for this method."""
+    """Settings that replace those of the study's `pretrain` for this method."""
 
 
 @settings
@@ -504,7 +505,7 @@ class StudyFile:
     data: DataSource
     """What is pretrained on."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    """Every run is trained once with each."""
+    """Every run is trained once with each seed."""
     pretrain: dict[str, Any]
     """How all methods are trained."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
@@ -520,9 +521,9 @@ class StudyFile:
     nodes: Annotated[Count, OPERATION] = 1
     """Machines that those GPUs are on, the same number on each."""
     common: dict[str, Any] = Field(default_factory=dict)
-    """Parameters set alike for every method that has them."""
+    """Parameters that are set for every method that has them."""
     ablations: dict[Annotated[Name, AfterValidator(_axis)], Ablation] = Field(default_factory=dict)
-    """By axis: a table and a figure each."""
+    """Ablations by axis; each gives a table and a figure."""
     pictures: Pictures | None = None
     """Sheets of neighbours and histograms of scores; null draws none."""
     search_benchmark: SearchBenchmark | None = None

@@ -21,13 +21,13 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_json
 from mlssl.study.fingerprint import Fingerprint, content_id, fingerprint
 from mlssl.study.identity import experiment
-from mlssl.study.settings import Data, Dataset, DataSource, Photos, Scenes
+from mlssl.study.settings import SOURCES, Data, Dataset, DataSource, Photos, Scenes
 from mlssl.study.validation import plain
 
 KINDS = ("scenes", "dataset", "photos")
 """What a command makes; anything else is a folder that is there already."""
 READY = {"dataset": "prepared.json", "photos": "import.json"}
-"""The file that says that a folder is complete; drawn scenes appear complete themselves."""
+"""The file that is written last into a folder; drawn scenes are renamed into place when complete."""
 RECORD = "fingerprint.json"
 """In a data set that a command made: its fingerprint when it was new."""
 CACHE = Path("results/data/fingerprints")
@@ -35,7 +35,7 @@ CACHE = Path("results/data/fingerprints")
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in COCO's layout, and how it is made where it is not simply there."""
+    """A data set in COCO's layout, and how a command makes it."""
 
     kind: str
     """`root`, or one of KINDS."""
@@ -93,7 +93,7 @@ class Source:
 
 def read_source(given: DataSource, where: str) -> Source:
     """A `data` section of a study, not yet identified; `where` (file and section) opens every message."""
-    kind = next(key for key in ("root", *KINDS) if getattr(given, key) is not None)
+    kind = next(key for key in SOURCES if getattr(given, key) is not None)
     settings = None if kind == "root" else getattr(given, kind)
     names = {"train": "train2017", "val": "val2017"}
     allowed = {key: [name] for key, name in names.items()}
@@ -114,17 +114,17 @@ def read_source(given: DataSource, where: str) -> Source:
 
 
 def identify(source: Source, cache: Path = CACHE) -> tuple[Source, list[str]]:
-    """The source with its place and identities, and sentences on what has changed since the last look.
+    """The source with its place and identities, and sentences on what has changed since the last call.
 
-    Looks at each file once, by its size and times. A folder that does not exist has the identity `-`.
+    Checks size and times of each file. A folder that does not exist has the identity `-`.
     """
     if source.settings is None:
         found, changes = _look(source.data, cache)
         return _with(source, images_id=found.images, data_id=found.all), changes
-    images, whole = recipe(source, cache)
+    images, everything = recipe(source, cache)
     name = source.settings.name if isinstance(source.settings, Dataset) else source.kind
-    source = _with(source, root=f"results/data/{name}-{digest_of(whole)[:8]}")
-    ids, changes = {"images_id": digest_of(images), "data_id": digest_of(whole)}, []
+    source = _with(source, root=f"results/data/{name}-{digest_of(everything)[:8]}")
+    ids, changes = {"images_id": digest_of(images), "data_id": digest_of(everything)}, []
     if source.ready.exists():
         found, changes = _look(source.data, cache)
         made = record(source.data, found)
@@ -149,8 +149,9 @@ def recipe(source: Source, cache: Path = CACHE) -> tuple[dict[str, Any], dict[st
     """What decides the training images of a data set that a command makes, and what decides all of it."""
     s = source.settings
     if isinstance(s, Scenes):
-        whole = {"scenes": plain(s)}
-        return {"scenes": {key: value for key, value in whole["scenes"].items() if key != "val_images"}}, whole
+        everything = plain(s)
+        images = {key: value for key, value in everything.items() if key != "val_images"}
+        return {"scenes": images}, {"scenes": everything}
     if isinstance(s, Dataset):
         images = {"dataset": s.name, "train": source.data.train}
         return images, images | {"val": source.data.val}
@@ -159,12 +160,12 @@ def recipe(source: Source, cache: Path = CACHE) -> tuple[dict[str, Any], dict[st
     contents = {
         key: path if path in (None, "faces") else content_id(Path(path), cache) for key, path in files.items()
     }
-    whole = {"photos": experiment(s) | contents}
-    return whole, whole
+    made_of = {"photos": experiment(s) | contents}
+    return made_of, made_of
 
 
 def record(data: Data, found: Fingerprint | None = None) -> dict[str, str]:
-    """The fingerprint that a made data set had when it was new; written at the first look, `found`."""
+    """The fingerprint that a made data set had when it was new; written at the first call, from `found`."""
     path = Path(data.root) / RECORD
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -176,7 +177,7 @@ def record(data: Data, found: Fingerprint | None = None) -> dict[str, str]:
             write_json(path, values)
         return values
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is no fingerprint ({error!r}); remove the file") from None
+        raise DataError(f"{path}: is not a fingerprint ({error!r}); remove the file") from None
 
 
 def by_content(data: Data) -> Data:

@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 
 def validate(annotation: Any, value: Any, where: str) -> Any:
-    """`value`, as read from YAML, as the type `annotation`; ConfigError says what is wrong and what is allowed."""
+    """Convert `value`, as read from YAML, to the type `annotation`.
+
+    Raises ConfigError, with the key, the value and what is allowed; `where` (file and section) opens the message.
+    """
     text = json.dumps(value, default=str)
     try:
         return adapter(annotation).validate_json(text)
@@ -33,7 +36,7 @@ def validate(annotation: Any, value: Any, where: str) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def adapter(annotation: Any) -> TypeAdapter:
-    """Reads values as the type `annotation`, strictly."""
+    """The pydantic adapter that reads values strictly as the type `annotation`."""
     config = None if dataclasses.is_dataclass(annotation) else STRICT
     return TypeAdapter(annotation, config=config)
 
@@ -68,7 +71,7 @@ MISSING = ("missing", "missing_argument")
 def _sentence(error: ValidationError, annotation: Any, value: Any, where: str) -> str:
     """One error: where it is, the value, and what is allowed there."""
     found = [(_place(e, value), e) for e in error.errors(include_url=False)]
-    # What is misspelt is unknown, and the right key is missing; the first says more.
+    # A misspelt key gives two errors, an unknown and a missing key; the first helps more.
     place, first = next((f for f in found if f[1]["type"] in UNKNOWN), found[0])
     key, section = _key(where, place), _key(where, place[:-1])
     if first["type"] in UNKNOWN:
@@ -110,7 +113,7 @@ def known_keys(annotation: Any, place: list[str | int]) -> list[str]:
     """The keys of the section at `place` within a class of settings."""
     for part in place:
         is_class = dataclasses.is_dataclass(annotation)
-        annotation = _section(hints(annotation)[part] if is_class else typing.get_args(annotation)[-1])
+        annotation = _section(hints(annotation)[str(part)] if is_class else typing.get_args(annotation)[-1])
     return [f.name for f in dataclasses.fields(annotation)] if dataclasses.is_dataclass(annotation) else []
 
 
@@ -123,7 +126,7 @@ def _section(annotation: Any) -> Any:
 
 
 def check_section(cls: type, values: Mapping[str, Any], where: str, *, without: Collection[str] = ()) -> None:
-    """Check the given keys of `cls` each for itself; missing ones are no error. Raises ConfigError."""
+    """Check each of the given keys of `cls`; missing keys are allowed. Raises ConfigError."""
     known = {f.name: hint for f, hint in zip(dataclasses.fields(cls), hints(cls).values(), strict=True)}
     known = {name: hint for name, hint in known.items() if name not in without}
     for key, value in values.items():

@@ -15,8 +15,9 @@ from mlssl.errors import ConfigError
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-4` is a number, as in JSON and YAML 1.2, and a key given twice is an error."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node, seen = super().compose_mapping_node(anchor), set()
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
@@ -45,4 +46,6 @@ def read_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
-        raise ConfigError(f"{path}: is no JSON either ({error}); give texts, numbers, lists and mappings") from None
+        raise ConfigError(
+            f"{path}: cannot be converted to JSON ({error}); give texts, numbers, lists, mappings"
+        ) from None
