@@ -1,13 +1,19 @@
 # make reproduce   environment, then the study to its report        (STUDY=config/demo.yaml CORES=all)
-# make test        environment, then all tests: two at a time, then those that need the machine for themselves
+# make test        environment, then every test that needs no scheduler, two at a time
+# make test-all    the same, then the long tests, those that measure time, and Slurm
+# make coverage    make test, with the share of lines that the tests run
+# make lint        ruff and mypy
+# make docs        the documentation as a site, in build/site; a broken link is an error
 PYTHON ?= python3
 STUDY ?= config/demo.yaml
 CORES ?= all
 BIN = .venv/bin
+PYTEST = $(BIN)/python -m pytest
+PARALLEL = -n 2 --dist worksteal
 # By way of the environment, so that the shell sees any character in a path as it is.
 export STUDY
 
-.PHONY: reproduce report test lint clean
+.PHONY: reproduce report test test-all test-rest coverage lint docs clean
 
 reproduce: .venv/ready
 	$(BIN)/snakemake --cores $(CORES) --config "study=$$STUDY"
@@ -21,15 +27,33 @@ report: .venv/ready
 	cat "$$out/tables/main.md"
 
 test: .venv/ready
+	$(PYTEST) $(PARALLEL) -m 'not long and not alone'
+
+test-all: test test-rest
+
+test-rest: .venv/ready
+	$(PYTEST) $(PARALLEL) -m 'long and not alone'
+	$(PYTEST) -m alone
+
+coverage: .venv/ready
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(PYTEST) $(PARALLEL) -m 'not long and not alone' --cov --cov-report=
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+lint: .venv/ready
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+docs: .venv/ready
+	$(BIN)/python -m mkdocs build --strict
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or later is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
 	touch $@
 
 clean:
-	rm -rf .venv .snakemake
+	rm -rf .venv .snakemake build
