@@ -229,9 +229,13 @@ def test_voc_of_both_years(tmp_path):
     [
         ("<annotation>", "not valid XML"),
         (xml([("unicorn", 0, (1, 1, 2, 2))]), "'unicorn' is not one of VOC's 20 classes"),
-        (xml([("cat", 0, (1, 1, "", 2))]), "bndbox of a 'cat' lacks an edge"),
-        (xml([("cat", 0, (5, 1, 2, 2))]), "of a 'cat' is invalid"),
-        (xml([("cat", 0, (1, 1, "nan", 2))]), "of a 'cat' is invalid"),
+        (xml([("cat", 0, (1, 1, "", 2))]), "object 1 \\('cat'\\), xmax is \"\"; give a number"),
+        (xml([("cat", 0, (5, 1, 2, 2))]), r"object 1 \('cat'\) has bndbox \[5.0, 1.0, 2.0, 2.0\]; give 1 <= xmin"),
+        (xml([("cat", 0, (-5, 1, -2, 2))]), "give 1 <= xmin"),
+        (xml([("cat", 0, (1, 1, "nan", 2))]), 'xmax is "nan"; give a number'),
+        (xml([(" ", 0, (1, 1, 2, 2))]), "object 1 has no name"),
+        ('<!DOCTYPE a [<!ENTITY x "cat">]><annotation/>', "DOCTYPE"),
+        ("<annotation><size><width>3</width></size></annotation>", "size is '3' x ''"),
     ],
 )
 def test_bad_voc_xml_is_named(tmp_path, text, message):

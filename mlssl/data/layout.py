@@ -81,7 +81,8 @@ def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any
     """
     folder, left_out = out / split, list(found.left_out)
     folder.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for place, picture in enumerate(found.pictures, start=1):
         try:
             if picture.path.suffix.lower() not in SUFFIXES:
