@@ -120,6 +120,16 @@ def test_a_later_call_goes_on_too(server, tmp_path):
     assert server.asked[1] == ("/a.bin", "bytes=100000-")
 
 
+def test_pooch_starts_again_after_a_transfer_that_breaks_off(server, tmp_path):
+    """Why `download` is our own code."""
+    pooch = pytest.importorskip("pooch")
+    server.breaks, known = [100_000], f"md5:{md5(BODY)}"
+    with pytest.raises((OSError, ValueError)):
+        pooch.retrieve(server.url("a.bin"), known, path=tmp_path)
+    pooch.retrieve(server.url("a.bin"), known, path=tmp_path)
+    assert [span for _, span in server.asked] == [None, None]
+
+
 def test_a_file_that_changed_meanwhile_is_begun_again(server, tmp_path):
     server.breaks = [100_000]
     with pytest.raises(DataError, match="broke off"):
@@ -236,8 +246,19 @@ def test_unpacking(tmp_path, name):
     into = unpack(archive, tmp_path / "out")
     assert (into / "d/a.txt").read_bytes() == b"first"
     assert (into / "d/e/b.txt").read_bytes() == b"second"
+    assert os.access(into / "d/e/b.txt", os.R_OK | os.W_OK)
     archive.unlink()
-    assert unpack(archive, into) == into, "what is unpacked is left alone"
+    assert unpack(archive, into) == into, "an unpacked folder is left unchanged"
+
+
+def test_names_in_other_scripts(tmp_path):
+    names = ["bücher/été.jpg", "画像/一.jpg", "with space .jpg"]
+    for archive in (
+        write_zip(tmp_path / "a.zip", [(name, b"x") for name in names]),
+        write_tar(tmp_path / "a.tar", [(name, b"x") for name in names]),
+    ):
+        into = unpack(archive, tmp_path / f"{archive.name}.out")
+        assert sorted(p.relative_to(into).as_posix() for p in into.rglob("*.jpg")) == sorted(names)
 
 
 EVIL = {
@@ -267,6 +288,20 @@ def test_evil_archives_leave_nothing_behind(tmp_path, name):
         unpack(archive, tmp_path / "out" / "a")
     assert left(tmp_path / "out") == []
     assert left(tmp_path) == ["in", "out"]
+
+
+@pytest.mark.parametrize(
+    "name", ["absolute.tar", "symlink.tar", "hardlink.tar", "up.zip", "absolute.zip", "symlink.zip"]
+)
+def test_tarfile_and_zipfile_accept_archives_that_we_refuse(tmp_path, name):
+    """Why `unpack` checks the members itself: a link stays, or a file gets another name than the archive says."""
+    if name.endswith("zip"):
+        with zipfile.ZipFile(write_zip(tmp_path / name, EVIL[name])) as archive:
+            archive.extractall(tmp_path / "out")
+    else:
+        with tarfile.open(write_tar(tmp_path / name, EVIL[name])) as archive:
+            archive.extractall(tmp_path / "out", filter="data")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.name in ("l", "evil")]
 
 
 @pytest.mark.parametrize("name", ["bomb.zip", "bomb.tar.gz"])

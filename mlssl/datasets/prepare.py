@@ -92,7 +92,7 @@ def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
 
 def gather(
     name: str, splits: Sequence[str], unpacked: Path, kept: Path, *, source: Path | str | None, may_fetch: bool
-) -> tuple[list[Path], list[dict[str, str]]]:
+) -> tuple[list[Path], list[dict[str, str | None]]]:
     """The folders that have all files the splits need, and records of the archives that were used."""
     roots = [] if source is None else [Path(source)]
     if source is not None and not Path(source).is_dir():
