@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     sub.add_argument(
         "--max-skipped", type=float, default=none, help="share that may be unusable before it stops: 0.05"
     )
-    sub.add_argument("--near", type=int, default=none, help="bits of 63 in which near-duplicates may differ: 6")
+    sub.add_argument("--near", type=int, default=none, help="bits of 64 in which near-duplicates may differ: 6")
     sub.add_argument("--workers", type=int, help="processes; one per core if not given")
 
     sub = command(

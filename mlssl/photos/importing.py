@@ -24,7 +24,7 @@ from mlssl.photos.report import summary, table
 from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
-VERSION = 1
+VERSION = 2
 """Increase it when an import's output changes for the same photos and settings."""
 
 
@@ -80,14 +80,15 @@ def import_photos(
             return out
         found = None if labels is None else read_labels(labels, names)
         denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
-        hidden = None if people in (None, FACES) else read_labels(people, names, max_missing=0)
+        hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [
             Photo(
                 number,
                 path,
                 name,
                 labels=None if found is None else found.photos.get(name),
-                people=FACES if people == FACES else None if hidden is None else hidden.photos.get(name),
+                people=None if hidden is None else hidden.photos.get(name),
+                detect_faces=people == FACES,
             )
             for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1)
             if name not in denied
