@@ -89,7 +89,7 @@ def test_boxes_end_at_the_edges_of_the_image(root, values, expected):
     assert read(root, content).instances(0).boxes.tolist() == expected
 
 
-def test_without_a_segmentation_the_box_is_one(root):
+def test_without_segmentation_the_box_is_the_mask(root):
     content = valid()
     content["annotations"] = [content["annotations"][0] | box([2, 4, 10, 8])]
     mask = read(root, content).instances(0).masks[0]
@@ -106,21 +106,21 @@ BROKEN = {
     "an image twice": (("images", 1, "id", 0), "key 'images': id 0 is given 2 times"),
     "a category twice": (("categories", 1, "id", 3), "key 'categories': id 3 is given 2 times"),
     "an annotation twice": (("annotations", 1, "id", 5), "key 'annotations': id 5 is given 2 times"),
-    "an id in words": (("images", 0, "id", "0"), "images\\[0\\]: key 'id' is '0'"),
+    "an id that is text": (("images", 0, "id", "0"), "images\\[0\\]: key 'id' is '0'"),
     "an image unknown": (("annotations", 0, "image_id", 8), "annotation 5: key 'image_id' is 8"),
     "a category unknown": (("annotations", 0, "category_id", 4), "annotation 5: key 'category_id' is 4"),
     "an image listed twice": (("images", 1, "file_name", "a.png"), "key 'file_name' is 'a.png'; give another name"),
     "a category name twice": (("categories", 1, "name", "cat"), "id 90: key 'name' is 'cat'; give another name"),
     "a category without name": (("categories", 1, "name", " "), "id 90: key 'name' is ' '; give a name"),
     "an annotation that is no record": (("annotations", 0, None, [1]), "annotations\\[0\\]: key 'id' is \\[1\\]"),
-    "an area in words": (("annotations", 0, "area", "big"), "annotation 5: key 'area' is 'big'"),
+    "an area that is text": (("annotations", 0, "area", "big"), "annotation 5: key 'area' is 'big'"),
     "a crowd of two": (("annotations", 0, "iscrowd", 2), "annotation 5: key 'iscrowd' is 2; give 0 or 1"),
     "a file above": (("images", 0, "file_name", "../a.png"), "below the folder of the split"),
     "a file elsewhere": (("images", 0, "file_name", "/etc/passwd"), "below the folder of the split"),
-    "a file that is not there": (("images", 0, "file_name", "c.png"), "'c.png' is not in .* \\(1 of 2 are not\\)"),
+    "a missing file": (("images", 0, "file_name", "c.png"), "'c.png' is not in .* \\(1 of 2 are not\\)"),
     "no width": (("images", 0, "width", 0), "image 0: key 'width' is 0"),
     "three numbers": (("annotations", 0, "bbox", [1, 2, 3]), "annotation 5: key 'bbox'"),
-    "a box of less than nothing": (("annotations", 0, "bbox", [1, 2, -3, 4]), "annotation 5: key 'bbox'"),
+    "a box of negative size": (("annotations", 0, "bbox", [1, 2, -3, 4]), "annotation 5: key 'bbox'"),
     "a box that is no number": (("annotations", 0, "bbox", [1, 2, float("nan"), 4]), "annotation 5: key 'bbox'"),
     "a line": (("annotations", 0, "segmentation", [[1, 2, 3, 4]]), "polygons of at least 3 points"),
     "a code of another size": (("annotations", 1, "segmentation", CODE | {"size": [30, 20]}), "run-length"),
@@ -128,12 +128,12 @@ BROKEN = {
         ("annotations", 1, "segmentation", {"size": [20, 30], "counts": [100000]}), "run-length"),
     "runs that end early": (
         ("annotations", 1, "segmentation", {"size": [20, 30], "counts": [599]}), "run-length"),
-    "a code of nonsense": (("annotations", 1, "segmentation", CODE | {"counts": "zzzz"}), "run-length"),
+    "a code that is not RLE": (("annotations", 1, "segmentation", CODE | {"counts": "zzzz"}), "run-length"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_does_not_fit_is_refused_with_file_key_value(root, name):
+def test_invalid_files_are_refused_with_file_key_and_value(root, name):
     change, words = BROKEN[name]
     content = valid()
     if isinstance(change, str):
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused_with_file_key_value(root, name):
     assert len(str(refused.value).splitlines()) == 1
 
 
-def test_a_file_that_is_not_there_is_named(root):
+def test_a_missing_file_is_named(root):
     with pytest.raises(DataError, match=r"instances_val\.json: no such file; data.root"):
         read_split(root, "val")
 
@@ -200,7 +200,7 @@ def test_pycocotools_decodes_runs_that_do_not_fill_the_mask(counts):
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=5, max_size=5))
-def test_runs_are_those_of_pycocotools(rows):
+def test_runs_equal_those_of_pycocotools(rows):
     mask = np.asfortranarray(np.array(rows, dtype=np.uint8))
     flat = np.concatenate([[0], mask.ravel(order="F")])
     runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [mask.size]])).tolist()

@@ -56,7 +56,7 @@ def boxes(labels, name, size=(100, 50)):
     return [(a["category_id"], a["bbox"]) for a in placed(labels.photos[name], *size)]
 
 
-def test_coco_ids_with_gaps_and_zero_are_mapped_and_a_box_is_cut_at_the_edge(tmp_path):
+def test_coco_ids_with_gaps_and_zero_are_mapped_and_a_box_is_clipped(tmp_path):
     labels = read_labels(coco(tmp_path), NAMES)
     assert labels.categories == [("box", 3), ("shelf", 9)]
     assert boxes(labels, "shop/a.jpg") == [(2, [10, 20, 30, 30])]  # The one without area is left out.
@@ -140,7 +140,7 @@ def test_a_photo_is_found_by_path_before_name_before_stem_and_never_by_guess(tmp
     assert len(labels.missing) == 2
 
 
-def test_labels_of_photos_that_are_not_there_are_counted_and_too_many_refused(tmp_path):
+def test_labels_without_photo_are_counted_and_too_many_are_refused(tmp_path):
     path = tmp_path / "l.csv"
     path.write_text("".join(f"{i}.jpg,cup\n" for i in range(20)))
     labels = read_labels(path, [f"{i}.jpg" for i in range(18)])
@@ -254,7 +254,7 @@ def records(**keys):
         }
     )
 )
-def test_whatever_a_json_holds_it_is_read_or_refused_in_a_sentence(tmp_path_factory, content):
+def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "l.json"
     path.write_text(json.dumps(content))
     try:

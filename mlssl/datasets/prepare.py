@@ -46,7 +46,7 @@ def prepare(
         raise DataError(f"{name}: split '{', '.join(unknown)}' is not known; give {', '.join(dataset.splits)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
-        if is_whole(name, out, wanted):
+        if is_complete(name, out, wanted):
             return out
         part = out.with_name(f".{out.name}.part")
         made, unpacked, kept = part / "made", part / "unpacked", out.with_name(f"{out.name}.archives")
@@ -76,7 +76,7 @@ def prepare(
     return out
 
 
-def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
+def is_complete(name: str, out: Path, splits: Sequence[str]) -> bool:
     """Whether `out` is complete; an empty folder counts as missing. DataError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False

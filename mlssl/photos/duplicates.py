@@ -16,7 +16,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     """`imagehash.phash` of an image, uint8 H x W x 3, as 64 bits.
 
     Each of the lowest 8 x 8 frequencies gives one bit: whether it exceeds their median. Scale, JPEG quality and
-    overall brightness change few bits.
+    overall brightness change few bits; noise on a photo of one uniform colour changes many.
     """
     return int(str(imagehash.phash(Image.fromarray(pixels))), 16)
 

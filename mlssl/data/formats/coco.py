@@ -22,7 +22,7 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
     - Ids are unique integers; 0 and gaps are valid. Category names and file names are unique and not empty.
     - An image has width and height, positive integers; its file name is a path below the folder of the split.
     - `bbox` is x, y, width, height in pixels: finite JSON numbers, sides not negative. A box may have no area or
-      extend beyond the image; whoever uses it clips it.
+      extend beyond the image; its users clip it.
     - `segmentation` is missing or null, or a list of polygons (an empty list: no mask), or an RLE, plain or
       compressed, whose size is the image's and whose runs fill it.
     - `iscrowd` is 0, 1, null or missing; `area` is a number, null or missing.
