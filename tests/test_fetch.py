@@ -1,4 +1,4 @@
-"""Files fetched from a local server that resumes, breaks off and lies; archives that want out of their folder."""
+"""Downloads from a local server that breaks off and reports errors; unpacking of malicious archives."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ BODY = np.random.default_rng(0).bytes(300_000)
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `asked` lists path and Range of what was asked for."""
+    """Serves `files`; `asked` lists the path and Range header of each request."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -88,11 +88,11 @@ def md5(data):
 
 
 def left(folder):
-    """What lies in a folder, without locks."""
+    """Names of the files in a folder, without locks."""
     return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
-def test_a_file_is_fetched_checked_and_not_fetched_again(server, tmp_path):
+def test_a_file_is_downloaded_and_checked_once(server, tmp_path):
     to = tmp_path / "new" / "a.bin"
     sums = {"md5": md5(BODY), "sha256": hashlib.sha256(BODY).hexdigest().upper(), "size": len(BODY)}
     assert download(server.url("a.bin"), to, **sums) == to
@@ -102,7 +102,7 @@ def test_a_file_is_fetched_checked_and_not_fetched_again(server, tmp_path):
     assert server.asked == [("/a.bin", None)]
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_was(server, tmp_path):
+def test_a_broken_transfer_resumes(server, tmp_path):
     server.breaks = [100_000, 50_000]
     download(server.url("a.bin"), tmp_path / "a.bin", md5=md5(BODY), wait_s=0.001)
     assert (tmp_path / "a.bin").read_bytes() == BODY
@@ -110,7 +110,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(server, tmp_path):
     assert left(tmp_path) == ["a.bin"]
 
 
-def test_a_later_call_goes_on_too(server, tmp_path):
+def test_a_later_call_resumes_too(server, tmp_path):
     server.breaks = [100_000]
     with pytest.raises(DataError, match=r"broke off at 100,000 of 300,000.*kept in .*a\.bin\.part"):
         download(server.url("a.bin"), tmp_path / "a.bin", attempts=1)
@@ -120,7 +120,17 @@ def test_a_later_call_goes_on_too(server, tmp_path):
     assert server.asked[1] == ("/a.bin", "bytes=100000-")
 
 
-def test_a_file_that_changed_meanwhile_is_begun_again(server, tmp_path):
+def test_pooch_does_not_resume_a_broken_transfer(server, tmp_path):
+    """Why `download` is our own code."""
+    pooch = pytest.importorskip("pooch")
+    server.breaks, known = [100_000], f"md5:{md5(BODY)}"
+    with pytest.raises((OSError, ValueError)):
+        pooch.retrieve(server.url("a.bin"), known, path=tmp_path)
+    pooch.retrieve(server.url("a.bin"), known, path=tmp_path)
+    assert [span for _, span in server.asked] == [None, None]
+
+
+def test_a_file_that_changed_meanwhile_is_downloaded_from_the_start(server, tmp_path):
     server.breaks = [100_000]
     with pytest.raises(DataError, match="broke off"):
         download(server.url("a.bin"), tmp_path / "a.bin", attempts=1)
@@ -129,21 +139,21 @@ def test_a_file_that_changed_meanwhile_is_begun_again(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == BODY[::-1]
 
 
-def test_a_server_without_range_is_begun_again(server, tmp_path):
+def test_without_range_a_file_is_downloaded_from_the_start(server, tmp_path):
     server.breaks, server.knows_range = [100_000], False
     download(server.url("a.bin"), tmp_path / "a.bin", md5=md5(BODY), wait_s=0.001)
     assert (tmp_path / "a.bin").read_bytes() == BODY
 
 
 @pytest.mark.parametrize("extra", [b"", b"more"])
-def test_a_part_that_is_whole_or_too_long(server, tmp_path, extra):
+def test_a_partial_file_that_is_complete_or_too_long(server, tmp_path, extra):
     (tmp_path / "a.bin.part").write_bytes(BODY + extra)
     download(server.url("a.bin"), tmp_path / "a.bin", md5=md5(BODY), wait_s=0.001)
     assert (tmp_path / "a.bin").read_bytes() == BODY
     assert len(server.asked) == (2 if extra else 1)
 
 
-def test_a_wrong_checksum_removes_the_file_and_a_retry_starts_afresh(server, tmp_path):
+def test_a_wrong_checksum_removes_the_file_and_a_retry_starts_from_the_beginning(server, tmp_path):
     with pytest.raises(DataError, match=rf"md5 {md5(BODY)}, not {'0' * 32}; the partial file is removed"):
         download(server.url("a.bin"), tmp_path / "a.bin", md5="0" * 32)
     assert left(tmp_path) == []
@@ -157,7 +167,7 @@ def test_another_size_is_refused_before_the_transfer(server, tmp_path):
     assert left(tmp_path) == []
 
 
-def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path):
+def test_a_busy_server_is_retried_and_a_missing_file_is_not(server, tmp_path):
     server.states = [503, 500]
     download(server.url("a.bin"), tmp_path / "a.bin", wait_s=0.001)
     assert len(server.asked) == 3
@@ -176,7 +186,7 @@ def test_offline(tmp_path):
         download("file:///etc/passwd", tmp_path / "b")
 
 
-def test_a_full_disk_is_told_before_the_transfer(server, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_the_transfer(server, tmp_path, monkeypatch):
     usage = fetch.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DataError, match="300,000 bytes remain to download"):
@@ -236,8 +246,19 @@ def test_unpacking(tmp_path, name):
     into = unpack(archive, tmp_path / "out")
     assert (into / "d/a.txt").read_bytes() == b"first"
     assert (into / "d/e/b.txt").read_bytes() == b"second"
+    assert os.access(into / "d/e/b.txt", os.R_OK | os.W_OK)
     archive.unlink()
-    assert unpack(archive, into) == into, "what is unpacked is left alone"
+    assert unpack(archive, into) == into, "an unpacked folder is left unchanged"
+
+
+def test_names_in_other_scripts(tmp_path):
+    names = ["bücher/été.jpg", "画像/一.jpg", "with space .jpg"]
+    for archive in (
+        write_zip(tmp_path / "a.zip", [(name, b"x") for name in names]),
+        write_tar(tmp_path / "a.tar", [(name, b"x") for name in names]),
+    ):
+        into = unpack(archive, tmp_path / f"{archive.name}.out")
+        assert sorted(p.relative_to(into).as_posix() for p in into.rglob("*.jpg")) == sorted(names)
 
 
 EVIL = {
@@ -269,6 +290,20 @@ def test_evil_archives_leave_nothing_behind(tmp_path, name):
     assert left(tmp_path) == ["in", "out"]
 
 
+@pytest.mark.parametrize(
+    "name", ["absolute.tar", "symlink.tar", "hardlink.tar", "up.zip", "absolute.zip", "symlink.zip"]
+)
+def test_tarfile_and_zipfile_accept_archives_that_we_refuse(tmp_path, name):
+    """Why `unpack` checks the members itself: a link stays, or a file gets another name than the archive says."""
+    if name.endswith("zip"):
+        with zipfile.ZipFile(write_zip(tmp_path / name, EVIL[name])) as archive:
+            archive.extractall(tmp_path / "out")
+    else:
+        with tarfile.open(write_tar(tmp_path / name, EVIL[name])) as archive:
+            archive.extractall(tmp_path / "out", filter="data")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.name in ("l", "evil")]
+
+
 @pytest.mark.parametrize("name", ["bomb.zip", "bomb.tar.gz"])
 def test_a_bomb_is_refused(tmp_path, name):
     zeros = [(f"{i}.bin", bytes(HARMLESS // 4)) for i in range(5)]
@@ -292,7 +327,7 @@ def test_a_small_limit_and_a_small_disk(tmp_path, monkeypatch):
     assert left(tmp_path) == ["a.tar"]
 
 
-def test_a_zip_that_lies_about_its_sizes(tmp_path):
+def test_a_zip_that_declares_wrong_sizes(tmp_path):
     archive = write_zip(tmp_path / "a.zip", [("a", bytes(5000))])
     content = archive.read_bytes().replace((5000).to_bytes(4, "little"), (50).to_bytes(4, "little"))
     archive.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Images as people have them: any mode and depth is read, upright; what cannot be used is refused with a reason."""
+"""Images of any mode and depth are read upright; unusable ones are refused with a reason."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_modes(tmp_path, mode):
         assert np.abs(found.astype(int) - COLOUR).max() <= 1
 
 
-def test_transparent_parts_lie_on_white(tmp_path):
+def test_transparent_parts_become_white(tmp_path):
     pixels = np.zeros((20, 20, 4), dtype=np.uint8)
     pixels[:, 10:, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -48,7 +48,7 @@ def test_transparent_parts_lie_on_white(tmp_path):
     assert (found[:, 10:] == 0).all()
 
 
-def test_a_photo_is_turned_upright_but_not_away_from_its_annotation(tmp_path):
+def test_a_photo_is_rotated_upright_unless_its_annotation_has_the_stored_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
@@ -60,7 +60,7 @@ def test_a_photo_is_turned_upright_but_not_away_from_its_annotation(tmp_path):
         read_image(tmp_path / "a.png", (10, 10))
 
 
-def test_of_an_animation_the_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / "a.gif") == [255, 0, 0]).all()
@@ -103,7 +103,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("how", REASONS)
-def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path, how):
+def test_unusable_files_are_refused_in_one_sentence(tmp_path, how):
     path = tmp_path / "a.jpg"
     spoil(path, how)
     with pytest.raises(UnusableImage, match=REASONS[how]) as refused:
@@ -124,7 +124,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_images_are_found_at_any_depth_and_a_loop_is_survived(tmp_path):
+def test_images_are_found_at_any_depth_and_loops_of_links_end(tmp_path):
     for name in ("b.JPG", "a/deep/er/c.png", ".hidden/d.png", "a/.e.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -47,7 +47,7 @@ EDITS = {
     "a table": ("mlssl/tables/label_savings.py", "def savings", "CHANGED = 1\n\n\ndef savings", {"tables": 1}),
     "the neighbours": ("mlssl/pictures/neighbours.py", "def write_neighbours",
                        "CHANGED = 1\n\n\ndef write_neighbours", {"neighbours": 2, "histograms": 2}),
-    "the contact sheet's reader": ("mlssl/data/annotations.py", "Record = ", "CHANGED = 1\nRecord = ", None),
+    "the contact sheet's reader": ("mlssl/data/formats/coco.py", "Record = ", "CHANGED = 1\nRecord = ", None),
     "the command line": ("mlssl/cli/__init__.py", "def main(", "CHANGED = 1\n\n\ndef main(", {}),
 }  # fmt: skip
 

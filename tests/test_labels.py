@@ -1,4 +1,4 @@
-"""Labels of photos: four formats read alike, photos found, slips told with file, place and remedy."""
+"""Labels of photos in four formats: photos are found; mistakes are refused with file, position and remedy."""
 
 import json
 
@@ -56,7 +56,7 @@ def boxes(labels, name, size=(100, 50)):
     return [(a["category_id"], a["bbox"]) for a in placed(labels.photos[name], *size)]
 
 
-def test_coco_ids_with_gaps_and_zero_are_mapped_and_a_box_is_cut_at_the_edge(tmp_path):
+def test_coco_ids_with_gaps_and_zero_are_mapped_and_a_box_is_clipped(tmp_path):
     labels = read_labels(coco(tmp_path), NAMES)
     assert labels.categories == [("box", 3), ("shelf", 9)]
     assert boxes(labels, "shop/a.jpg") == [(2, [10, 20, 30, 30])]  # The one without area is left out.
@@ -134,13 +134,13 @@ def test_a_photo_is_found_by_path_before_name_before_stem_and_never_by_guess(tmp
     names = ["a/x.jpg", "b/x.jpg", "b/y.png", "y.2.jpg", "c/z.jpg"]
     path.write_text("b/x.jpg,one\nfar/x.jpg,two\ny.tif,three\ny.2.jpg,four\nz.jpg,five\nfar/z.jpg,six\n")
     labels = read_labels(path, names, max_missing=0.5)
-    found = {n: [labels.categories[t.category][0] for t in v.things] for n, v in labels.photos.items()}
+    found = {n: [labels.categories[o.category][0] for o in v.objects] for n, v in labels.photos.items()}
     # With b/x.jpg taken by its path, the other x.jpg is the only one left; z.jpg is asked for twice.
     assert found == {"b/x.jpg": ["one"], "a/x.jpg": ["two"], "b/y.png": ["three"], "y.2.jpg": ["four"]}
     assert len(labels.missing) == 2
 
 
-def test_labels_of_photos_that_are_not_there_are_counted_and_too_many_refused(tmp_path):
+def test_labels_without_photo_are_counted_and_too_many_are_refused(tmp_path):
     path = tmp_path / "l.csv"
     path.write_text("".join(f"{i}.jpg,cup\n" for i in range(20)))
     labels = read_labels(path, [f"{i}.jpg" for i in range(18)])
@@ -157,33 +157,36 @@ IMAGE = {"id": 0, "file_name": "shop/a.jpg"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"annotations": None}, "key 'annotations'"),
-        ({"annotations": [A | {"image_id": 5}]}, r"annotations\[0\] has image_id 5"),
-        ({"annotations": [A | {"image_id": True}]}, "image_id true"),
-        ({"annotations": [A | {"category_id": 5}]}, "category_id 5"),
+        ({"annotations": [A | {"image_id": 5}]}, r"annotations\[0\]: key 'image_id' is 5"),
+        ({"annotations": [A | {"image_id": True}]}, "'image_id' is True"),
+        ({"annotations": [A | {"category_id": 5}]}, "'category_id' is 5"),
         ({"annotations": [A | {"bbox": [1, 2, 3]}]}, r"'bbox' is \[1, 2, 3\]"),
-        ({"annotations": [A | {"bbox": [1, 2, -3, 4]}]}, "must not be negative"),
-        ({"annotations": [A | {"bbox": [1, 2, "x", 4]}]}, '"x"; give a number'),
-        ({"annotations": [A | {"bbox": [1, 2, 10**400, 4]}]}, "give a number"),
+        ({"annotations": [A | {"bbox": [1, 2, -3, 4]}]}, "give x, y, width and height"),
+        ({"annotations": [A | {"bbox": [1, 2, "x", 4]}]}, "'x', 4]; give x, y, width and height"),
+        ({"annotations": [A | {"bbox": [1, 2, 10**400, 4]}]}, "give x, y, width and height"),
         ({"annotations": [A | {"segmentation": [[1, 2]]}]}, "'segmentation'"),
         ({"annotations": [A | {"segmentation": {"size": [2, 2], "counts": [1]}}]}, "'segmentation'"),
-        ({"images": [IMAGE, IMAGE | {"file_name": "b.png"}]}, r"images\[1\] has id 0"),
-        ({"images": [IMAGE, IMAGE | {"id": 1}]}, r"images\[1\] has file_name"),
-        ({"images": [IMAGE | {"width": 0, "height": 2}]}, "width 0, height 2"),
-        ({"categories": []}, "category_id 9"),
-        ({"categories": [], "annotations": []}, "has no category"),
+        ({"images": [IMAGE, IMAGE | {"file_name": "b.png"}]}, "key 'images': id 0 is given 2 times"),
+        (
+            {"images": [IMAGE, IMAGE | {"id": 1}]},
+            "images, id 1: key 'file_name' is 'shop/a.jpg'; give another name",
+        ),
+        ({"images": [IMAGE | {"width": 0, "height": 2}]}, "image 0: key 'width' is 0"),
+        ({"categories": []}, "key 'categories' is empty"),
+        ({"images": [], "annotations": []}, "key 'images' is empty"),
     ],
 )
-def test_slips_in_coco_are_told_with_their_place(tmp_path, changes, told):
-    with pytest.raises(DataError, match=told) as caught:
+def test_mistakes_in_coco_are_refused_with_their_position(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message) as caught:
         read_labels(coco(tmp_path, **changes), NAMES)
     assert "labels.json" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1 2", r"line 1: 2 values"),
         ("0 0.5 0.5 1 1\n7 0.5 0.5 1 1", "line 2: class '7' is not in 0 to 1"),
@@ -192,13 +195,13 @@ def test_slips_in_coco_are_told_with_their_place(tmp_path, changes, told):
         ("some words", "class 'some'"),
     ],
 )
-def test_slips_in_yolo_are_told_with_their_line(tmp_path, text, told):
-    with pytest.raises(DataError, match=told) as caught:
+def test_mistakes_in_yolo_are_refused_with_their_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=message) as caught:
         read_labels(yolo(tmp_path, a=text), NAMES)
     assert "a.txt" in str(caught.value)
 
 
-def test_other_slips_are_told(tmp_path):
+def test_other_mistakes_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"neither XML nor txt"):
         read_labels(tmp_path, NAMES)
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
@@ -251,7 +254,7 @@ def records(**keys):
         }
     )
 )
-def test_whatever_a_json_holds_it_is_read_or_refused_in_a_sentence(tmp_path_factory, content):
+def test_any_json_is_read_or_refused_in_one_sentence(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("any") / "l.json"
     path.write_text(json.dumps(content))
     try:

@@ -78,8 +78,8 @@ def write_cityscapes(root):
         stem = f"{city}_000000_000019"
         draw(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png")
         ids = np.full((SIZE[1], SIZE[0]), 7, dtype=np.int32)  # road
-        ids[:5] = 3  # out of what is trained on
-        ids[10:20, 5:15], ids[10:20, 10:20] = 26000, 26001  # the second car stands in front of the first
+        ids[:5] = 3  # not a training class
+        ids[10:20, 5:15], ids[10:20, 10:20] = 26000, 26001  # the second car is in front of the first
         ids[22:25, 30:40] = 24  # a group of persons
         folder = root / "gtFine" / split / city
         folder.mkdir(parents=True)
@@ -130,12 +130,12 @@ def write_dtd(root):
     write(root / "dtd" / "labels" / "test1.txt", "banded/banded_9.jpg\nwoven/woven_2.jpg\n")
 
 
-def told(out):
+def prepared(out):
     return json.loads((out / "prepared.json").read_text())
 
 
 def labels_by_name(out, split):
-    """Which categories each file shows."""
+    """The categories of each file."""
     read = read_split(out, split)
     rows = read.labels()
     return {im["file_name"]: [read.names[j] for j in np.flatnonzero(rows[i])] for i, im in enumerate(read.images)}
@@ -149,16 +149,16 @@ def test_coco_from_a_folder(tmp_path, capsys):
     assert [im["id"] for im in read.images] == [100, 101, 102]
     assert [c["id"] for c in read.categories] == [1, 2]
     assert read.instances(0).masks.sum() == 50
-    assert told(out)["categories"][1] == {"id": 2, "name": "toothbrush", "original": 90}
-    assert told(out)["splits"]["val2017"]["images"] == 2
-    assert told(out)["splits"]["val2017"]["published"] == 5000
+    assert prepared(out)["categories"][1] == {"id": 2, "name": "toothbrush", "original": 90}
+    assert prepared(out)["splits"]["val2017"]["images"] == 2
+    assert prepared(out)["splits"]["val2017"]["published"] == 5000
     assert "val2017: 2 images, 5,000 are published" in capsys.readouterr().err
     assert read.path(0).is_symlink(), "images of a folder are not copied"
     build_store(out / "train2017", tmp_path / "store", short_side=20, workers=0)
     assert len(ImageStore(tmp_path / "store")) == 3
 
 
-def test_what_is_whole_is_left_alone(tmp_path):
+def test_a_complete_dataset_is_left_unchanged(tmp_path):
     write_coco2017(tmp_path / "coco")
     out = prepare("coco2017", tmp_path / "out", source=tmp_path / "coco", splits=["val2017"])
     before = (out / "prepared.json").stat().st_mtime_ns
@@ -173,7 +173,7 @@ def test_what_is_whole_is_left_alone(tmp_path):
         prepare("coco2017", tmp_path / "mine")
 
 
-def test_nothing_half_made_is_left(tmp_path):
+def test_an_incomplete_dataset_is_never_left(tmp_path):
     write_coco2017(tmp_path / "coco")
     (tmp_path / "coco" / "annotations" / "instances_val2017.json").write_text("{")
     with pytest.raises(DataError, match=r"instances_val2017\.json: not valid JSON"):
@@ -184,14 +184,14 @@ def test_nothing_half_made_is_left(tmp_path):
     assert read_split(tmp_path / "out", "val2017")
 
 
-def test_images_that_are_missing_or_broken_are_left_out_and_told(tmp_path, capsys):
+def test_images_that_are_missing_or_broken_are_left_out_and_reported(tmp_path, capsys):
     write_coco2017(tmp_path / "coco")
     (tmp_path / "coco" / "train2017" / "000000000000.jpg").unlink()
     (tmp_path / "coco" / "train2017" / "000000000002.jpg").write_bytes(b"")
     out = prepare("coco2017", tmp_path / "out", source=tmp_path / "coco", splits=["train2017"])
     assert [p.name for p in (out / "train2017").iterdir()] == ["000000000001.jpg"]
     assert [im["id"] for im in read_split(out, "train2017").images] == [101]
-    assert told(out)["splits"]["train2017"]["left_out"] == 2
+    assert prepared(out)["splits"]["train2017"]["left_out"] == 2
     assert "000000000000.jpg: is listed but does not exist" in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_voc(tmp_path):
     assert len(read.categories) == 20
     objects = read.instances(0)
     assert objects.boxes.tolist() == [[0, 0, 10, 20], [2.5, 1, 40, 30]], "pixels counted from 1, the last included"
-    assert objects.crowd.tolist() == [False, True], "a difficult object counts neither for nor against"
+    assert objects.crowd.tolist() == [False, True], "a difficult object becomes a crowd"
     assert labels_by_name(out, "test") == {"000001.jpg": ["person"]}
     assert read.images[0]["width"] == SIZE[0], "the image's own size, whatever the XML says"
     build_store(out / "test", tmp_path / "store", short_side=20, workers=0)
@@ -229,9 +229,13 @@ def test_voc_of_both_years(tmp_path):
     [
         ("<annotation>", "not valid XML"),
         (xml([("unicorn", 0, (1, 1, 2, 2))]), "'unicorn' is not one of VOC's 20 classes"),
-        (xml([("cat", 0, (1, 1, "", 2))]), "bndbox of a 'cat' lacks an edge"),
-        (xml([("cat", 0, (5, 1, 2, 2))]), "of a 'cat' is invalid"),
-        (xml([("cat", 0, (1, 1, "nan", 2))]), "of a 'cat' is invalid"),
+        (xml([("cat", 0, (1, 1, "", 2))]), "object 1 \\('cat'\\), xmax is \"\"; give a number"),
+        (xml([("cat", 0, (5, 1, 2, 2))]), r"object 1 \('cat'\) has bndbox \[5.0, 1.0, 2.0, 2.0\]; give 1 <= xmin"),
+        (xml([("cat", 0, (-5, 1, -2, 2))]), "give 1 <= xmin"),
+        (xml([("cat", 0, (1, 1, "nan", 2))]), 'xmax is "nan"; give a number'),
+        (xml([(" ", 0, (1, 1, 2, 2))]), "object 1 has no name"),
+        ('<!DOCTYPE a [<!ENTITY x "cat">]><annotation/>', "DOCTYPE"),
+        ("<annotation><size><width>3</width></size></annotation>", "size is '3' x ''"),
     ],
 )
 def test_bad_voc_xml_is_named(tmp_path, text, message):
@@ -249,8 +253,8 @@ def test_cityscapes(tmp_path):
     assert [read.names[i] for i in objects.labels] == ["person", "car", "car"]
     assert objects.crowd.tolist() == [True, False, False]
     assert objects.boxes[1:].tolist() == [[5, 10, 10, 20], [10, 10, 20, 20]]
-    assert objects.masks.sum(axis=(1, 2)).tolist() == [30, 50, 100], "what is hidden is not part of a mask"
-    assert {c["name"]: c["original"] for c in told(out)["categories"]}["bicycle"] == 33
+    assert objects.masks.sum(axis=(1, 2)).tolist() == [30, 50, 100], "hidden pixels are not part of a mask"
+    assert {c["name"]: c["original"] for c in prepared(out)["categories"]}["bicycle"] == 33
     mask = np.asarray(Image.open(out / "semantic" / "val" / "lindau_000000_000019_leftImg8bit.png"))
     assert mask.shape == (SIZE[1], SIZE[0])
     assert [mask[r, c] for r, c in ((0, 0), (6, 0), (15, 8), (23, 35))] == [255, 0, 13, 11]
@@ -277,7 +281,9 @@ def test_cityscapes_from_archives_in_a_folder(tmp_path):
     out = prepare("cityscapes", tmp_path / "out", source=tmp_path / "in")
     shutil.rmtree(tmp_path / "all")
     assert len(read_split(out, "train").instances(0).labels) == 3
-    assert not read_split(out, "train").path(0).is_symlink(), "images of an archive lie in the folder itself"
+    assert not read_split(out, "train").path(0).is_symlink(), (
+        "images of an archive are stored in the dataset's folder"
+    )
     assert read_split(out, "train").pixels(0).shape == (SIZE[1], SIZE[0], 3)
     assert {p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")} == {"in", "out"}
 
@@ -290,7 +296,7 @@ def test_cub(tmp_path):
         "002.Auk--a.jpg": ["Auk"],
     }
     assert read_split(out, "test").annotations[1][0]["bbox"] == [0, 0, *SIZE]
-    assert told(out)["categories"][1] == {"id": 2, "name": "Auk", "original": "002.Auk"}
+    assert prepared(out)["categories"][1] == {"id": 2, "name": "Auk", "original": "002.Auk"}
     write(tmp_path / "CUB_200_2011" / "classes.txt", "1 001.Black_footed_Albatross\n")
     with pytest.raises(DataError, match=r"'2' of images.txt has no label"):
         prepare("cub200", tmp_path / "out2", source=tmp_path)
@@ -311,7 +317,7 @@ def test_pets(tmp_path):
         "Abyssinian_1.jpg": ["Abyssinian"],
         "great_pyrenees_2.jpg": ["great pyrenees"],
     }
-    assert told(out)["splits"]["test"]["left_out"] == 1
+    assert prepared(out)["splits"]["test"]["left_out"] == 1
 
 
 def test_aircraft(tmp_path):
@@ -379,8 +385,8 @@ def test_an_image_listed_twice_and_splits_of_two_versions(tmp_path):
         tmp_path / "dtd" / "labels" / "test1.txt", "banded/banded_1.jpg\nbanded/banded_1.jpg\nwoven/woven_2.jpg\n"
     )
     out = prepare("dtd", tmp_path / "out", source=tmp_path)
-    assert told(out)["splits"]["test"]["images"] == 2
-    assert "listed twice" in told(out)["splits"]["test"]["left_out_first"][0]
+    assert prepared(out)["splits"]["test"]["images"] == 2
+    assert "listed twice" in prepared(out)["splits"]["test"]["left_out_first"][0]
     write(tmp_path / "dtd" / "labels" / "test1.txt", "woven/woven_2.jpg\n")
     with pytest.raises(DataError, match="test: its categories are not those of trainval"):
         prepare("dtd", tmp_path / "out2", source=tmp_path)
@@ -400,7 +406,7 @@ def test_a_full_disk_is_no_reason_to_leave_images_out(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_scipy_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
+def test_a_missing_scipy_is_named_where_it_is_needed(tmp_path, monkeypatch):
     for name in ("cars_train", "cars_test", "devkit"):
         (tmp_path / name).mkdir()
     (tmp_path / "cars_test_annos_withlabels.mat").touch()
@@ -412,7 +418,7 @@ def test_scipy_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
 
 @pytest.fixture
 def online(tmp_path, monkeypatch):
-    """VOC 2007, COCO and Pets, of a few images, on a local server, with the catalogue's addresses led there."""
+    """VOC 2007, COCO and Pets, of a few images, on a local server, to which the catalogue's URLs point."""
     with serving() as server:
         for name, fill in (("coco2017", write_coco2017), ("oxford_pets", write_oxford_pets)):
             fill(tmp_path / name)
@@ -451,31 +457,34 @@ def online(tmp_path, monkeypatch):
         yield server
 
 
-def test_fetched(online, tmp_path, capsys):
+def test_download(online, tmp_path, capsys):
     out = prepare("voc2007", tmp_path / "x" / "voc", download=True)
     assert len(read_split(out, "trainval")) == len(read_split(out, "test")) == 1
-    assert [a["file"] for a in told(out)["archives"]] == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"]
+    assert [a["file"] for a in prepared(out)["archives"]] == [
+        "VOCtrainval_06-Nov-2007.tar",
+        "VOCtest_06-Nov-2007.tar",
+    ]
     assert "archives are kept in" in capsys.readouterr().err
     assert not read_split(out, "test").path(0).is_symlink()
     out = prepare("oxford_pets", tmp_path / "x" / "pets", download=True)
     assert len(read_split(out, "trainval")) == 2
 
 
-def test_only_what_is_not_there_is_fetched(online, tmp_path):
+def test_only_missing_archives_are_downloaded(online, tmp_path):
     shutil.rmtree(tmp_path / "coco2017" / "annotations")
     out = prepare("coco2017", tmp_path / "x", source=tmp_path / "coco2017", download=True, splits=["val2017"])
     assert [path for path, _ in online.asked] == ["/annotations_trainval2017.zip"]
     assert len(read_split(out, "val2017")) == 2
 
 
-def test_a_fetch_that_breaks_off_goes_on(online, tmp_path):
+def test_a_broken_download_resumes(online, tmp_path):
     online.breaks = [700]
     out = prepare("coco2017", tmp_path / "x", download=True, splits=["val2017"])
     assert ("/val2017.zip", "bytes=700-") in online.asked
     assert len(read_split(out, "val2017")) == 2
 
 
-def test_a_damaged_download_leaves_nothing_and_the_next_call_is_well(online, tmp_path):
+def test_a_damaged_download_leaves_nothing_and_the_next_call_succeeds(online, tmp_path):
     whole = online.files["/val2017.zip"]
     online.files["/val2017.zip"] = whole[:-1] + b"!"
     with pytest.raises(DataError, match=r"val2017\.zip: .* has md5"):
@@ -493,7 +502,7 @@ def test_a_damaged_archive_in_the_source_is_named_and_kept(online, tmp_path):
     assert (tmp_path / "in" / "val2017.zip").exists()
 
 
-def test_what_to_do_without_source_and_download(tmp_path):
+def test_missing_archives_are_named_with_the_remedy(tmp_path):
     with pytest.raises(
         DataError, match=r"coco2017: val2017\.zip, annotations_trainval2017\.zip: no source folder.*allow"
     ):

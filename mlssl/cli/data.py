@@ -11,63 +11,74 @@ from mlssl.study.settings import Data
 
 
 def add(commands: Any) -> None:
-    """Add them to the parser."""
+    """Add the commands to the parser."""
     sub = command(
         commands, "scenes", scenes, "Draw the embedded dataset: scenes of several objects, in COCO's layout."
     )
     sub.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
-    sub.add_argument("--images", type=int, required=True, help="training images")
-    sub.add_argument("--val-images", type=int, help="validation images; a quarter of --images if not given")
-    sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128 or 640x480 (width x height)")
+    sub.add_argument("--images", type=int, required=True, help="number of training images")
+    sub.add_argument("--val-images", type=int, help="number of validation images; default: a quarter of --images")
+    sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128, or width x height as 640x480")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
+    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
 
     sub = command(
         commands,
         "dataset",
         dataset,
-        "Bring a public dataset into COCO's layout: from a folder, archives or the web.",
+        "Convert a public dataset to COCO's layout: from a folder, from archives or by download.",
     )
-    sub.add_argument("name", help="coco2017, voc2007, voc0712, cityscapes, …; a wrong one lists all")
+    sub.add_argument("name", help="coco2017, voc2007, voc0712, cityscapes, …; an unknown name lists all")
     sub.add_argument("--out", type=Path, required=True, help="folder to make")
-    sub.add_argument("--source", type=Path, help="folder with the images, or with the archives as given out")
-    sub.add_argument("--download", action="store_true", help="fetch what is not under --source")
-    sub.add_argument("--splits", nargs="+", help="all that are published, if not given")
+    sub.add_argument("--source", type=Path, help="folder with the published images, or with the published archives")
+    sub.add_argument("--download", action="store_true", help="download archives that are not in --source")
+    sub.add_argument("--splits", nargs="+", help="splits to convert; default: all published ones")
 
     none = argparse.SUPPRESS  # `import_photos` has the defaults.
     sub = command(
         commands,
         "import",
         import_,
-        "Make a dataset of your own photos, without their metadata; labels if there are any.",
+        "Import your own photos, with or without labels, as a dataset without metadata.",
     )
-    sub.add_argument("--photos", type=Path, required=True, help="folder, of any depth")
+    sub.add_argument("--photos", type=Path, required=True, help="folder of photos, searched recursively")
     sub.add_argument("--out", type=Path, required=True, help="folder to make, in COCO's layout")
     sub.add_argument(
         "--labels", type=Path, help="COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label"
     )
-    sub.add_argument("--val-share", type=float, default=none, help="of the labelled photos, to validate on: 0.25")
-    sub.add_argument("--seed", type=int, default=none, help="draws those: 0")
+    sub.add_argument(
+        "--val-share",
+        type=float,
+        default=none,
+        help="share of the labelled photos for validation; default 0.25",
+    )
+    sub.add_argument("--seed", type=int, default=none, help="seed that draws the validation split; default 0")
     sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")
-    sub.add_argument("--people", help="where people are, in a format of --labels; or: faces, found by a detector")
+    sub.add_argument("--people", help="where people are, in a format of --labels, or faces for a detector")
     sub.add_argument("--deny", type=Path, help="text file of names or patterns of photos to leave out")
     sub.add_argument(
-        "--max-skipped", type=float, default=none, help="share that may be unusable before it stops: 0.05"
+        "--max-skipped",
+        type=float,
+        default=none,
+        help="stop if a larger share of photos is unusable; default 0.05",
     )
-    sub.add_argument("--near", type=int, default=none, help="bits of 63 in which near-duplicates may differ: 6")
-    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
-
-    sub = command(
-        commands, "store", store, "Decode a folder of images once, for pretraining to read without decoding."
-    )
-    sub.add_argument("--images", type=Path, required=True, help="folder of images, of any depth")
-    sub.add_argument("--out", type=Path, required=True, help="the store, a folder")
     sub.add_argument(
-        "--short-side", type=short_side, default=256, help="pixels of the short side, at most; full keeps all"
+        "--near", type=int, default=none, help="bits of 64 that may differ in near-duplicates; default 6"
     )
-    sub.add_argument("--workers", type=int, help="processes; one per core if not given")
-    sub.add_argument("--max-skipped", type=float, default=0.05, help="share that may be unusable before it stops")
-    sub.add_argument("--images-id", help="identity of the images, to be written down; Snakemake gives it")
+    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
+
+    sub = command(commands, "store", store, "Decode a folder of images once, so that pretraining need not.")
+    sub.add_argument("--images", type=Path, required=True, help="folder of images, searched recursively")
+    sub.add_argument("--out", type=Path, required=True, help="folder to make, the image store")
+    sub.add_argument(
+        "--short-side",
+        type=short_side,
+        default=256,
+        help="largest short side in pixels; full keeps all sizes",
+    )
+    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
+    sub.add_argument("--max-skipped", type=float, default=0.05, help="stop if a larger share is unusable")
+    sub.add_argument("--images-id", help="identity of the images, stored in the index; set by Snakemake")
     sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
     sub = command(commands, "contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")

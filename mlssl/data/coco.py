@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from mlssl.data.annotations import check_files, read_annotations
+from mlssl.data.formats.coco import check_files, read_coco
 from mlssl.data.images import read_image
 
 IGNORE = 255
@@ -78,8 +78,8 @@ class Split:
         boxes = np.array([a["bbox"] for a in records], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
-        has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        boxes, records = boxes[has_area], [a for a, yes in zip(records, has_area, strict=True) if yes]
+        has_area = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        boxes, records = boxes[has_area], [records[j] for j in has_area]
         masks = [decode(a["segmentation"], height, width) for a in records]
         return Instances(
             boxes=boxes,
@@ -118,13 +118,17 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 def read_split(root: Path | str, split: str) -> Split:
     """Read `root/annotations/instances_<split>.json`, and check that its images exist.
 
-    Raises DataError with file, key, value and remedy for missing or inconsistent data.
+    An annotation without segmentation gets its box as polygon. Raises DataError as `read_coco` does, and for
+    missing images.
     """
     root = Path(root)
     path = root / "annotations" / f"instances_{split}.json"
-    images, categories, records = read_annotations(path)
+    images, categories, records = read_coco(path)
     check_files(root / split, images, path)
     annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for record in records:
+        if record.get("segmentation") is None:
+            x, y, w, h = record["bbox"]
+            record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotations[record["image_id"]].append(record)
     return Split(root / split, path, images, categories, annotations)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlssl.data.annotations import Record, read_annotations
+from mlssl.data.formats.coco import Record, read_coco
 from mlssl.data.layout import Found, Picture, find
 
 
 def read(roots: Sequence[Path], split: str) -> Found:
     """The images of `instances_<split>.json`, with their ids; annotation ids are not kept."""
-    images, categories, annotations = read_annotations(find(roots, f"annotations/instances_{split}.json"))
+    images, categories, annotations = read_coco(find(roots, f"annotations/instances_{split}.json"))
     objects: dict[int, list[Record]] = {image["id"]: [] for image in images}
     new = {category["id"]: i for i, category in enumerate(categories, start=1)}
     for a in annotations:

@@ -1,4 +1,8 @@
-"""Download a file over HTTP: resumes after failures, verifies, and renames the file only when it is complete."""
+"""Download a file over HTTP: resumes after failures, verifies, and renames the file only when it is complete.
+
+pooch does not resume: it fetches a file of many GB from its first byte again (tests/test_fetch.py,
+test_pooch_does_not_resume_a_broken_transfer).
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def prepare(
         raise DataError(f"{name}: split '{', '.join(unknown)}' is not known; give {', '.join(dataset.splits)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
-        if is_whole(name, out, wanted):
+        if is_complete(name, out, wanted):
             return out
         part = out.with_name(f".{out.name}.part")
         made, unpacked, kept = part / "made", part / "unpacked", out.with_name(f"{out.name}.archives")
@@ -76,7 +76,7 @@ def prepare(
     return out
 
 
-def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
+def is_complete(name: str, out: Path, splits: Sequence[str]) -> bool:
     """Whether `out` is complete; an empty folder counts as missing. DataError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -92,7 +92,7 @@ def is_whole(name: str, out: Path, splits: Sequence[str]) -> bool:
 
 def gather(
     name: str, splits: Sequence[str], unpacked: Path, kept: Path, *, source: Path | str | None, may_fetch: bool
-) -> tuple[list[Path], list[dict[str, str]]]:
+) -> tuple[list[Path], list[dict[str, str | None]]]:
     """The folders that have all files the splits need, and records of the archives that were used."""
     roots = [] if source is None else [Path(source)]
     if source is not None and not Path(source).is_dir():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
+from mlssl.data.formats.voc import read_voc
 from mlssl.data.layout import Found, Picture, annotation, find
 from mlssl.errors import DataError
 
@@ -40,32 +40,15 @@ def read(roots: Sequence[Path], split: str, *, years: Sequence[int]) -> Found:
 
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
-    """The objects of an annotation file; VOC counts pixels from 1 and includes the last.
+    """The objects of an annotation file, as COCO annotations without masks.
 
     A difficult object becomes a crowd (`iscrowd`, and `difficult`): VOC's evaluation counts it neither for nor
-    against, and so does COCO's with crowds. No object has a mask. Raises DataError naming the file.
+    against, and so does COCO's with crowds. Raises DataError as `read_voc` does, and for an unknown class.
     """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: not valid XML ({error}); fetch it again") from None
     objects = []
-    for element in root.iter("object"):
-        name = element.findtext("name", "").strip()
-        if name not in CLASSES:
-            raise DataError(f"{path}: object name '{name}' is not one of VOC's 20 classes; correct it")
-        try:
-            edges = [float(element.findtext(f"bndbox/{edge}", "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
-        except ValueError:
-            raise DataError(
-                f"{path}: bndbox of a '{name}' lacks an edge or has one that is not a number; correct it"
-            ) from None
-        x1, y1, x2, y2 = edges[0] - 1, edges[1] - 1, edges[2], edges[3]
-        if not (0 <= x1 < x2 < float("inf") and 0 <= y1 < y2 < float("inf")):
-            raise DataError(
-                f"{path}: bndbox {edges} of a '{name}' is invalid; give 1 <= xmin <= xmax and 1 <= ymin <= ymax"
-            )
-        difficult = element.findtext("difficult", "0").strip() == "1"
-        values = annotation(CLASSES.index(name) + 1, (x1, y1, x2 - x1, y2 - y1), crowd=difficult)
-        objects.append({**values, "difficult": int(difficult)})
+    for found in read_voc(path).objects:
+        if found.name not in CLASSES:
+            raise DataError(f"{path}: object name '{found.name}' is not one of VOC's 20 classes; correct it")
+        values = annotation(CLASSES.index(found.name) + 1, found.box, crowd=found.difficult)
+        objects.append({**values, "difficult": int(found.difficult)})
     return objects

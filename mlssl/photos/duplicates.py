@@ -1,31 +1,24 @@
-"""Near-duplicates by a perceptual hash: the signs of an image's lowest frequencies (pHash, Zauner 2010)."""
+"""Near-duplicates by imagehash's perceptual hash of an image's lowest frequencies (pHash, Zauner 2010)."""
 
 from __future__ import annotations
 
 from collections import deque
 
+import imagehash
 import numpy as np
 from PIL import Image
 
-SIDE, LOW = 32, 8
-"""Side of the thumbnail in pixels; number of frequencies kept per direction."""
 NEAR = 6
-"""Bits. Two of 60 scenes differ in at least 16; a scene and its copy (half size, JPEG quality 40) in up to 7."""
-FLAT = 8.0
-"""Threshold slightly above the 8-bit rounding error in a frequency of a flat thumbnail."""
-
-_COSINES = np.cos(np.pi * np.outer(np.arange(LOW), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
-_WEIGHTS = (1 << np.arange(LOW * LOW - 1, dtype=np.uint64)).astype(np.uint64)
+"""Bits. Two of 60 scenes differ in at least 16; a scene and its copy (half size, JPEG quality 40) in at most 2."""
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """63-bit hash of an image, uint8 H x W x 3: whether each low frequency but the mean is above their median.
+    """`imagehash.phash` of an image, uint8 H x W x 3, as 64 bits.
 
-    Scale, JPEG quality and overall brightness change few bits; a flat image has hash 0.
+    Each of the lowest 8 x 8 frequencies gives one bit: whether it exceeds their median. Scale, JPEG quality and
+    overall brightness change few bits; noise on a photo of one uniform colour changes many.
     """
-    small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
-    low = (_COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T).ravel()[1:]
-    return int(_WEIGHTS[low > np.median(low) + FLAT].sum())
+    return int(str(imagehash.phash(Image.fromarray(pixels))), 16)
 
 
 def near_duplicates(hashes: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,7 +35,7 @@ def near_duplicates(hashes: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarr
         if group[first] >= 0:
             continue
         group[first] = first
-        waiting, compared = deque([first]), set()
+        waiting, compared = deque([first]), set[np.uint64]()
         while waiting:
             at = waiting.popleft()
             if hashes[at] in compared:  # All images near this hash are already in the group.

@@ -24,7 +24,7 @@ from mlssl.photos.report import summary, table
 from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
-VERSION = 1
+VERSION = 2
 """Increase it when an import's output changes for the same photos and settings."""
 
 
@@ -44,8 +44,8 @@ def import_photos(
 ) -> Path:
     """Make a dataset in COCO's layout at `out` from all images below the folder `photos`, and return `out`.
 
-    `out/train` and `out/val` get JPEGs without metadata, named by number, turned upright (or as their boxes are
-    drawn); `out/annotations` describes the labelled ones. `out/import.json`, `summary.txt`, `skipped.tsv`,
+    `out/train` and `out/val` get JPEGs without metadata, named by number, rotated upright (or as their boxes
+    need); `out/annotations` describes the labelled ones. `out/import.json`, `summary.txt`, `skipped.tsv`,
     `duplicates.tsv` and `altered.tsv` record what was done; `import.json` also maps each file to its photo. The
     summary is printed.
 
@@ -76,18 +76,19 @@ def import_photos(
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_name(f".{out.name}.lock")):
-        if is_whole(out, settings):
+        if is_complete(out, settings):
             return out
         found = None if labels is None else read_labels(labels, names)
         denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
-        hidden = None if people in (None, FACES) else read_labels(people, names, max_missing=0)
+        hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [
             Photo(
                 number,
                 path,
                 name,
                 labels=None if found is None else found.photos.get(name),
-                people=FACES if people == FACES else None if hidden is None else hidden.photos.get(name),
+                people=None if hidden is None else hidden.photos.get(name),
+                detect_faces=people == FACES,
             )
             for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1)
             if name not in denied
@@ -133,7 +134,7 @@ def check(
         raise ConfigError(f"anonymise: '{anonymise}' is not known; give {' or '.join(WAYS)}, or leave it out")
     if (anonymise is None) != (people is None):
         has, lacks = ("people", "anonymise") if anonymise is None else ("anonymise", "people")
-        raise ConfigError(f"{has} is given and {lacks} is not, so no one would be hidden; give both or neither")
+        raise ConfigError(f"{has} is given and {lacks} is not, so nobody would be hidden; give both or neither")
     if out.resolve().is_relative_to(photos.resolve()):
         raise ConfigError(f"out: {out} is inside the photos folder {photos}; choose another folder")
     if people == FACES:
@@ -163,7 +164,7 @@ def work(
     return sorted(results, key=lambda result: result["number"])
 
 
-def is_whole(out: Path, settings: Mapping[str, Any]) -> bool:
+def is_complete(out: Path, settings: Mapping[str, Any]) -> bool:
     """Whether `out` is a complete import with these settings; DataError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 
 from mlssl.data.coco import decode
 from mlssl.errors import ConfigError, DataError
-from mlssl.photos.formats import Labelled
+from mlssl.photos.formats import PhotoLabels
 from mlssl.photos.labels import placed
 
 FACES = "faces"
@@ -36,14 +36,14 @@ class Region(NamedTuple):
     """bool H x W, of the image's size; None: the entire box."""
 
 
-def regions_of(labelled: Labelled, width: int, height: int) -> list[Region]:
+def regions_of(labels: PhotoLabels, width: int, height: int) -> list[Region]:
     """The regions of a photo, rounded outwards to integer pixels. Raises DataError as `placed` does."""
     regions = []
-    for person in placed(labelled, width, height):
+    for person in placed(labels, width, height):
         x, y, w, h = person["bbox"]
         mask = None
         if person["segmentation"]:
-            mask = _mask(person["segmentation"], height, width, labelled.where)
+            mask = _mask(person["segmentation"], height, width, labels.where)
             if mask.any():  # A mask may extend beyond its box; hide all of it.
                 ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
                 x, y, w, h = xs[0], ys[0], xs[-1] + 1 - xs[0], ys[-1] + 1 - ys[0]
@@ -65,7 +65,7 @@ def hide(pixels: np.ndarray, regions: Iterable[Region], how: str) -> np.ndarray:
         crop = Image.fromarray(pixels[y1:y2, x1:x2])
         longer = max(crop.size)
         block = max(BLOCK, math.ceil(longer / BLOCKS))
-        few = tuple(max(1, side // block) for side in crop.size)
+        few = (max(1, crop.width // block), max(1, crop.height // block))
         hidden = crop.resize(few, Image.Resampling.BOX).resize(crop.size, Image.Resampling.NEAREST)
         if how == "blur":
             hidden = hidden.filter(ImageFilter.GaussianBlur(max(BLUR * longer, BLOCK / 2)))

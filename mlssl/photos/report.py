@@ -38,7 +38,7 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
         rows.append((side, f"{spread} pixels (smallest / median / largest)"))
     twins = record["duplicates"]
     rows.append(
-        ("duplicates", f"{twins['photos']:,} are like another, {twins['groups']:,} groups (duplicates.tsv)")
+        ("duplicates", f"{twins['photos']:,} near-duplicates in {twins['groups']:,} groups (duplicates.tsv)")
     )
     altered, settings = record["altered"], record["settings"]
     if settings["anonymise"]:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,9 @@ from mlssl.data.images import UnusableImage, read_image
 from mlssl.errors import DataError
 from mlssl.files import write_text
 from mlssl.photos.duplicates import perceptual_hash
-from mlssl.photos.formats import Labelled
+from mlssl.photos.formats import PhotoLabels
 from mlssl.photos.labels import placed
-from mlssl.photos.people import FACES, find_faces, hide, regions_of
+from mlssl.photos.people import find_faces, hide, regions_of
 
 QUALITY = 95
 JPEG_SIDE = 65_500
@@ -41,9 +41,11 @@ class Photo:
     path: Path
     name: str
     """Its path below the folder of photos, with `/`."""
-    labels: Labelled | None = None
-    people: Labelled | str | None = None
-    """Regions to hide; FACES: those a detector finds; None: photo not named in the file, or nothing is hidden."""
+    labels: PhotoLabels | None = None
+    people: PhotoLabels | None = None
+    """Regions to hide; None: the file of people does not name the photo, or there is no such file."""
+    detect_faces: bool = False
+    """Whether to hide the faces that a detector finds."""
 
     @property
     def file(self) -> str:
@@ -64,10 +66,11 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
         return {"number": photo.number, "skipped": error.reason}
     if photo.labels is not None:
         placed(photo.labels, width, height)
-    hidden = 0
-    if how is not None and photo.people is not None:
-        regions = find_faces(pixels) if photo.people == FACES else regions_of(photo.people, width, height)
-        pixels, hidden = hide(pixels, regions, how), len(regions)
+    regions = find_faces(pixels) if photo.detect_faces else []
+    if photo.people is not None:
+        regions = regions_of(photo.people, width, height)
+    if how is not None and regions:
+        pixels = hide(pixels, regions, how)
     # An array carries no metadata.
     Image.fromarray(np.ascontiguousarray(pixels)).save(folder / photo.file, quality=QUALITY)
     return {
@@ -76,7 +79,7 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
         "height": height,
         "bytes": (folder / photo.file).stat().st_size,
         "hash": perceptual_hash(pixels),
-        "hidden": hidden,
+        "hidden": len(regions),
     }
 
 
@@ -139,7 +142,8 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
     if workers == 1 or len(chunks) < 2:
         yield from map(work, chunks)
         return
-    pool, waiting = ProcessPoolExecutor(min(workers, len(chunks))), deque()
+    pool = ProcessPoolExecutor(min(workers, len(chunks)))
+    waiting: deque[Future[list[dict[str, Any]]]] = deque()
     try:
         for chunk in chunks:
             waiting.append(pool.submit(work, chunk))
@@ -162,13 +166,13 @@ def _size(photo: Photo) -> tuple[int, int] | None:
     Raises UnusableImage if they may refer to differently rotated images; the wrong place would then be hidden.
     """
     labels = None if photo.labels is None else photo.labels.size
-    if not isinstance(photo.people, Labelled):
+    if photo.people is None:
         return labels
     people = photo.people.size
     if labels and people and labels != people:
         shown = " and ".join(f"{w} x {h}" for w, h in (labels, people))
         raise UnusableImage(photo.path, f"has different sizes in its labels and its people: {shown} pixels")
-    drawn = None if photo.labels is None else any(thing.box for thing in photo.labels.things)
+    drawn = None if photo.labels is None else any(found.box for found in photo.labels.objects)
     try:
         with Image.open(photo.path) as image:
             width, height = image.size

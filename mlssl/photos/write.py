@@ -136,7 +136,8 @@ def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int)
     wanted = max(1, round(share * labelled.sum()))
     firsts, counts = np.unique(group[labelled], return_counts=True)
     order = np.random.default_rng(seed_of(seed, "import", "val")).permutation(len(firsts))
-    chosen, taken = [], 0
+    chosen: list[int] = []
+    taken = 0
     for i in order:
         if taken + counts[i] <= wanted and len(chosen) + 1 < len(firsts):
             chosen.append(firsts[i])
@@ -155,7 +156,8 @@ def write_annotations(
     part: Path, split: str, photos: Sequence[tuple[Photo, Mapping[str, Any]]], labels: Labels
 ) -> dict[int, int]:
     """Write `annotations/instances_<split>.json`; returns the number of objects per category id."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for photo, made in photos:
         width, height = made["width"], made["height"]
         images.append({"id": photo.number, "file_name": photo.file, "height": height, "width": width})

@@ -1,13 +1,14 @@
 """A supersampled drawing layer in object units, and the outlines and colours that are drawn on it."""
 
 import colorsys
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 Colour = tuple[int, int, int]
-Points = np.ndarray | list[tuple[float, float]]
+Points = np.ndarray | Sequence[np.ndarray | tuple[float, float]]
 
 # Paints and cloths are red, yellow and blue more often than lime or violet: hues and their cumulative share.
 _HUES = (-0.06, 0.05, 0.12, 0.17, 0.28, 0.45, 0.55, 0.68, 0.76, 0.94)
@@ -23,7 +24,7 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 
 
 def mix(a: Colour, b: Colour, t: float) -> Colour:
-    """The colour that lies at t in 0..1 on the way from a to b."""
+    """The colour at t in 0..1 on the way from a to b."""
     s = 1.0 - t
     return int(s * a[0] + t * b[0]), int(s * a[1] + t * b[1]), int(s * a[2] + t * b[2])
 
@@ -73,7 +74,7 @@ def oval(
 
 @cache
 def _corners() -> tuple[np.ndarray, np.ndarray]:
-    """The four quarter circles of a rounded unit square, and the corner of 0..1 x 0..1 each belongs to."""
+    """The four quarter circles of a rounded unit square, and the corner of 0..1 x 0..1 of each."""
     t = np.pi / 2 * (np.arange(4)[:, None] + np.linspace(0, 1, 6))
     circle = np.stack([np.cos(t), np.sin(t)], axis=-1).reshape(24, 2)
     return circle, np.repeat([(1, 1), (0, 1), (0, 0), (1, 0)], 6, axis=0)
@@ -109,8 +110,8 @@ class Canvas:
     while it is drawn, so nothing is resampled but the final reduction by `supersample`.
 
     A drawing sets `volume` (0 flat sign .. 1 round body: how strongly its shading bulges) and `roughness`
-    (standard deviation of the lightness grain of fur, bark or cloth). `airborne` tells it to draw itself
-    in flight.
+    (standard deviation of the lightness grain of fur, bark or cloth). If `airborne`, it
+    draws itself in flight.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The table of object categories: what is drawn, how tall it is in the world and how it may stand."""
+"""The table of object categories: what is drawn, how tall it is in the world and how far it may tilt."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -87,7 +87,7 @@ def draw_object(
     category.draw(c, rng)
     layer = c.reduced()
     pad = max(round(0.13 * height), 2)
-    x0, y0, x1, y1 = layer.getbbox()
+    x0, y0, x1, y1 = layer.getbbox() or (0, 0, *layer.size)
     layer = layer.crop((x0 - pad, y0 - pad, x1 + pad, y1 + pad))
     factor = _shading(c, layer.getchannel(3), pad, light, rng)
     full = np.asarray(layer)[pad:-pad, pad:-pad].astype(np.float32)
@@ -103,7 +103,9 @@ def _place(
     width, height = size
     pairs = [(zone, name) for zone, names in THEMES[theme].objects.items() for name in names]
     weights = np.array([THEMES[theme].objects[zone][name] for zone, name in pairs])
-    sprites, boxes, order = [], [], []
+    sprites: list[Sprite] = []
+    boxes: list[tuple[int, int, int, int]] = []
+    order: list[tuple[int, float]] = []
     for k in rng.choice(len(pairs), size=rng.integers(4, MAX_OBJECTS + 1), p=weights / weights.sum()):
         zone, name = zones[pairs[k][0]], pairs[k][1]
         t = rng.random()
@@ -113,14 +115,14 @@ def _place(
         rgb, alpha = draw_object(name, max(tall, 4.0), light, rng, zone.airborne)
         h, w = alpha.shape
         # Of three positions, take the one with the least overlap, so that overlap is moderate.
-        best = None
+        best = (np.inf, 0, 0)
         for centre in rng.uniform(zone.left, zone.right, 3) * width:
             left, top = round(centre - w / 2), round(base * height) - h
             hidden = sum(
                 max(min(left + w, b[2]) - max(left, b[0]), 0) * max(min(top + h, b[3]) - max(top, b[1]), 0)
                 for b in boxes
             )
-            if best is None or hidden < best[0]:
+            if hidden < best[0]:
                 best = (hidden, left, top)
         _, left, top = best
         boxes.append((left, top, left + w, top + h))
@@ -153,7 +155,7 @@ def _visible(sprites: list[Sprite], table: np.ndarray, size: tuple[int, int]) ->
     width, height = size
     least = MIN_IMAGE_SHARE * width * height
     taken = np.zeros((height, width), dtype=bool)
-    kept: list[tuple[Sprite, np.ndarray]] = []
+    kept: list[tuple[Sprite, slice, slice, np.ndarray]] = []
     table_passed = False
     for sprite in reversed(sprites):
         if sprite.zone.depth < 2 and not table_passed:
@@ -168,12 +170,11 @@ def _visible(sprites: list[Sprite], table: np.ndarray, size: tuple[int, int]) ->
         if area < max(least, MIN_VISIBLE_SHARE * np.count_nonzero(sprite.mask)):
             continue
         taken[rows, columns] |= seen
-        kept.append((sprite, seen))
+        kept.append((sprite, rows, columns, seen))
     owner = np.zeros((height, width), dtype=np.uint8)
-    for k, (sprite, seen) in enumerate(reversed(kept), start=1):
-        rows, columns, _, _ = _window(sprite, size)
+    for k, (_, rows, columns, seen) in enumerate(reversed(kept), start=1):
         owner[rows, columns][seen] = k
-    return [sprite for sprite, _ in reversed(kept)], owner
+    return [sprite for sprite, *_ in reversed(kept)], owner
 
 
 def _cast_shadow(image: np.ndarray, sprite: Sprite, light: Light) -> None:
@@ -193,7 +194,10 @@ def _cast_shadow(image: np.ndarray, sprite: Sprite, light: Light) -> None:
 
 
 def _composite(image: np.ndarray, sprite: Sprite, size: tuple[int, int]) -> None:
-    rows, columns, own_rows, own_columns = _window(sprite, size)
+    window = _window(sprite, size)
+    if window is None:
+        return
+    rows, columns, own_rows, own_columns = window
     region = image[rows, columns]
     region *= 1 - sprite.alpha[own_rows, own_columns, None]
     region += sprite.rgb[own_rows, own_columns]

@@ -134,4 +134,5 @@ def sample_light(rng: np.random.Generator, indoor: bool) -> Light:
         tint = [(1.0, 1.0, 1.0), (1.05, 0.98, 0.88), (0.95, 0.98, 1.03)][rng.integers(3)]
         shadow = 0.3
     gain = rng.uniform(0.88, 1.08)
-    return Light(tuple(gain * t for t in tint), rng.uniform(-1, 1), shadow, sky_top, sky_low)
+    red, green, blue = tint
+    return Light((gain * red, gain * green, gain * blue), rng.uniform(-1, 1), shadow, sky_top, sky_low)

@@ -389,7 +389,7 @@ class Photos:
     deny: Path_ | None = None
     """Text file with names or patterns of photos to leave out."""
     near: Annotated[int, Field(ge=0, le=16)] = 6
-    """Bits of 63 in which near-duplicates may differ."""
+    """Bits of 64 in which near-duplicates may differ."""
     max_skipped: Annotated[Probability, OPERATION] = 0.05
     """Share of unusable photos above which the import stops."""
 

@@ -113,8 +113,8 @@ def clock(c: Canvas, rng: np.random.Generator) -> None:
         d = np.array([np.sin(hour * np.pi / 6), -np.cos(hour * np.pi / 6)])
         c.stroke([0.5 + d * 0.3, 0.5 + d * 0.36], 0.045 if hour % 3 == 0 else 0.025, hand)
     minute = rng.uniform(0, 2 * np.pi)
-    hour = (rng.integers(12) + minute / (2 * np.pi)) * np.pi / 6
-    c.stroke([(0.5, 0.5), (0.5 + 0.18 * np.sin(hour), 0.5 - 0.18 * np.cos(hour))], 0.05, hand)
+    short = (rng.integers(12) + minute / (2 * np.pi)) * np.pi / 6
+    c.stroke([(0.5, 0.5), (0.5 + 0.18 * np.sin(short), 0.5 - 0.18 * np.cos(short))], 0.05, hand)
     c.stroke([(0.5, 0.5), (0.5 + 0.29 * np.sin(minute), 0.5 - 0.29 * np.cos(minute))], 0.032, hand)
     c.fill(oval(0.5, 0.5, 0.04, 0.04), (200, 50, 45))
     c.volume = 0.25

@@ -56,7 +56,7 @@ def person(c: Canvas, rng: np.random.Generator) -> None:
         hand = elbow + 0.14 * np.array([side * np.sin(b), np.cos(b)])
         c.stroke([elbow, hand], 0.042 * build, skin if dress % 2 else top)
         c.stroke([joint, elbow], 0.054 * build, tone(top, 0.92))
-        c.fill(oval(*hand, 0.028, 0.028), skin)
+        c.fill(oval(hand[0], hand[1], 0.028, 0.028), skin)
     c.fill(box(x - 0.024, neck - 0.03, x + 0.024, neck + 0.06, 0.02), tone(skin, 0.88))
     torso = spline(
         [

@@ -94,10 +94,10 @@ def potted_plant(c: Canvas, rng: np.random.Generator) -> None:
             c.dots(oval(x, 0.35, 0.3, 0.25), hsv(rng.choice([0.0, 0.12, 0.8, 0.92]), 0.7, 0.95), 0.035, 7, rng)
     else:
         body = box(x - 0.12, rng.uniform(0.05, 0.2), x + 0.12, 0.75, 0.12)
-        for side in (-1, 1):
+        for sign in (-1, 1):
             y = rng.uniform(0.4, 0.5)
             c.stroke(
-                [(x, y), (x + side * 0.22, y), (x + side * 0.22, y - rng.uniform(0.1, 0.18))],
+                [(x, y), (x + sign * 0.22, y), (x + sign * 0.22, y - rng.uniform(0.1, 0.18))],
                 0.1,
                 tone(green, 0.85),
             )

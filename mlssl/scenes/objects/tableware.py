@@ -186,7 +186,7 @@ def banana(c: Canvas, rng: np.random.Generator) -> None:
         c.fill(np.concatenate([middle + np.array([0, 0.03]), lower[::-1]]), tone(shade, 0.86))
         c.stroke(middle[2:11] - [0, 0.07], 0.016, tone(shade, 1.35))
         c.stroke([middle[0] + [0.04, 0.0], (0.1, y0 - bend - 0.02)], 0.075, (120, 110, 45))
-        c.fill(oval(*middle[-1], 0.045, 0.04), (80, 60, 40))
+        c.fill(oval(middle[-1, 0], middle[-1, 1], 0.045, 0.04), (80, 60, 40))
         if rng.random() < 0.5:
             c.dots(outline, (125, 85, 40), 0.016, 9, rng)
     c.volume = 0.55

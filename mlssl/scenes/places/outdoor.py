@@ -176,9 +176,9 @@ def park(back: Canvas, front: Canvas, light: Light, rng: np.random.Generator) ->
         start, end, bend = rng.uniform(0.1, 0.9, 3) * w
         t = np.linspace(0, 1, 12)
         middle = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
-        half, y = 0.01 + 0.13 * t**1.3, horizon + (1.02 - horizon) * t**1.4
+        half, down = 0.01 + 0.13 * t**1.3, horizon + (1.02 - horizon) * t**1.4
         sand = hsv(0.1, rng.uniform(0.15, 0.35), rng.uniform(0.75, 0.9))
-        c.fill(np.concatenate([np.stack([middle - half, y], 1), np.stack([middle + half, y], 1)[::-1]]), sand)
+        c.fill(np.concatenate([np.stack([middle - half, down], 1), np.stack([middle + half, down], 1)[::-1]]), sand)
     _speckles(c, horizon + 0.03, 1, grass, 70, rng)
     if rng.random() < 0.5:
         petals = any_colour(rng, 0.2)

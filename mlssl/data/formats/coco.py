@@ -1,0 +1,192 @@
+"""Read and validate COCO's instances JSON. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from mlssl.errors import DataError
+
+Record = dict[str, Any]
+
+
+def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Record], list[Record]]:
+    """Images, categories and annotations of a file, as COCO's records, sorted by id.
+
+    Rules:
+    - UTF-8, with or without a byte order mark; at least one image and one category.
+    - Ids are unique integers; 0 and gaps are valid. Category names and file names are unique and not empty.
+    - An image has width and height, positive integers; its file name is a path below the folder of the split.
+    - `bbox` is x, y, width, height in pixels: finite JSON numbers, sides not negative. A box may have no area or
+      extend beyond the image; its users clip it.
+    - `segmentation` is missing or null, or a list of polygons (an empty list: no mask), or an RLE, plain or
+      compressed, whose size is the image's and whose runs fill it.
+    - `iscrowd` is 0, 1, null or missing; `area` is a number, null or missing.
+
+    `strict=False` reads label files of photos, whose photos are found by name: file names may be absolute, images
+    may lack their size (both sides), and annotations need no id and keep their order.
+
+    Raises DataError, with file, key, value and remedy, for anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; data.root must be a folder in COCO's layout") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path}: key '{key}' is missing or not a list; give COCO's instances JSON")
+    for key, name in (("images", "file_name"), ("categories", "name")):
+        if not content[key]:
+            raise DataError(f"{path}: key '{key}' is empty; give at least one")
+        content[key] = by_id(content[key], path, key)
+        check_names(content[key], path, key, name)
+    sizes = {image["id"]: check_image(image, path, strict=strict) for image in content["images"]}
+    known = {category["id"] for category in content["categories"]}
+    annotations = by_id(content["annotations"], path, "annotations") if strict else content["annotations"]
+    for i, a in enumerate(annotations):
+        check_annotation(a, f"annotation {a['id']}" if strict else f"annotations[{i}]", sizes, known, path)
+    return content["images"], content["categories"], annotations
+
+
+def by_id(records: Sequence[Any], path: Path, key: str) -> list[Record]:
+    """The records, sorted by id; DataError if an id is missing, not an integer or not unique."""
+    for i, record in enumerate(records):
+        if not isinstance(record, dict) or not is_integer(record.get("id")):
+            value = record.get("id") if isinstance(record, dict) else record
+            refuse(path, f"{key}[{i}]", "id", value, "a record with an integer id")
+    counts = Counter(record["id"] for record in records)
+    if len(counts) < len(records):
+        twice = next(id_ for id_, count in counts.items() if count > 1)
+        raise DataError(f"{path}: key '{key}': id {twice} is given {counts[twice]} times; make ids unique")
+    return sorted(records, key=lambda record: record["id"])
+
+
+def check_names(records: Sequence[Record], path: Path, key: str, name: str) -> None:
+    """Refuse records whose `name` is missing, empty or not unique."""
+    first: dict[str, int] = {}
+    for record in records:
+        value, where = record.get(name), f"{key}, id {record['id']}"
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            refuse(path, where, name, value, "a name that is not empty")
+        if value in first:
+            refuse(path, where, name, value, f"another name, as the record with id {first[value]} has this one")
+        first[value] = record["id"]
+
+
+def check_image(image: Record, path: Path, *, strict: bool) -> tuple[int, int] | None:
+    """Width and height of an image record, None if it has none; refuses a file name outside the split's folder."""
+    where, name = f"image {image['id']}", image["file_name"]
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if strict and (parts.is_absolute() or ".." in parts.parts):
+        refuse(path, where, "file_name", name, "a path below the folder of the split")
+    if not strict and image.get("width") is None and image.get("height") is None:
+        return None
+    for side in ("width", "height"):
+        if not is_integer(image.get(side)) or image[side] <= 0:
+            refuse(path, where, side, image.get(side), "its size in pixels")
+    return image["width"], image["height"]
+
+
+def check_annotation(
+    a: Any, where: str, sizes: dict[int, tuple[int, int] | None], categories: set[int], path: Path
+) -> None:
+    """Refuse an invalid annotation; `sizes`: width and height by image id."""
+    if not isinstance(a, dict):
+        raise DataError(f"{path}: {where} is {shown(a)}; give a record")
+    for key, known in (("image_id", sizes), ("category_id", categories)):
+        value = a.get(key)
+        if not is_integer(value) or value not in known:
+            refuse(path, where, key, value, f"the id of one of the {key[:-3]} records")
+    box = a.get("bbox")
+    if not isinstance(box, list) or not is_numbers(box, 4) or box[2] < 0 or box[3] < 0:
+        refuse(path, where, "bbox", box, "x, y, width and height in pixels")
+    if a.get("iscrowd") not in (0, 1, None):
+        refuse(path, where, "iscrowd", a["iscrowd"], "0 or 1")
+    if a.get("area") is not None and not is_numbers([a["area"]]):
+        refuse(path, where, "area", a["area"], "its area in pixels, or leave it out")
+    if a.get("segmentation") is not None and not is_segmentation(a["segmentation"], sizes[a["image_id"]]):
+        remedy = "polygons of at least 3 points, or a run-length code of the image's size"
+        refuse(path, where, "segmentation", a["segmentation"], remedy)
+
+
+def is_segmentation(value: Any, size: tuple[int, int] | None) -> bool:
+    """Whether `value` is a list of polygons, or an RLE, plain or compressed, that fills its size.
+
+    `size`: width and height that an RLE must have; None: any.
+    """
+    if isinstance(value, list):
+        return all(is_numbers(p) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
+    own = value.get("size") if isinstance(value, dict) else None
+    if not isinstance(own, list) or len(own) != 2 or not all(is_integer(side) and side > 0 for side in own):
+        return False
+    if size is not None and own != [size[1], size[0]]:
+        return False
+    counts = value.get("counts")
+    if isinstance(counts, str):
+        counts = run_lengths(counts)
+    if not isinstance(counts, list) or not all(is_integer(n) and n >= 0 for n in counts):
+        return False
+    return sum(counts) == own[0] * own[1]
+
+
+def run_lengths(code: str) -> list[int] | None:
+    """The runs of COCO's compressed RLE (5 bits per character, later runs as differences); None if invalid.
+
+    pycocotools does not report runs that end before the mask does; it returns memory that was never written
+    (tests/test_annotations.py, test_pycocotools_decodes_runs_that_do_not_fill_the_mask).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in code:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return None if shift else runs
+
+
+def check_files(folder: Path, images: Sequence[Record], path: Path) -> None:
+    """Refuse a split with missing image files."""
+    existing = set(os.listdir(folder)) if folder.is_dir() else set()
+    missing = [
+        name
+        for image in images
+        if (name := image["file_name"]) not in existing and not ("/" in name and (folder / name).is_file())
+    ]
+    if missing:
+        raise DataError(
+            f"{path}: image '{missing[0]}' is not in {folder} ({len(missing):,} of {len(images):,} are not); "
+            "add them, or remove them from the file"
+        )
+
+
+def is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_numbers(value: Any, count: int | None = None) -> bool:
+    """Whether `value` is a list of finite numbers (below 1e9), `count` of them if given."""
+    if not isinstance(value, list) or (count is not None and len(value) != count):
+        return False
+    return all(type(v) in (int, float) and abs(v) < 1e9 for v in value)
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def refuse(path: Path, where: str, key: str, value: Any, remedy: str) -> NoReturn:
+    raise DataError(f"{path}: {where}: key '{key}' is {shown(value)}; give {remedy}")
