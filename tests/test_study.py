@@ -113,6 +113,8 @@ REFUSED = [
     ({"transfers.detection.runs": "some"}, "transfers.detection.runs: 'some'", "'all' or 'compare'"),
     ({"transfers.detection.seeds": [7]}, "transfers.detection.seeds: 7 is not a seed of the study", "it has 0, 1"),
     ({"pretrain.views": {"scale": [0.2, 1.5]}}, "pretrain.views.scale", "at most 1"),
+    ({"ablations.k.seeds": [7]}, "ablations.k.seeds: 7 is not a seed of the study", "it has 0, 1"),
+    ({"ablations.k.seeds": []}, "ablations.k.seeds: []", "at least 1"),
     ({"transfers.detection.seeds": []}, "transfers.detection.seeds: []", "at least 1"),
     ({"data.scenes.size": [64]}, "data.scenes.size: value 2 is missing", "add it"),
     ({"data.scenes.size": [64, 64, 64]}, "data.scenes.size: [64, 64, 64]", "give 2"),
@@ -302,3 +304,12 @@ def test_a_frozen_study_is_plain_text():
     frozen = json.loads(study.frozen.read_text())
     assert frozen["path"] == "study.yaml"
     assert frozen["study"]["pretrain"] == changed()["pretrain"]
+
+
+def test_an_axis_may_have_fewer_seeds_than_the_comparison():
+    study = loaded({"ablations.k.seeds": [1]})
+    seeds = {}
+    for cell in study.cells:
+        seeds.setdefault((cell.axis, cell.level), []).append(study.runs[cell.run].config.seed)
+    assert seeds["k", "1"] == seeds["k", "5"] == [1]
+    assert seeds["method", "mls"] == seeds["loss", "infonce+bce"] == [0, 1]

@@ -277,10 +277,7 @@ def expand(
         where = f"{path}: transfers.{name}"
         transfers[name] = build(TRANSFERS[name], {**own, "data": plain(on.data)}, where)
         selection = build(Selection, selecting, where)
-        seeds = selection.seeds or file.seeds
-        for seed in seeds:
-            if seed not in file.seeds:
-                raise ConfigError(f"{where}.seeds: {seed} is not a seed of the study; it has {_list(file.seeds)}")
+        seeds = seeds_of(file, selection.seeds, where)
         transfer_runs[name] = tuple(
             run.id
             for run in runs.values()
@@ -307,6 +304,14 @@ def expand(
 
 def _list(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
+
+
+def seeds_of(file: StudyFile, subset: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
+    """A subset of the study's seeds, all if it is None; ConfigError for a seed that the study does not have."""
+    for seed in subset or ():
+        if seed not in file.seeds:
+            raise ConfigError(f"{where}.seeds: {seed} is not a seed of the study; it has {_list(file.seeds)}")
+    return subset or file.seeds
 
 
 def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
@@ -358,7 +363,8 @@ def expand_runs(
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
         digest = run_digest(first)
-        for seed in file.seeds:
+        axis_seeds = None if axis == COMPARE else file.ablations[axis].seeds
+        for seed in seeds_of(file, axis_seeds, f"{path}: ablations.{axis}"):
             run = Run(run_name(first, digest, seed), digest, replace(first, seed=seed))
             # Methods that differ in their name alone share a run; it has the name that comes first.
             runs.setdefault(run.id, run)

@@ -464,6 +464,8 @@ class Ablation:
     """Its values, one level each."""
     levels: Annotated[dict[str, Level], Field(min_length=1)] | None = None
     """Level -> a method and the parameters that differ."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """A subset of the study's seeds; null takes all."""
 
     @model_validator(mode="after")
     def _one_form(self) -> typing.Self:
