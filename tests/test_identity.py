@@ -420,7 +420,7 @@ def test_what_a_change_in_a_folder_renames(change, wanted, sources):
     change()
     assert renamed(before, on(data)) == wanted
     if wanted != "nothing":
-        assert load("study.yaml").changes == ()  # told once
+        assert load("study.yaml").changes == ()  # reported once
     shutil.rmtree("photos")
     shutil.copytree("elsewhere", "photos")
     assert on(data) == before
@@ -520,10 +520,10 @@ def test_a_made_data_set_has_its_names_before_it_is_there_and_others_once_it_is_
 def test_the_content_of_a_made_data_set_is_told_beside_its_names():
     _, source = made(SCENES)
     study = loaded({"data": SCENES})
-    told = contents(study.data)
-    assert (told["images_id"], told["data_id"]) == (study.data.images_id, study.data.data_id)
-    assert told["images"] == record(source.data)["images"] != study.data.images_id
-    assert told["all"] == record(source.data)["all"] != study.data.data_id
+    header = contents(study.data)
+    assert (header["images_id"], header["data_id"]) == (study.data.images_id, study.data.data_id)
+    assert header["images"] == record(source.data)["images"] != study.data.images_id
+    assert header["all"] == record(source.data)["all"] != study.data.data_id
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": "x"}', "3"])

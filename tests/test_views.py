@@ -1,4 +1,4 @@
-"""The batched augmentation against torchvision, op by op and in distribution."""
+"""The augmentation, on a CPU and of a batch at once, against torchvision: op by op and in distribution."""
 
 from dataclasses import replace
 
@@ -117,6 +117,24 @@ def test_a_view_is_the_ops_in_moco_v2s_order(images, p, monkeypatch):
     assert p.flip.any()
 
 
+def test_nothing_is_written_into_images_or_parameters(images, p, monkeypatch):
+    monkeypatch.setattr(cpu, "compiled", lambda function: function)
+    raw, before, drawn = (
+        list(images.permute(0, 2, 3, 1)),
+        images.clone(),
+        {k: t.clone() for k, t in vars(p).items()},
+    )
+    cpu.in_chunks(raw, p, 32)
+    cpu.one_by_one(raw, p, 32)
+    gpu.augment(images, p, 32)
+    x = images[..., :50].float() / 255
+    operations.gaussian_blur(x, p.sigma)
+    gpu.recolour(x, p.jitter, p.order, p.factors, p.gray)
+    assert torch.equal(images, before)
+    assert torch.equal(x, before[..., :50].float() / 255)
+    assert all(torch.equal(column, drawn[name]) for name, column in vars(p).items())
+
+
 def test_a_chunk_may_be_gray_altogether(images, p):
     raw, everything = list(images.permute(0, 2, 3, 1)), torch.ones(N, dtype=torch.bool)
     assert 0 < p.blur.sum() < N
@@ -127,9 +145,9 @@ def test_a_chunk_may_be_gray_altogether(images, p):
 @pytest.mark.slow
 def test_compiled_colours_are_the_same(images, p):
     x = gpu.resized_crop(images, p.box, 32)
-    told = (p.jitter, p.order, p.factors, p.gray)
+    arguments = (p.jitter, p.order, p.factors, p.gray)
     torch.testing.assert_close(
-        operations.compiled(gpu.recolour)(x, *told), gpu.recolour(x, *told), atol=1e-5, rtol=0
+        operations.compiled(gpu.recolour)(x, *arguments), gpu.recolour(x, *arguments), atol=1e-5, rtol=0
     )
     hue, shift = operations.adjust_hue, operations.per_sample(p.factors[:1, 3])
     torch.testing.assert_close(operations.compiled(hue)(x[:1], shift), hue(x[:1], shift), atol=1e-5, rtol=0)
