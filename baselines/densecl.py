@@ -13,7 +13,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mlssl.method.losses import info_nce
-from mlssl.parts.backbone import global_average_pool
+from mlssl.parts.backbone import channels, global_average_pool
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.heads import dense_projector, projector
 from mlssl.parts.momentum import MomentumPair
@@ -71,7 +71,7 @@ class DenseCL(nn.Module):
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        d = backbone.num_features
+        d = channels(backbone)
         head = projector(d, dim, hidden=hidden, batch_norm=projector_batch_norm)
         dense_head = dense_projector(d, dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(DenseEncoder(backbone, head, dense_head))

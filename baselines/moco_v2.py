@@ -12,6 +12,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 
 from mlssl.method.losses import info_nce
+from mlssl.parts.backbone import channels
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.encoder import Encoder
 from mlssl.parts.heads import projector
@@ -45,7 +46,7 @@ class MoCoV2(nn.Module):
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        head = projector(backbone.num_features, dim, hidden=hidden, batch_norm=projector_batch_norm)
+        head = projector(channels(backbone), dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(Encoder(backbone, head))
         self.dictionary = Dictionary(dictionary_size, {"z": (dim, torch.float32)})
         self.tau, self.momentum = tau, momentum

@@ -34,7 +34,8 @@ def main() -> None:
     args = parser().parse_args()
     if args.out.exists():
         sys.exit(f"benchmarks: {args.out}: this result exists already; delete it first or give another --out")
-    device = devices.choose(args.device, args.threads)
+    device = devices.choose(args.device)
+    devices.set_up(device, args.threads)
     skip = {peer for peer in PEERS if importlib.util.find_spec(peer) is None}
     for peer in sorted(skip):
         print(f"{peer} is not installed and is skipped; pip install 'mlssl[bench]'", file=sys.stderr)

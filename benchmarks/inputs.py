@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.cases import Case
+from mlssl.data import placement
 from mlssl.data.augment.gpu import padded
 from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.loader import Steps
-from mlssl.data.placement import place
 from mlssl.data.store import ImageStore, build_store
 from mlssl.study.settings import Data, Pretrain, Views
 
-Pairs = Iterator[tuple[Tensor, Tensor]]
+if TYPE_CHECKING:
+    from lightly.data import LightlyDataset
+
+Pairs = Generator[tuple[Tensor, Tensor], None, None]
 ENDLESS = 10**9
 
 
 def limit(case: Case, photos: Path, device: torch.device) -> Pairs:
     """Yield the same random tensors repeatedly: no data loading."""
-    pair = tuple(torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
+    view1, view2 = (torch.randn(case.batch, 3, case.crop, case.crop, device=device) for _ in range(2))
     while True:
-        yield pair
+        yield view1, view2
 
 
 def ours(case: Case, photos: Path, device: torch.device) -> Pairs:
     """The suite's store and views, as pretraining uses them."""
-    store = open_store(case, photos)
-    place(store, device)
+    store = open_store(case, photos, device)
     config = Pretrain(
         Data(str(photos)), method="", seed=0, batch_size=case.batch, views=Views(crop=case.crop), epochs=1.0
     )
@@ -63,8 +66,7 @@ def kornia(case: Case, photos: Path, device: torch.device) -> Pairs:
     """kornia's batch augmentation on our store: no anti-aliasing, one order of colour operations per batch."""
     import kornia.augmentation as K
 
-    store, size, jitter = open_store(case, photos), (case.crop, case.crop), (0.4, 0.4, 0.4, 0.1)
-    place(store, device)
+    store, size, jitter = open_store(case, photos, device), (case.crop, case.crop), (0.4, 0.4, 0.4, 0.1)
     augment = torch.nn.Sequential(
         K.RandomResizedCrop(size, scale=(0.2, 1.0)),
         K.ColorJitter(*jitter, p=0.8),
@@ -107,17 +109,21 @@ class Decoded(Dataset):
         return self.transform(image), self.transform(image)
 
 
-def loader(data: Dataset, case: Case, device: torch.device) -> DataLoader:
+def loader(data: LightlyDataset | Decoded, case: Case, device: torch.device) -> DataLoader:
     sampler = RandomSampler(data, replacement=True, num_samples=ENDLESS)
     return DataLoader(
-        data, case.batch, sampler=sampler, num_workers=os.cpu_count(), pin_memory=device.type == "cuda"
+        data, case.batch, sampler=sampler, num_workers=os.cpu_count() or 1, pin_memory=device.type == "cuda"
     )
 
 
-def open_store(case: Case, photos: Path) -> ImageStore:
+def open_store(case: Case, photos: Path, device: torch.device) -> ImageStore:
+    """The photos as an image store, with its pixels where pretraining keeps them."""
     path = photos.parent / f"store-{case.short_side}"
     build_store(photos, path, short_side=case.short_side)
-    return ImageStore(path)
+    store = ImageStore(path)
+    place = placement.choose_place(store.pixels.numel(), placement.free_memory(device))
+    store.pixels = placement.moved(store.pixels, place, device)
+    return store
 
 
 TRAINING: dict[str, Callable[[Case, Path, torch.device], Pairs]] = {

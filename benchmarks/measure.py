@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from benchmarks.inputs import INPUT, TRAINING, Pairs, limit
 from mlssl.cost.timing import seconds
 from mlssl.data.store import build_store
 from mlssl.parts.dictionary import Dictionary
+from mlssl.parts.method import Method
 from mlssl.parts.view import View
-from mlssl.pretrain.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
 from mlssl.pretrain.loop import pretrain
 from mlssl.pretrain.step import step
 from mlssl.runtime import device as devices
@@ -49,15 +50,16 @@ def training(
 ) -> Iterator[Row]:
     """Images per second of MoCo-v2's training with each input pipeline; `limit` is the training alone."""
     for case in cases:
-        method, optimizer = trainable(case, "moco_v2", 4096, device)
+        method, optimizer = trainable(case, "moco_v2", 4096, device, filled=False)
         contenders = {name: feed for name, feed in TRAINING.items() if name not in skip}
         for repeat, (name, feed) in turns(contenders, repeats, f"end to end {case.name}"):
-
-            def use(pair: tuple[Tensor, Tensor], method=method, optimizer=optimizer) -> None:
-                step(method, optimizer, as_views(pair), 0.0)
-
+            use = partial(train_on, method, optimizer)
             rate = images_per_s(feed(case, photos, device), use, case.batch, device, least)
             yield row("end to end", case.name, name, repeat, images_per_s=rate, peak_memory_mb=gpu_peak(device))
+
+
+def train_on(method: Method, optimizer: torch.optim.Optimizer, pair: tuple[Tensor, Tensor]) -> None:
+    step(method, optimizer, as_views(pair), 0.0)
 
 
 def steps(
@@ -67,13 +69,12 @@ def steps(
     for case in cases:
         views = as_views(next(limit(case, Path(), device)))
         for size in sizes:
-            trained = {name: trainable(case, name, size, device) for name in methods(size, skip)}
+            trained = {name: trainable(case, name, size, device, filled=True) for name in methods(size, skip)}
             for method, optimizer in trained.values():
-                fill(method)
                 step(method, optimizer, views, 0.0)
             label = f"{case.backbone}, {case.crop} px, D {size}"
             for repeat, (name, (method, optimizer)) in turns(trained, repeats * count, f"step {label}"):
-                taken = seconds(lambda m=method, o=optimizer, v=views: step(m, o, v, 0.0), device)
+                taken = seconds(partial(step, method, optimizer, views, 0.0), device)
                 yield row("step", label, name, repeat, ms=1000 * taken)
 
 
@@ -92,11 +93,11 @@ def memory(case: Case, sizes: Iterable[int], device: torch.device, *, skip: set[
 
 
 def peak_of(case: Case, name: str, size: int, device_name: str, threads: int) -> float:
-    device = devices.choose(device_name, threads)
-    method, optimizer = trainable(case, name, size, device)
-    fill(method)
+    device = devices.choose(device_name)
+    devices.set_up(device, threads)
+    method, optimizer = trainable(case, name, size, device, filled=True)
     for pair in islice(limit(case, Path(), device), 3):
-        step(method, optimizer, as_views(pair), 0.0)
+        train_on(method, optimizer, pair)
     return gpu_peak(device) or process_peak()
 
 
@@ -105,7 +106,8 @@ def process_peak() -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts in bytes
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(kilobytes) / 1024
 
 
 def store(photos: Path, folder: Path) -> Iterator[Row]:
@@ -127,8 +129,8 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
         for path in names[: int(share * len(names))]:
             (part / path.name).symlink_to(path)
         data = Data(str(part), short_side=case.short_side, images_id=part.name, data_id=part.name)
-        stored = {"short_side": data.short_side, "images_id": data.images_id}
-        build_store(part, folder / f"cost-{share:g}", **stored)
+        stored = folder / f"cost-{share:g}"
+        build_store(part, stored, short_side=data.short_side, images_id=data.images_id)
         for epochs in (1, 2):
             config = Pretrain(
                 data,
@@ -141,10 +143,7 @@ def cost(photos: Path, folder: Path, device: torch.device) -> Iterator[Row]:
                 params={"dictionary_size": 1024},
             )
             out, images = folder / f"run-{share:g}-{epochs}", int(share * len(names))
-            taken = seconds(
-                lambda c=config, s=share, o=out: pretrain(c, folder / f"cost-{s:g}", o, run="cost", device=device),
-                device,
-            )
+            taken = seconds(partial(pretrain, config, stored, out, run="cost", device=device), device)
             yield row("cost", case.name, f"{images} images, epochs: {epochs}", 0, seconds=taken)
 
 
@@ -174,7 +173,10 @@ def turns(contenders: dict[str, Any], repeats: int, label: str) -> Iterator[tupl
     yield from tqdm(everyone, desc=label, unit="measurement")
 
 
-def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+def trainable(
+    case: Case, name: str, size: int, device: torch.device, *, filled: bool
+) -> tuple[Method, torch.optim.Optimizer]:
+    """A method and its optimiser; with `filled`, the dictionary is full, as after its first D keys."""
     target, scalars = METHODS[name]
     config = Pretrain(
         Data("-"),
@@ -184,14 +186,14 @@ def trainable(case: Case, name: str, size: int, device: torch.device) -> tuple[n
         batch_size=case.batch,
         params={"dictionary_size": size, "dim": 128, **scalars},
     )
-    method, _ = build_method(config, device)
-    if precision(config, device) == "bf16":
-        run_encoders_in_bf16(method, device)
-    return method, build_optimizer(config, method)
+    module, _ = build_method(config, device)
+    if filled:
+        fill(module)
+    return prepare_method(config, module, device), build_optimizer(config, module)
 
 
 def fill(method: nn.Module) -> None:
-    """Fill the dictionary with random unit vectors, the state after the first D keys."""
+    """Fill the dictionary with random unit vectors."""
     for dictionary in method.modules():
         if isinstance(dictionary, Dictionary):
             for name in dictionary.columns:

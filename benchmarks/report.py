@@ -19,7 +19,7 @@ def markdown(rows: pd.DataFrame, device: str, about: str) -> str:
         table = pd.DataFrame(
             {name: summary(values[unit], unit) for name, values in found.groupby("contender", sort=False)}
         ).T
-        reference = REFERENCE.get(group)
+        reference = REFERENCE.get(str(group), "")
         if reference in table.index and len(table) > 1:
             table[f"per {reference}"] = [f"{ratio(found, name, reference, unit):.2f}" for name in table.index]
         parts.append(f"### {group}: {case}\n\n{table.to_markdown(disable_numparse=True)}")
@@ -46,10 +46,11 @@ def ratio(rows: pd.DataFrame, name: str, reference: str, unit: str) -> float:
 
 def targets(rows: pd.DataFrame, device: str) -> pd.DataFrame:
     """Every target with the measured value, including targets of another device."""
-    return pd.DataFrame([told(target, rows, device) for target in TARGETS])
+    return pd.DataFrame([outcome(target, rows, device) for target in TARGETS])
 
 
-def told(target: Target, rows: pd.DataFrame, device: str) -> dict[str, str]:
+def outcome(target: Target, rows: pd.DataFrame, device: str) -> dict[str, str]:
+    """A row of the table of targets."""
     found = rows[(rows.group == target.group) & (rows.case == target.case)]
     there = set(found.contender)
     verdict, value = "not measured", "–"

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -61,7 +61,7 @@ def save(
         with open(part, "wb") as file:
             summed = Summed(file)
             try:
-                torch.save(values, summed)
+                torch.save(values, cast(BinaryIO, summed))  # it calls only write and flush
             except RuntimeError as error:
                 # torch closes its archive even after a failed write, and that error hides the cause.
                 if isinstance(error.__context__, OSError):

@@ -37,12 +37,12 @@ def test_a_ratio_is_taken_within_each_repetition():
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [([299], "MISSED"), ([300], "met")])
-def test_a_target_is_judged_where_it_was_measured(ours, verdict):
-    told = targets(figures(ours, [100]), "cpu")
-    measured = told[told["measured"] != "–"]
+def test_a_target_applies_to_the_device_where_it_was_measured(ours, verdict):
+    table = targets(figures(ours, [100]), "cpu")
+    measured = table[table["measured"] != "–"]
     assert list(measured[""]) == [verdict]
-    assert set(told[told["measured"] == "–"][""]) == {"not measured"}
-    assert len(told) == len(TARGETS)
+    assert set(table[table["measured"] == "–"][""]) == {"not measured"}
+    assert len(table) == len(TARGETS)
     assert "met" not in set(targets(figures(ours, [100]), "cuda")[""])  # a CPU's target says nothing of a GPU
 
 
@@ -86,8 +86,7 @@ def test_steps_are_timed_with_a_full_dictionary(name):
     rows = list(measure.steps([TINY], [512], CPU, skip=skip, repeats=2, count=1))
     assert [row["contender"] for row in rows] == [name, name]
     assert all(row["ms"] > 0 for row in rows)
-    method, _ = measure.trainable(TINY, name, 512, CPU)
-    measure.fill(method)
+    method, _ = measure.trainable(TINY, name, 512, CPU, filled=True)
     full = [m for m in method.modules() if isinstance(m, measure.Dictionary)]
     assert full
     assert all(len(dictionary) == 512 for dictionary in full)
@@ -106,15 +105,15 @@ def test_the_peak_is_that_of_this_process():
 
 
 def test_the_command_writes_tables_and_refuses_to_replace_them(tmp_path):
-    """The store alone, and whole pretrainings."""
+    """The store alone, and complete pretrainings."""
     out = tmp_path / "speed.json"
     command = [sys.executable, "-m", "benchmarks", "--out", out, "--groups", "store", "cost", "--images", "64"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(out.read_text())
-    assert {"commit", "device", "versions", "command", "cores"} <= set(told["header"])
-    cases = [row["case"] for row in told["rows"]]
+    content = json.loads(out.read_text())
+    assert {"commit", "device", "versions", "command", "cores"} <= set(content["header"])
+    cases = [row["case"] for row in content["rows"]]
     assert cases == ["short side 128", "short side 256", *["resnet18, 64 px, batch 16"] * 6]
     assert "not measured" in out.with_suffix(".md").read_text()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

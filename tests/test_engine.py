@@ -23,7 +23,7 @@ from mlssl.data.loader import batch_indices
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain import loop as engine
-from mlssl.pretrain.log import Log, NonFiniteLoss
+from mlssl.pretrain.log import LossLog, NonFiniteLoss
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
 from mlssl.study import methods
@@ -51,7 +51,7 @@ def store(tmp_path_factory):
     return root / "store"
 
 
-def told(method="mls", **changes):
+def make_settings(method="mls", **changes):
     scalars = {"k": 2} if method == "mls" else {}
     values = {
         "data": {"root": "unused", **IDENTIFIED},
@@ -75,7 +75,7 @@ class Killed(BaseException):
     """Stands for kill -9: nothing in the engine catches it."""
 
 
-def train(told, store, out, *, kill_after=None, monkeypatch=None):
+def train(settings, store, out, *, kill_after=None, monkeypatch=None):
     if kill_after is not None:
         save = tensors.save
 
@@ -86,12 +86,12 @@ def train(told, store, out, *, kill_after=None, monkeypatch=None):
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(tensors, "save", save_then_die)
-            engine.pretrain(told, store, out, run="run", device=CPU, progress=False)
+            engine.pretrain(settings, store, out, run="run", device=CPU, progress=False)
         # Whatever global randomness there was is gone with the process.
         torch.manual_seed(99)
         np.random.seed(99)
         random.seed(99)
-    engine.pretrain(told, store, out, run="run", device=CPU, progress=False)
+    engine.pretrain(settings, store, out, run="run", device=CPU, progress=False)
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
@@ -112,39 +112,43 @@ def assert_same(a, b, where=""):
 
 @pytest.mark.parametrize("method", TARGETS)
 def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(store, tmp_path, monkeypatch, method):
-    whole = train(told(method), store, tmp_path / "whole")
-    resumed = train(told(method), store, tmp_path / "resumed", kill_after=3, monkeypatch=monkeypatch)
-    for values in (whole, resumed):
+    uninterrupted = train(make_settings(method), store, tmp_path / "uninterrupted")
+    resumed = train(make_settings(method), store, tmp_path / "resumed", kill_after=3, monkeypatch=monkeypatch)
+    for values in (uninterrupted, resumed):
         values.pop("seconds")
         values.pop("log")  # compared below, without its rates
-    assert_same(whole, resumed)
+    assert_same(uninterrupted, resumed)
 
     def lines(name):
         logged = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         return [{k: v for k, v in line.items() if k != "images_per_s"} for line in logged]
 
-    assert lines("whole") == lines("resumed")
+    assert lines("uninterrupted") == lines("resumed")
     if method == "mls":
-        whole, resumed = (np.load(tmp_path / name / "pseudo_labels.npz") for name in ("whole", "resumed"))
-        assert whole["step"].tolist() == [2, 3, 4, 5, 6]  # at the first step nothing could be a label
-        assert all(np.array_equal(whole[column], resumed[column]) for column in whole)
-    assert [line["step"] for line in lines("whole")] == [1, 2, 3, 4, 5, 6]
+        uninterrupted, resumed = (
+            np.load(tmp_path / name / "pseudo_labels.npz") for name in ("uninterrupted", "resumed")
+        )
+        assert uninterrupted["step"].tolist() == [2, 3, 4, 5, 6]  # at the first step nothing could be a label
+        assert all(np.array_equal(uninterrupted[column], resumed[column]) for column in uninterrupted)
+    assert [line["step"] for line in lines("uninterrupted")] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("search", ["sample", "ivf"])
 def test_a_killed_run_with_a_cheaper_search_ends_bit_for_bit_too(store, tmp_path, monkeypatch, search):
     params = {"k": 2, "dictionary_size": 12, "dim": 8, "search": search, "sample": 4}
-    whole = train(told(params=params), store, tmp_path / "whole")
-    resumed = train(told(params=params), store, tmp_path / "resumed", kill_after=4, monkeypatch=monkeypatch)
-    for values in (whole, resumed):
+    uninterrupted = train(make_settings(params=params), store, tmp_path / "uninterrupted")
+    resumed = train(
+        make_settings(params=params), store, tmp_path / "resumed", kill_after=4, monkeypatch=monkeypatch
+    )
+    for values in (uninterrupted, resumed):
         values.pop("seconds")
         values.pop("log")  # holds rates
-    assert_same(whole, resumed)
+    assert_same(uninterrupted, resumed)
 
 
 def test_training_moves_the_query_encoder_and_lets_the_key_encoder_follow(store, tmp_path):
-    before = train(told("random"), store, tmp_path / "random")
-    after = train(told("mls"), store, tmp_path / "mls")
+    before = train(make_settings("random"), store, tmp_path / "random")
+    after = train(make_settings("mls"), store, tmp_path / "mls")
     exported = torch.load(tmp_path / "mls" / "backbone.pt", weights_only=True)
     name = "layer4.0.conv2.weight"
     start = torch.load(tmp_path / "random" / "backbone.pt", weights_only=True)["backbone"][name]
@@ -165,17 +169,19 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
             return {"loss": 0 * sum(p.sum() for p in self.encoders.query.parameters())}
 
         monkeypatch.setattr(cls, "step", step)
-        engine.pretrain(told(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False)
+        engine.pretrain(
+            make_settings(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False
+        )
     for method in ("moco_v2", "densecl"):
         assert_same(seen["mls"][0], seen[method][0])
         assert_same(seen["mls"][1][:2], seen[method][1][:2])
 
 
 def test_a_result_is_never_replaced(store, tmp_path):
-    train(told(), store, tmp_path)
+    train(make_settings(), store, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="another result"):
-        train(told(lr=0.01), store, tmp_path)
+        train(make_settings(lr=0.01), store, tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
@@ -183,21 +189,21 @@ def test_a_checkpoint_of_another_configuration_is_refused(store, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(engine, "cosine", lambda step, *_, **__: 0.1 if step < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            train(told(), store, tmp_path)
+            train(make_settings(), store, tmp_path)
     with pytest.raises(ConfigError, match="another lr; give another --out"):
-        train(told(lr=0.01), store, tmp_path)
+        train(make_settings(lr=0.01), store, tmp_path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_precisions_train_and_keep_losses_in_float32(store, tmp_path, precision):
-    final = train(told(precision=precision), store, tmp_path)
+    final = train(make_settings(precision=precision), store, tmp_path)
     assert all(v.isfinite().all() for v in final["method"].values() if isinstance(v, torch.Tensor))
     notes = json.loads((tmp_path / "pretrain.json").read_text())["header"]["notes"]
     assert notes["precision"] == precision
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_parts(store, tmp_path):
-    diverging = told(lr=1e30, log_every=3)
+    diverging = make_settings(lr=1e30, log_every=3)
     with pytest.raises(NonFiniteLoss, match=r"step \d+: the loss is not finite .*info_nce"):
         train(diverging, store, tmp_path)
     reason = json.loads((tmp_path / "state" / "failed.json").read_text())["reason"]
@@ -205,8 +211,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_parts(store, tmp_pat
     assert not (tmp_path / "backbone.pt").exists()
 
 
-def test_the_log_names_the_very_step(tmp_path):
-    log = Log(tmp_path / "log.jsonl")
+def test_a_loss_that_is_not_finite_is_reported_with_its_step():
+    log = LossLog()
     for value in (1.0, math.nan, 2.0):
         log.add({"loss": torch.tensor(value)})
     with pytest.raises(NonFiniteLoss, match="step 12"):
@@ -243,7 +249,7 @@ def test_two_epochs_read_no_image_file(tmp_path):
         Image.new("RGB", (40, 36), (9 * i, 0, 0)).save(tmp_path / "images" / f"{i}.jpg")
     build_store(tmp_path / "images", tmp_path / "store", short_side=64, images_id="images", workers=1)
     shutil.rmtree(tmp_path / "images")
-    train(told(steps=None, epochs=2.0), tmp_path / "store", tmp_path / "run")
+    train(make_settings(steps=None, epochs=2.0), tmp_path / "store", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "pretrain.json").read_text())["rows"][0]["value"] == 2
 
 
@@ -252,10 +258,10 @@ def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path
     for name in ("data", "copy", "other"):
         photos(tmp_path / name / "train2017", 4)
     Image.new("RGB", (40, 36), (0, 9, 0)).save(tmp_path / "other" / "train2017" / "003.png")
-    here, copy, other = (told(data={"root": str(tmp_path / name)}) for name in ("data", "copy", "other"))
+    here, copy, other = (make_settings(data={"root": str(tmp_path / name)}) for name in ("data", "copy", "other"))
     ids = [engine.identified(settings).data for settings in (here, copy, other)]
     assert ids[0].images_id == ids[1].images_id != ids[2].images_id
-    settings = engine.identified(told())
+    settings = engine.identified(make_settings())
     assert engine.identified(settings) == settings
     made_of = {"short_side": 64, "images_id": ids[0].images_id, "workers": 0}
     build_store(tmp_path / "data" / "train2017", tmp_path / "store", **made_of)
@@ -273,10 +279,10 @@ def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path
 def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [write_backbone(tmp_path / f"{i}.pt", name="test_resnet", seed=i % 2) for i in range(3)]
-    first, other, copy = (engine.identified(told(init=str(path))) for path in paths)
+    first, other, copy = (engine.identified(make_settings(init=str(path))) for path in paths)
     assert first.init_id == copy.init_id != other.init_id
-    assert experiment(first) != config.experiment(other)
-    final = train(told("random", init=str(paths[1])), store, tmp_path / "run")
+    assert experiment(first) != experiment(other)
+    final = train(make_settings("random", init=str(paths[1])), store, tmp_path / "run")
     weights = torch.load(paths[1], weights_only=True)["backbone"]
     assert_same(dict(final["method"]), weights)
 
@@ -290,21 +296,21 @@ def test_memory_does_not_grow_over_a_thousand_steps(store, tmp_path, monkeypatch
         return one(*arguments)
 
     monkeypatch.setattr(engine, "step", step)
-    train(told(steps=1000, log_every=10, checkpoint_seconds=1.0), store, tmp_path / "run")
+    train(make_settings(steps=1000, log_every=10, checkpoint_seconds=1.0), store, tmp_path / "run")
     assert len(held) == 1000
     assert max(held[900:]) - max(held[100:200]) < 4, "MB"
 
 
 def test_a_dataset_smaller_than_the_batch_is_refused(store, tmp_path):
     with pytest.raises(ConfigError, match="batch_size 21"):
-        train(told(batch_size=21), store, tmp_path)
+        train(make_settings(batch_size=21), store, tmp_path)
 
 
 def test_unknown_scalars_and_methods_are_named(store, tmp_path):
     with pytest.raises(ConfigError, match=r"params\.kk"):
-        train(told(params={"kk": 1}), store, tmp_path)
+        train(make_settings(params={"kk": 1}), store, tmp_path)
     with pytest.raises(ConfigError, match="no_such"):
-        train(told(target="baselines.no_such.Method"), store, tmp_path)
+        train(make_settings(target="baselines.no_such.Method"), store, tmp_path)
 
 
 def test_the_store_holds_every_image_as_decoded(tmp_path):
@@ -447,10 +453,30 @@ def test_a_full_disk_leaves_what_is_done_to_go_on_with(tmp_path, monkeypatch):
 
 def test_the_place_of_the_pixels_is_planned():
     gb = 10**9
-    assert placement.plan(30 * gb, None, 500 * gb) == "mapped"
-    assert placement.plan(30 * gb, 139 * gb, 500 * gb) == "device"
-    assert placement.plan(30 * gb, 20 * gb, 500 * gb) == "pinned"
-    assert placement.plan(30 * gb, 20 * gb, 50 * gb) == "mapped"
+    for place, host, on_gpu in (
+        ("mapped", 500 * gb, None),
+        ("device", 500 * gb, 139 * gb),
+        ("pinned", 500 * gb, 20 * gb),
+        ("mapped", 50 * gb, 20 * gb),
+    ):
+        assert placement.choose_place(30 * gb, placement.FreeMemory(host, on_gpu)) == place
+
+
+def test_the_place_of_the_pixels_is_described():
+    free = placement.FreeMemory(500 * 10**9, 139 * 10**9)
+    assert placement.describe(30 * 10**9, "device", free) == (
+        "store of 30.0 GB in GPU memory (139.0 GB of GPU memory and 500.0 GB of host memory free, "
+        "at most 50% of either to be used)"
+    )
+
+
+def test_moved_pixels_are_equal_and_mapped_ones_are_not_copied(monkeypatch):
+    pixels = torch.arange(10, dtype=torch.uint8)
+    monkeypatch.setattr(placement, "CHUNK", 4)
+    copy = placement.moved(pixels, "device", CPU)
+    assert torch.equal(copy, pixels)
+    assert copy.data_ptr() != pixels.data_ptr()
+    assert placement.moved(pixels, "mapped", CPU) is pixels
 
 
 def test_a_schedulers_memory_limit_counts(tmp_path):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from test_engine import told
+from test_engine import make_settings
 from test_preemption import assert_same_end, at_step, tiny_store, train
 
 from mlssl import tensors
@@ -36,11 +36,11 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(images, tmp_path_factory):
+def uninterrupted(images, tmp_path_factory):
     """A run that nothing happens to."""
-    out = tmp_path_factory.mktemp("whole")
+    out = tmp_path_factory.mktemp("uninterrupted")
     torch.manual_seed(7)
-    train(told(), images, out)
+    train(make_settings(), images, out)
     return out
 
 
@@ -49,7 +49,7 @@ def state(images, tmp_path):
     """The state folder of a run of 6 steps that was stopped after the 4th."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
         at_step(patch, 5, lambda: 1 / 0)
-        train(told(), images, tmp_path)
+        train(make_settings(), images, tmp_path)
     return tmp_path / "state"
 
 
@@ -63,7 +63,7 @@ def forked(action):
 
 def steps_kept(state):
     return [
-        checkpoint.load(path, experiment=experiment(engine.identified(told())))["step"]
+        checkpoint.load(path, experiment=experiment(engine.identified(make_settings())))["step"]
         for path in checkpoint.all_of(state / "checkpoint.pt")[:2]
     ]
 
@@ -75,18 +75,20 @@ def contents(folder):
 # Killed processes
 
 
-def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, whole, tmp_path, monkeypatch):
+def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, 4, KILL)
-        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+        assert forked(lambda: train(make_settings(), images, tmp_path)) == -signal.SIGKILL
     assert (tmp_path / "state" / "owner.lease").exists()
     began = time.monotonic()
-    train(told(), images, tmp_path)
+    train(make_settings(), images, tmp_path)
     assert time.monotonic() - began < owner.LEASE / 4  # the dead process is not waited for
-    assert_same_end(whole, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
-def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(images, whole, tmp_path, monkeypatch):
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
+    images, uninterrupted, tmp_path, monkeypatch
+):
     writers, write = [], tensors.Summed.write
 
     def die_within_the_third_file(self, data):
@@ -100,14 +102,16 @@ def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(imag
 
     with monkeypatch.context() as patch:
         patch.setattr(tensors.Summed, "write", die_within_the_third_file)
-        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+        assert forked(lambda: train(make_settings(), images, tmp_path)) == -signal.SIGKILL
     assert len(list((tmp_path / "state").glob(".checkpoint.pt.*.part"))) == 1
     assert steps_kept(tmp_path / "state") == [2, 1]
-    train(told(), images, tmp_path)
-    assert_same_end(whole, tmp_path)  # and the part is gone
+    train(make_settings(), images, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)  # and the part is gone
 
 
-def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, whole, tmp_path, monkeypatch, capsys):
+def test_killed_between_the_renames_it_goes_on_from_the_previous_one(
+    images, uninterrupted, tmp_path, monkeypatch, capsys
+):
     real = os.replace
 
     def die_before_the_last(source, to):
@@ -117,21 +121,21 @@ def test_killed_between_the_renames_it_goes_on_from_the_previous_one(images, who
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", die_before_the_last)
-        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+        assert forked(lambda: train(make_settings(), images, tmp_path)) == -signal.SIGKILL
     assert not (tmp_path / "state" / "checkpoint.pt").exists()
-    train(told(), images, tmp_path)
+    train(make_settings(), images, tmp_path)
     assert "checkpoint.pt: is missing; resuming from the previous one, of step 1" in capsys.readouterr().err
-    assert_same_end(whole, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
 @pytest.mark.parametrize("before", ["pretrain.run.folder.write_json", "results.write_result"])
-def test_killed_before_its_result_exists_it_ends_again(images, whole, tmp_path, monkeypatch, before):
+def test_killed_before_its_result_exists_it_ends_again(images, uninterrupted, tmp_path, monkeypatch, before):
     with monkeypatch.context() as patch:
         patch.setattr(f"mlssl.{before}", lambda *_: KILL())
-        assert forked(lambda: train(told(), images, tmp_path)) == -signal.SIGKILL
+        assert forked(lambda: train(make_settings(), images, tmp_path)) == -signal.SIGKILL
     assert not (tmp_path / "pretrain.json").exists()
-    train(told(), images, tmp_path)
-    assert_same_end(whole, tmp_path)
+    train(make_settings(), images, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
 # Outputs that Snakemake deletes at the next attempt, though an orphaned job has just made them
@@ -144,7 +148,7 @@ def never():
 @pytest.fixture
 def ended(images, tmp_path):
     """A run that has ended, and its outputs, which may be deleted."""
-    train(told(), images, tmp_path)
+    train(make_settings(), images, tmp_path)
     return tmp_path, [path for path in tmp_path.iterdir() if path.is_file()]
 
 
@@ -159,17 +163,17 @@ def other_code(patch, digest="0123456789ab"):
 
 
 @pytest.mark.parametrize("gone", [".", "backbone.pt", "checkpoint.pt", "log.jsonl", "pretrain.json"])
-def test_what_a_run_left_is_written_again_without_training(images, whole, ended, monkeypatch, capsys, gone):
+def test_what_a_run_left_is_written_again_without_training(images, uninterrupted, ended, monkeypatch, capsys, gone):
     out, files = ended
     result = result_of(out)
     for path in files:
         if gone in path.name:
             path.unlink()
     at_step(monkeypatch, 1, never)
-    train(told(), images, out)
+    train(make_settings(), images, out)
     said = f"run: has been trained; its outputs are written again from {out / 'state' / 'checkpoint.pt'}"
     assert said in capsys.readouterr().err
-    assert_same_end(whole, out)
+    assert_same_end(uninterrupted, out)
     assert result_of(out) == result
 
 
@@ -177,7 +181,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(images, ended, monkeypatch, capsy
     out, files = ended
     before = {path: path.stat().st_mtime_ns for path in files}
     at_step(monkeypatch, 1, never)
-    train(told(), images, out)
+    train(make_settings(), images, out)
     assert capsys.readouterr().err == "run: has ended already; nothing is left to do\n"
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
@@ -187,19 +191,19 @@ def test_the_last_state_takes_no_disk(ended):
     assert (out / "checkpoint.pt").samefile(out / "state" / "checkpoint.pt")
 
 
-def test_where_there_are_no_hard_links_the_last_state_is_copied(images, whole, tmp_path, monkeypatch):
+def test_where_there_are_no_hard_links_the_last_state_is_copied(images, uninterrupted, tmp_path, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refused)
-    train(told(), images, tmp_path)
+    train(make_settings(), images, tmp_path)
     assert not (tmp_path / "checkpoint.pt").samefile(tmp_path / "state" / "checkpoint.pt")
-    assert_same_end(whole, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
 @pytest.mark.parametrize("result_kept", [True, False])
 def test_what_a_run_left_is_written_again_by_other_code_and_names_the_code_that_trained(
-    images, whole, ended, monkeypatch, result_kept
+    images, uninterrupted, ended, monkeypatch, result_kept
 ):
     out, files = ended
     result = result_of(out)
@@ -209,8 +213,8 @@ def test_what_a_run_left_is_written_again_by_other_code_and_names_the_code_that_
         (out / "state" / "result.json").unlink()
     at_step(monkeypatch, 1, never)
     other_code(monkeypatch)
-    train(told(), images, out)
-    assert_same_end(whole, out)
+    train(make_settings(), images, out)
+    assert_same_end(uninterrupted, out)
     again = result_of(out)
     assert again["header"]["code"] == result["header"]["code"]
     assert "segments" not in again["header"]["notes"]
@@ -223,21 +227,21 @@ def test_a_run_of_other_code_in_the_middle_is_refused(images, state, monkeypatch
     before = contents(state)
     match = rf"step 4 of 6 .* other code \({LOSSES}\); .*--changed-code.*redo"
     with pytest.raises(ConfigError, match=match) as error:
-        train(told(), images, state.parent)
+        train(make_settings(), images, state.parent)
     assert "\n" not in str(error.value)
     assert contents(state) == before
 
 
-def test_told_so_a_run_goes_on_with_other_code_and_its_result_lists_the_parts(images, whole, state, monkeypatch):
-    code = engine.stage_code("pretrain", told().target)
+def test_with_changed_code_a_run_goes_on_and_its_result_lists_the_parts(images, uninterrupted, state, monkeypatch):
+    code = engine.stage_code("pretrain", make_settings().target)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         other_code(patch)
         at_step(patch, 2, lambda: 1 / 0)
-        train(told(), images, state.parent, changed_code=True)
+        train(make_settings(), images, state.parent, changed_code=True)
     with monkeypatch.context() as patch:
         other_code(patch)
-        train(told(), images, state.parent)  # who has allowed it once is not asked again
-    assert_same_end(whole, state.parent, same_code=False)
+        train(make_settings(), images, state.parent)  # who has allowed it once is not asked again
+    assert_same_end(uninterrupted, state.parent, same_code=False)
     header = result_of(state.parent)["header"]
     assert [part["from_step"] for part in header["notes"]["segments"]] == [0, 4]
     assert len({part["code"] for part in header["notes"]["segments"]}) == 2
@@ -250,7 +254,7 @@ def test_a_run_whose_state_is_gone_too_is_trained_anew_and_has_a_result_of_its_o
     for path in [*files, out / "state" / "checkpoint.pt"]:
         path.unlink()
     other_code(monkeypatch)
-    train(told(), images, out)
+    train(make_settings(), images, out)
     assert result_of(out)["header"]["code"] == result["header"]["code"] | {LOSSES: "0123456789ab"}
     assert json.loads((out / "state" / "result.json").read_text()) == result_of(out)
     assert json.loads((out / "state" / "result.json.old1").read_text()) == result
@@ -269,7 +273,7 @@ def test_a_state_of_other_images_is_refused_and_kept(request, tmp_path_factory, 
     other = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
     at_step(monkeypatch, 1, never)
     with pytest.raises(DataError, match=r"checkpoint\.pt: was trained on other images .*redo") as error:
-        train(told(), other, out, changed_code=changed_code)
+        train(make_settings(), other, out, changed_code=changed_code)
     assert "\n" not in str(error.value)
     assert contents(out / "state") == before
     assert [path.name for path in out.iterdir()] == ["state"]
@@ -279,15 +283,15 @@ def test_a_store_of_other_images_is_refused(state, tmp_path_factory):
     other = tiny_store(tmp_path_factory.mktemp("other"), seed=1, images_id="others")
     before = contents(state)
     with pytest.raises(DataError, match=r"was built from other images \(others\) than .* this run \(images\)"):
-        train(told(), other, state.parent)
+        train(make_settings(), other, state.parent)
     assert contents(state) == before
 
 
-def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, whole, state):
+def test_a_log_torn_by_a_power_cut_is_made_whole_from_the_state(images, uninterrupted, state):
     log = state / "log.jsonl"
     log.write_bytes(log.read_bytes()[:-200] + b'{"step": \0\0\0')
-    train(told(), images, state.parent)
-    assert_same_end(whole, state.parent)
+    train(make_settings(), images, state.parent)
+    assert_same_end(uninterrupted, state.parent)
 
 
 # Damaged states; tests/test_tensors.py has other readers' answers
@@ -307,26 +311,26 @@ DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 
 
 
 @pytest.mark.parametrize(("damage", "place"), DAMAGES)
-def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, whole, state, capsys, damage, place):
+def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, uninterrupted, state, capsys, damage, place):
     assert steps_kept(state) == [4, 3]
     damage(state / "checkpoint.pt", place)
-    asked = experiment(engine.identified(told()))
-    values = checkpoint.load_newest(state / "checkpoint.pt", experiment=asked)
-    assert values["step"] == 3
-    said = capsys.readouterr().err
-    assert "checkpoint.pt: " in said
-    assert said.endswith("resuming from the previous one, of step 3\n")
-    assert said.count("\n") == 1
+    asked = experiment(engine.identified(make_settings()))
+    newest = checkpoint.load_newest(state / "checkpoint.pt", experiment=asked)
+    assert newest.values["step"] == 3
+    assert "checkpoint.pt: " in newest.problem
+    assert "\n" not in newest.problem
     if place == 100_000:
-        train(told(), images, state.parent)
-        assert_same_end(whole, state.parent)
+        train(make_settings(), images, state.parent)
+        printed = capsys.readouterr().err
+        assert printed == f"{newest.problem}; resuming from the previous one, of step 3\n"
+        assert_same_end(uninterrupted, state.parent)
 
 
 def test_a_damaged_state_never_replaces_the_previous_one(images, state, monkeypatch):
     flip(state / "checkpoint.pt", 100_000)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         at_step(patch, 2, lambda: 1 / 0)
-        train(told(), images, state.parent)
+        train(make_settings(), images, state.parent)
     assert steps_kept(state) == [4, 3]
 
 
@@ -336,7 +340,7 @@ def test_without_a_whole_state_it_does_not_begin_anew_by_itself(images, state):
     with pytest.raises(
         DataError, match=r"checkpoint\.pt: .*checksum.*previous\.pt: is cut off.*to start over"
     ) as error:
-        train(told(), images, state.parent)
+        train(make_settings(), images, state.parent)
     assert "\n" not in str(error.value)
     assert (state / "checkpoint.pt").exists()
 
@@ -355,14 +359,14 @@ def test_a_foreign_pickle_is_refused_unread(images, state, tmp_path, monkeypatch
     else:
         (state / "checkpoint.pt").write_bytes(pickle.dumps(Harm()))
     with pytest.raises(DataError, match="not a checkpoint" if with_checksum else "no checksum at its end") as error:
-        train(told(), images, state.parent)
+        train(make_settings(), images, state.parent)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "harm").exists()
 
 
 def test_the_state_of_another_configuration_is_no_damage(images, state):
     with pytest.raises(ConfigError, match="another lr"):
-        train(told(lr=0.01), images, state.parent)
+        train(make_settings(lr=0.01), images, state.parent)
     assert steps_kept(state) == [4, 3]
 
 
@@ -386,9 +390,9 @@ def disk_full(patch, from_file=1, to_file=10**9):
         yield
 
 
-def test_with_a_full_disk_it_trains_on_and_says_so_each_time(images, whole, tmp_path, monkeypatch, capsys):
+def test_with_a_full_disk_it_trains_on_and_says_so_each_time(images, uninterrupted, tmp_path, monkeypatch, capsys):
     with disk_full(monkeypatch, 2, 3):
-        train(told(), images, tmp_path)
+        train(make_settings(), images, tmp_path)
     said = [line for line in capsys.readouterr().err.splitlines() if "could not be saved" in line]
     assert len(said) == 2
     for line, step in zip(said, (2, 3), strict=True):
@@ -396,24 +400,24 @@ def test_with_a_full_disk_it_trains_on_and_says_so_each_time(images, whole, tmp_
             f"step {step} could not be saved ([Errno 28] No space left on device), that of step 1 is kept" in line
         )
         assert "training continues" in line
-    assert_same_end(whole, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
-def test_a_disk_full_at_the_end_loses_nothing(images, whole, tmp_path, monkeypatch):
+def test_a_disk_full_at_the_end_loses_nothing(images, uninterrupted, tmp_path, monkeypatch):
     with (
         disk_full(monkeypatch, 7),
         pytest.raises(OSError, match=r"No space left.*same command again to resume from the last state"),
     ):
-        train(told(), images, tmp_path)  # 6 states, then the 7th file is the final checkpoint
+        train(make_settings(), images, tmp_path)  # 6 states, then the 7th file is the final checkpoint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
     assert steps_kept(tmp_path / "state") == [6, 5]
-    train(told(), images, tmp_path)
-    assert_same_end(whole, tmp_path)
+    train(make_settings(), images, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
 
 
 def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatch):
     write = tensors.Summed.write
-    values = checkpoint.load(state / "checkpoint.pt", experiment=experiment(engine.identified(told())))
+    values = checkpoint.load(state / "checkpoint.pt", experiment=experiment(engine.identified(make_settings())))
 
     def otherwise(self, data):
         write(self, data)
@@ -435,7 +439,7 @@ def test_a_clock_that_jumps_changes_nothing(images, tmp_path, monkeypatch):
     save = tensors.save
     monkeypatch.setattr(time, "time", lambda: real() + next(days))
     monkeypatch.setattr(tensors, "save", lambda path, *a, **k: (saves.append(path.name), save(path, *a, **k)))
-    train(told(checkpoint_seconds=3600.0), images, tmp_path)
+    train(make_settings(checkpoint_seconds=3600.0), images, tmp_path)
     assert saves == ["checkpoint.pt", "backbone.pt"]  # none in between, and no lease was lost
 
 
@@ -475,12 +479,12 @@ def test_a_second_trainer_gives_way_to_one_that_lives(images, tmp_path, monkeypa
     with held(tmp_path / "state") as child:
         monkeypatch.setattr(time, "time", lambda: real() + next(days))
         began = time.monotonic()
-        with pytest.raises(owner.Busy, match=rf"process {child.pid} on .* is training this run"):
-            train(told(), images, tmp_path)
+        with pytest.raises(owner.RunInUse, match=rf"process {child.pid} on .* is training this run"):
+            train(make_settings(), images, tmp_path)
         assert 1.2 <= time.monotonic() - began < 5
         assert f"process {child.pid} on" in capsys.readouterr().err
         assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["owner.lease", "owner.lock"]
-    train(told(steps=1), images, tmp_path)  # it has released its lease
+    train(make_settings(steps=1), images, tmp_path)  # it has released its lease
 
 
 @pytest.mark.usefixtures("short_lease")
@@ -496,7 +500,7 @@ def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path):
 
 
 def test_a_run_that_another_trainer_ends_while_this_one_waits_is_left_as_it_is(
-    images, whole, tmp_path, monkeypatch, capsys
+    images, uninterrupted, tmp_path, monkeypatch, capsys
 ):
     real = engine.own
 
@@ -504,19 +508,19 @@ def test_a_run_that_another_trainer_ends_while_this_one_waits_is_left_as_it_is(
     def own(folder):
         with real(folder) as mine:
             for name in (*OUTPUTS, "pretrain.json"):
-                shutil.copy2(whole / name, tmp_path)
+                shutil.copy2(uninterrupted / name, tmp_path)
             yield mine
 
     monkeypatch.setattr(engine, "own", own)
     at_step(monkeypatch, 1, never)
-    train(told(), images, tmp_path)
+    train(make_settings(), images, tmp_path)
     assert capsys.readouterr().err == "run: has ended already; nothing is left to do\n"
-    assert (tmp_path / "pretrain.json").read_text() == (whole / "pretrain.json").read_text()
+    assert (tmp_path / "pretrain.json").read_text() == (uninterrupted / "pretrain.json").read_text()
 
 
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("lease", [b"", b"\0\0\0\0", b'00000\n{"host": "elsewhere", "pid": 1}\n'])
-def test_a_lease_of_another_machine_is_taken_once_it_stands_still(tmp_path, lease):
+def test_a_lease_of_another_machine_is_taken_once_its_counter_stops(tmp_path, lease):
     (tmp_path / "owner.lease").write_bytes(lease)
     began = time.monotonic()
     with owner.own(tmp_path):
@@ -524,27 +528,27 @@ def test_a_lease_of_another_machine_is_taken_once_it_stands_still(tmp_path, leas
 
 
 @pytest.mark.usefixtures("short_lease")
-def test_an_orphan_that_wakes_up_stops_and_writes_nothing(images, whole, tmp_path, monkeypatch):
+def test_an_orphan_that_wakes_up_stops_and_writes_nothing(images, uninterrupted, tmp_path, monkeypatch):
     """As after the loss of a node: frozen in the middle of a step, replaced, and awake again."""
 
     def orphan():
         at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGSTOP))
         try:
-            train(told(), images, tmp_path)
-        except owner.Taken as error:
+            train(make_settings(), images, tmp_path)
+        except owner.TakenOver as error:
             os._exit(owner.NOT_OWNER if "taken over and has ended since" in str(error) else 1)
 
     child = FORK.Process(target=orphan)
     child.start()
     os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-    train(told(), images, tmp_path)
-    assert_same_end(whole, tmp_path)
+    train(make_settings(), images, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
     paths = [path for path in tmp_path.rglob("*") if path.name not in ("owner.lock", "state")]
     before = {path: path.stat().st_mtime_ns for path in paths}
     os.kill(child.pid, signal.SIGCONT)
     child.join(30)
     assert child.exitcode == owner.NOT_OWNER
-    assert_same_end(whole, tmp_path)
+    assert_same_end(uninterrupted, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in paths} == before
 
 
@@ -554,7 +558,7 @@ def test_what_was_taken_over_is_not_renamed_into_place(tmp_path):
         lease = (tmp_path / "owner.lease").read_bytes()
         (tmp_path / "owner.lease").unlink()  # as by replacing: the holder's file is another one from now on
         (tmp_path / "owner.lease").write_bytes(lease.replace(mine.token.encode(), b"theirs"))
-        with pytest.raises(owner.Taken, match="was taken over by process"):
+        with pytest.raises(owner.TakenOver, match="was taken over by process"):
             tensors.save(tmp_path / "a.pt", {"by": "the orphan"}, writing=mine.writing)
     assert torch.load(tmp_path / "a.pt", weights_only=True) == {"by": "me"}
     assert [path.name for path in tmp_path.glob("*.lease")] == ["owner.lease"]  # it is not ours to remove
@@ -573,7 +577,7 @@ def test_of_many_that_wait_for_a_dead_lease_one_gets_it_at_a_time(tmp_path):
                 (tmp_path / "inside").unlink()
                 with open(tmp_path / "entered", "a") as file:
                     file.write("x")
-        except owner.Busy:
+        except owner.RunInUse:
             os._exit(0)
 
     children = [FORK.Process(target=enter) for _ in range(4)]
@@ -604,14 +608,14 @@ def test_a_batch_of_nan_ends_the_run_with_the_state_from_before(images, tmp_path
 
     monkeypatch.setattr(engine, "step", step)
     with pytest.raises(NonFiniteLoss, match=r"step 4: the .* not finite.*; lower lr.*keeps the last state"):
-        train(told(), images, tmp_path)
+        train(make_settings(), images, tmp_path)
     assert steps_kept(tmp_path / "state") == [3, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
     assert "step 4" in json.loads((tmp_path / "state" / "failed.json").read_text())["reason"]
 
 
 def test_weights_that_end_without_a_value_are_no_result(images, tmp_path, monkeypatch):
-    (tmp_path / "backbone.pt").write_text("of an attempt that was killed before its result stood")
+    (tmp_path / "backbone.pt").write_text("of an attempt that was killed before its result was written")
     real = engine.step
 
     def step(method, *args):
@@ -622,7 +626,7 @@ def test_weights_that_end_without_a_value_are_no_result(images, tmp_path, monkey
 
     with monkeypatch.context() as patch, pytest.raises(NonFiniteLoss, match="step 1: the weights"):
         patch.setattr(engine, "step", step)
-        train(told(steps=1), images, tmp_path)
+        train(make_settings(steps=1), images, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
-    train(told(steps=1), images, tmp_path)
+    train(make_settings(steps=1), images, tmp_path)
     assert not (tmp_path / "state" / "failed.json").exists()

@@ -205,7 +205,7 @@ def test_mls_trains_with_every_rule_and_says_how_many_labels_there_were(rule, lo
     assert 0 < parts["positives"] <= (5 if rule != "mutual" else 3)
 
 
-def test_a_sample_stands_for_the_whole_dictionary():
+def test_a_sample_represents_the_complete_dictionary():
     method = make(MLS, k=2, search="sample", sample=4)
     for seed in (1, 3, 5):
         method.step(view(seed), view(seed + 1), 0.0)["loss"].backward()
@@ -248,12 +248,12 @@ def test_a_record_tells_the_crops_of_query_and_labels():
     ],
 )
 def test_mls_refuses_parameters_that_cannot_work(params, words):
-    told = {"dictionary_size": 16, "k": 3} | params
+    given = {"dictionary_size": 16, "k": 3} | params
     with pytest.raises(ConfigError, match=words) as error:
-        resolve("mlssl.method.mls.MLS", {}, told, "methods.mls")
+        resolve("mlssl.method.mls.MLS", {}, given, "methods.mls")
     assert str(error.value).startswith("methods.mls.params")
     config = Pretrain(
-        Data("unused"), method="mls", target="mlssl.method.mls.MLS", params=told, backbone="test_resnet"
+        Data("unused"), method="mls", target="mlssl.method.mls.MLS", params=given, backbone="test_resnet"
     )
     with pytest.raises(ConfigError, match=words):  # by hand, without a study
         build_method(config, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""A run that is told to make room: it saves its state, says so, and ends later as if nothing had happened."""
+"""A run that is stopped by a signal: it saves its state, says so, and ends later as if nothing had happened."""
 
 import errno
 import json
@@ -15,10 +15,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_engine import CPU, assert_same, told
+from test_engine import CPU, assert_same, make_settings
 from tiny_coco import IDENTIFIED
 
 from mlssl import tensors
+from mlssl.data import placement
 from mlssl.data.store import build_store
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.run import checkpoint
@@ -91,8 +92,8 @@ def assert_same_end(one, other, *, same_code=True):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_after_the_step_and_the_run_ends_bit_for_bit_alike(images, tmp_path, monkeypatch, number):
-    settings = told(steps=7, log_every=3, checkpoint_seconds=1e9)
-    train(settings, images, tmp_path / "whole")
+    settings = make_settings(steps=7, log_every=3, checkpoint_seconds=1e9)
+    train(settings, images, tmp_path / "uninterrupted")
     old = [signal.getsignal(n) for n in SIGNALS]
     with monkeypatch.context() as patch, listening() as stop:
         at_step(patch, 5, lambda: os.kill(os.getpid(), number))  # between two lines of the log
@@ -104,52 +105,49 @@ def test_a_signal_saves_after_the_step_and_the_run_ends_bit_for_bit_alike(images
     assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
     torch.manual_seed(99)
     train(settings, images, tmp_path / "resumed")
-    assert_same_end(tmp_path / "whole", tmp_path / "resumed")
+    assert_same_end(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
 def test_a_run_stopped_after_every_step_ends_alike_too(images, tmp_path, monkeypatch):
-    settings = told(steps=5, log_every=2)
-    train(settings, images, tmp_path / "whole")
+    settings = make_settings(steps=5, log_every=2)
+    train(settings, images, tmp_path / "uninterrupted")
     for _ in range(4):
         with monkeypatch.context() as patch, listening() as stop, pytest.raises(Interrupted):
             at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
             train(settings, images, tmp_path / "resumed", stop)
     train(settings, images, tmp_path / "resumed")
-    assert_same_end(tmp_path / "whole", tmp_path / "resumed")
+    assert_same_end(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(images, tmp_path, monkeypatch):
     with listening() as stop:
         at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        train(told(steps=3), images, tmp_path, stop)
+        train(make_settings(steps=3), images, tmp_path, stop)
     assert (tmp_path / "pretrain.json").exists()
 
 
-@pytest.mark.parametrize("where", ["build_method", "place", "own"])
+@pytest.mark.parametrize("where", ["build_method", "placement.free_memory", "own"])
 def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkeypatch, where):
-    real = getattr(engine, where)
-
-    def told_meanwhile(*args, **settings):
+    def signalled(*args, **settings):
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("went on")
-        return real(*args, **settings)
 
     with monkeypatch.context() as patch, listening() as stop:
-        patch.setattr(engine, where, told_meanwhile)
+        patch.setattr(f"mlssl.pretrain.loop.{where}", signalled)
         with pytest.raises(Interrupted, match="SIGUSR1 before a step was done"):
-            train(told(), images, tmp_path, stop)
-    train(told(steps=1), images, tmp_path)
+            train(make_settings(), images, tmp_path, stop)
+    train(make_settings(steps=1), images, tmp_path)
 
 
 def test_a_signal_lost_in_a_callback_is_heard_before_the_first_step(images, tmp_path, monkeypatch):
     def swallow(*args, **settings):
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGTERM)
-        return "somewhere"
+        return placement.FreeMemory(0, None)
 
-    monkeypatch.setattr(engine, "place", swallow)
+    monkeypatch.setattr(placement, "free_memory", swallow)
     with listening() as stop, pytest.raises(Interrupted, match="before a step"):
-        train(told(), images, tmp_path, stop)
+        train(make_settings(), images, tmp_path, stop)
 
 
 def test_ctrl_c_twice_does_not_wait(images, tmp_path, monkeypatch):
@@ -159,7 +157,7 @@ def test_ctrl_c_twice_does_not_wait(images, tmp_path, monkeypatch):
 
     at_step(monkeypatch, 2, twice)
     with listening() as stop, pytest.raises(KeyboardInterrupt):
-        train(told(checkpoint_seconds=1e9), images, tmp_path, stop)
+        train(make_settings(checkpoint_seconds=1e9), images, tmp_path, stop)
 
 
 def test_outside_the_main_thread_no_handler_is_touched():
@@ -189,7 +187,7 @@ def test_forked_workers_leave_the_first_signal_to_their_parent():
 
 
 def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, monkeypatch):
-    settings, writers, write = told(steps=3), [], tensors.Summed.write
+    settings, writers, write = make_settings(steps=3), [], tensors.Summed.write
 
     def full_from_the_second_file_on(self, data):
         writers.append(self)
@@ -211,7 +209,9 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
 
 @pytest.mark.slow
 def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_path):
-    settings = told(steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent), **IDENTIFIED})
+    settings = make_settings(
+        steps=40, log_every=4, checkpoint_seconds=1e9, data={"root": str(images.parent), **IDENTIFIED}
+    )
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(plain(settings)))
     out = tmp_path / "out"
@@ -232,5 +232,5 @@ def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_pat
     assert (out / "state" / "checkpoint.pt").exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    train(settings, images, tmp_path / "whole")
-    assert_same_end(tmp_path / "whole", out)
+    train(settings, images, tmp_path / "uninterrupted")
+    assert_same_end(tmp_path / "uninterrupted", out)

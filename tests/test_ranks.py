@@ -1,5 +1,6 @@
 """Several ranks train as one process does: same keys, same dictionaries, same gradients, same end."""
 
+import copy
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
-from test_engine import CPU, told
+from test_engine import CPU, make_settings
 from test_preemption import tiny_store
+from timm.layers import BatchNormAct2d
 from tiny_coco import IDENTIFIED, write_backbone, write_coco
 from torch import nn
 
@@ -50,9 +52,9 @@ def free_port():
 
 
 def as_rank(rank, world, port, function, out):
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in told.items()})
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     torch.set_num_threads(1)
     with distributed.joined("cpu"):
         torch.save(function(), out / f"{world}-{rank}.pt")
@@ -98,12 +100,14 @@ def assert_close(one, other, path=""):
 
 
 SETTINGS = {
-    "mls": told("mls", steps=STEPS),
-    "mls, sampled": told(
+    "mls": make_settings("mls", steps=STEPS),
+    "mls, sampled": make_settings(
         "mls", steps=STEPS, params={"k": 2, "dictionary_size": 10, "dim": 8, "search": "sample", "sample": 3}
     ),
-    "moco_v2": told("moco_v2", steps=STEPS, params={"dictionary_size": 10, "dim": 8, "projector_batch_norm": True}),
-    "densecl": told("densecl", steps=STEPS),
+    "moco_v2": make_settings(
+        "moco_v2", steps=STEPS, params={"dictionary_size": 10, "dim": 8, "projector_batch_norm": True}
+    ),
+    "densecl": make_settings("densecl", steps=STEPS),
 }
 
 
@@ -127,18 +131,24 @@ def trained_all(images):
     return {name: trained(settings, images) for name, settings in SETTINGS.items()}
 
 
+class Encoder(nn.Module):
+    """Returns each image, its mean, and the mean of all images in the forward pass."""
+
+    def forward(self, x):
+        means = x.mean(dim=(1, 2, 3))
+        return x, means, means * 0 + x.mean()
+
+
 def encoded(images):
     """Pixels of this rank's part, what the key encoder makes of them, plain and shuffled; running statistics."""
-    settings = told("moco_v2", steps=STEPS)
+    settings = make_settings("moco_v2", steps=STEPS)
     pixels = Steps(ImageStore(images), settings, CPU, distributed.part(settings.batch_size))[0][0].pixels
     norm = nn.BatchNorm2d(3)
-    identity = batch_norm.shuffled(lambda x: (x, x.mean(dim=(1, 2, 3))))
+    encoder = Encoder()
+    batch_norm.shuffle_over_ranks(encoder)
     torch.manual_seed(5)
-    same, means = identity(pixels)
-    met = batch_norm.shuffled(lambda x: (x.mean(dim=(1, 2, 3)) * 0 + x.mean(),))
-    torch.manual_seed(5)
-    (companions,) = met(pixels)
-    batch_norm.synchronise(norm, CPU)
+    same, means, companions = encoder(pixels)
+    norm = batch_norm.synchronise(norm, CPU)
     norm(pixels)
     return {
         "kept": torch.equal(same, pixels) and torch.equal(means, pixels.mean(dim=(1, 2, 3))),
@@ -151,26 +161,54 @@ def encoded(images):
 
 def test_shuffled_keys_meet_others_and_come_back_to_their_queries(images, tmp_path):
     found = by_ranks(2, partial(encoded, images), tmp_path)
-    settings = told("moco_v2", steps=STEPS)
+    settings = make_settings("moco_v2", steps=STEPS)
     pixels = Steps(ImageStore(images), settings, CPU)[0][0].pixels
     torch.manual_seed(5)
     halves = torch.randperm(4).split(2)
-    for rank, told_by in enumerate(found):
-        assert told_by["kept"]
-        for i, met in enumerate(told_by["companions"]):
+    for rank, values in enumerate(found):
+        assert values["kept"]
+        for i, met in enumerate(values["companions"]):
             (half,) = [h for h in halves if 2 * rank + i in h]
             torch.testing.assert_close(met, pixels[half].mean())
     norm = nn.BatchNorm2d(3)
     norm(pixels)
-    for told_by in found:
-        torch.testing.assert_close(told_by["mean"], norm.running_mean)
-        torch.testing.assert_close(told_by["var"], norm.running_var)
+    for values in found:
+        torch.testing.assert_close(values["mean"], norm.running_mean)
+        torch.testing.assert_close(values["var"], norm.running_var)
+
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_a_synchronised_norm_of_timm_keeps_its_activation_and_the_names_of_its_state(device_type):
+    model = nn.Sequential(BatchNormAct2d(3))
+    state = model.state_dict()
+    batch_norm.synchronise(model, torch.device(device_type))
+    assert isinstance(model[0].act, nn.ReLU)
+    assert list(model.state_dict()) == list(state)
+
+
+def test_a_synchronised_norm_of_timm_gives_what_the_norm_gives():
+    torch.manual_seed(0)
+    x, norm = torch.randn(4, 3, 2, 2), BatchNormAct2d(3)
+    synchronised = batch_norm.synchronise(copy.deepcopy(norm), CPU)
+    for training in (True, False):
+        expected = norm.train(training)(x)
+        assert (expected == 0).any()
+        torch.testing.assert_close(synchronised.train(training)(x), expected)
+
+
+class NoMethod(nn.Module):
+    pass
+
+
+def test_a_class_without_a_step_is_refused():
+    with pytest.raises(ConfigError, match=r"NoMethod has no step\(view1, view2, progress\)"):
+        parallel(NoMethod(), "sync", CPU)
 
 
 def settings_by_norm(images):
     found = {}
     for how in BATCH_NORMS:
-        settings = told("mls", steps=STEPS, batch_norm=how)
+        settings = make_settings("mls", steps=STEPS, batch_norm=how)
         found[how] = trained(settings, images)["state"]
     return found
 
@@ -193,7 +231,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 def test_an_unknown_batch_norm_is_refused():
     with pytest.raises(ConfigError, match="batch_norm: 'ghost' is not allowed; give 'sync', 'local' or 'shuffle'"):
-        told(batch_norm="ghost")
+        make_settings(batch_norm="ghost")
 
 
 # Transfers
@@ -219,8 +257,8 @@ def segmented(file, settings):
 
 def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
     data = {"root": str(write_coco(tmp_path / "coco"))}
-    told = {"data": data, "size": 32, "iterations": 3, "batch_size": 4, "head_channels": 8, "output_stride": 32}
-    settings, file = build(config.Segmentation, told, "test"), write_backbone(tmp_path / "backbone.pt")
+    given = {"data": data, "size": 32, "iterations": 3, "batch_size": 4, "head_channels": 8, "output_stride": 32}
+    settings, file = build(config.Segmentation, given, "test"), write_backbone(tmp_path / "backbone.pt")
     alone = segmented(file, settings)
     for other in by_ranks(2, partial(segmented, file, settings), tmp_path):
         for name, value in alone["model"].items():
@@ -238,15 +276,15 @@ def test_detection_by_two_ranks_sees_every_image_and_writes_one_result(tmp_path)
         "proposals": 20,
         "rois_per_image": 16,
     }
-    told = {"data": data, "size": 48, "iterations": 2, "batch_size": 2, **small}
-    (tmp_path / "told.yaml").write_text(yaml.safe_dump(told))
+    given = {"data": data, "size": 48, "iterations": 2, "batch_size": 2, **small}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlssl"]
     verb = [
         "detection",
         "--backbone",
         write_backbone(tmp_path / "backbone.pt"),
         "--config",
-        tmp_path / "told.yaml",
+        tmp_path / "run.yaml",
         "--device",
         "cpu",
     ]
@@ -263,9 +301,9 @@ def test_detection_by_two_ranks_sees_every_image_and_writes_one_result(tmp_path)
 
 def command(world, out, settings, images):
     out.mkdir(parents=True, exist_ok=True)
-    (out / "told.yaml").write_text(yaml.safe_dump(plain(settings)))
+    (out / "run.yaml").write_text(yaml.safe_dump(plain(settings)))
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
-    verb = ["-m", "mlssl", "pretrain", "--config", out / "told.yaml", "--store", images, "--out", out / "run"]
+    verb = ["-m", "mlssl", "pretrain", "--config", out / "run.yaml", "--store", images, "--out", out / "run"]
     return [sys.executable, *start, *verb, "--threads", "1", "--device", "cpu"]
 
 
@@ -284,7 +322,7 @@ def launch(world, out, settings, images):
 @pytest.fixture
 def with_images(images):
     """Settings whose data lie where the verb looks for them."""
-    return partial(told, data={"root": str(images.parent), **IDENTIFIED})
+    return partial(make_settings, data={"root": str(images.parent), **IDENTIFIED})
 
 
 def workers(launcher):

@@ -179,7 +179,7 @@ def test_a_resumed_search_is_the_same_bit_for_bit(tmp_path, stop):
             found.append(file.nearest(queries, entries, 9))
         return found
 
-    whole = go(Queue(size, 16), InvertedFile(size, probes=2), 0, steps)
+    uninterrupted = go(Queue(size, 16), InvertedFile(size, probes=2), 0, steps)
     queue, file = Queue(size, 16), InvertedFile(size, probes=2)
     found = go(queue, file, 0, stop)
     # The keys of the last step are in the dictionary, but not yet in the lists.
@@ -196,7 +196,9 @@ def test_a_resumed_search_is_the_same_bit_for_bit(tmp_path, stop):
     file.update(entries, resumed.written)
     found += [file.nearest(queries, entries, 9), *go(resumed, file, stop + 1, steps)]
     assert all(
-        torch.equal(a, b) for one, other in zip(whole, found, strict=True) for a, b in zip(one, other, strict=True)
+        torch.equal(a, b)
+        for one, other in zip(uninterrupted, found, strict=True)
+        for a, b in zip(one, other, strict=True)
     )
 
 
@@ -237,7 +239,7 @@ def checkpoint(tmp_path):
 
     root = write_coco(tmp_path / "coco")
     build_store(root / "train2017", tmp_path / "store", short_side=32, workers=1)
-    told = {
+    values = {
         "data": {"root": str(root), **IDENTIFIED},
         "method": "moco_v2",
         "target": "baselines.moco_v2.MoCoV2",
@@ -246,7 +248,7 @@ def checkpoint(tmp_path):
         "batch_size": 4,
         "views": {"crop": 32},
     }
-    settings = build(config.Pretrain, told, "test")
+    settings = build(config.Pretrain, values, "test")
     method, _ = build_method(settings, torch.device("cpu"))
     state = {"method": method.state_dict(), "meta": about_run(settings, "tiny")}
     tensors.save(tmp_path / "checkpoint.pt", state)

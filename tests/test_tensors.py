@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_engine import told
+from test_engine import make_settings
 from test_preemption import tiny_store, train
 from tiny_coco import write_backbone
 
@@ -18,8 +18,8 @@ from mlssl.pretrain.run import checkpoint
 from mlssl.study.identity import experiment
 from mlssl.transfer.load import load_backbone
 
-EXPERIMENT = experiment(engine.identified(told()))
-BACKBONE = told().backbone
+EXPERIMENT = experiment(engine.identified(make_settings()))
+BACKBONE = make_settings().backbone
 
 
 def initial(path):
@@ -40,7 +40,7 @@ READERS = {
 def run(tmp_path_factory):
     """The folder of a run that has ended."""
     root = tmp_path_factory.mktemp("run")
-    train(told(), tiny_store(root / "data"), root / "out")
+    train(make_settings(), tiny_store(root / "data"), root / "out")
     return root / "out"
 
 

@@ -10,7 +10,7 @@ import sys
 
 from mlssl.cli import data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
-from mlssl.pretrain.run.owner import NOT_OWNER, Busy, Taken
+from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
 
 NEEDED = {
@@ -45,9 +45,9 @@ def main() -> int:
                     commands.error(f"{args.command}: --{option} needs {FLAGS.get(needed, f'--{needed}')} too")
     try:
         args.function(args)
-    except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, Busy, Taken) as error:
+    except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, RunInUse, TakenOver) as error:
         print(f"mlssl {args.command}: {error}", file=sys.stderr)
-        if isinstance(error, Taken):
+        if isinstance(error, TakenOver):
             return NOT_OWNER
-        return GO_ON_LATER if isinstance(error, Interrupted | Busy) else 1
+        return GO_ON_LATER if isinstance(error, Interrupted | RunInUse) else 1
     return 0

@@ -70,7 +70,8 @@ def picture(args: argparse.Namespace) -> None:
     about = f"{run.about()}, images of {'/'.join((args.store or args.images).parts[-2:])}"
     given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Pictures) if hasattr(args, f.name)}
     pictures = build(Pictures, given, args.command)
-    on = device.choose(args.device, args.threads)
+    on = device.choose(args.device)
+    device.set_up(on, args.threads)
     after = embed(run, images, pictures, on)
     if args.command == "neighbours":
         from mlssl.pictures.neighbours import write_neighbours
@@ -112,7 +113,8 @@ def search_benchmark(args: argparse.Namespace) -> None:
             f.name: getattr(args, f.name) for f in dataclasses.fields(SearchBenchmark) if hasattr(args, f.name)
         }
         settings = build(SearchBenchmark, fields | {"method": run.config.method}, args.command)
-    on = device.choose(args.device, args.threads)
+    on = device.choose(args.device)
+    device.set_up(on, args.threads)
     own = {"stage": "search_benchmark", "experiment": experiment(settings), "config": plain(settings)}
     about = about_run(run.config, run.name) | own | {"config_digest": digest_of(experiment(settings))}
     if exists_already(out, about):

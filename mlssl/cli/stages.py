@@ -96,7 +96,8 @@ def pretrain(args: argparse.Namespace) -> None:
                 images = {"short_side": config.data.short_side, "images_id": config.data.images_id}
                 build_store(Path(config.data.root) / config.data.train, store_path, **images)
             distributed.wait_for_all()
-            on = device.choose(own_device, args.threads)
+            on = device.choose(own_device)
+            device.set_up(on, args.threads)
             pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 
 
@@ -143,7 +144,8 @@ def transfer(args: argparse.Namespace) -> None:
             raise ConfigError("linear: fits on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return
-        on = device.choose(own_device, args.threads)
+        on = device.choose(own_device)
+        device.set_up(on, args.threads)
         rows, notes = evaluate(backbone, config, seed=meta["seed"], device=on)
         if not distributed.is_main():
             return

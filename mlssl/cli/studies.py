@@ -128,7 +128,8 @@ def estimate(args: argparse.Namespace) -> None:
         from mlssl.cost.calibration import calibrate
         from mlssl.runtime import device
 
-        on = device.choose("auto", rates.THREADS)
+        on = device.choose()
+        device.set_up(on, rates.THREADS)
         seconds = calibrate(study, on)
         rates.save(estimate.RESULTS / "rates.json", seconds, device=device.facts(on)["device"])
     if args.save:

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from mlssl.data.augment.views import make_views
-from mlssl.pretrain.build import build_method, build_optimizer, precision, run_encoders_in_bf16
+from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
 from mlssl.pretrain.step import step
 from mlssl.study.settings import Pretrain
 
@@ -34,10 +34,8 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     Images are random, square and of the size in the store. Reading the store and logging are not included, and
     the dictionary is nearly empty.
     """
-    method, _ = build_method(config, device)
-    optimizer = build_optimizer(config, method)
-    if precision(config, device) == "bf16":
-        run_encoders_in_bf16(method, device)
+    module, _ = build_method(config, device)
+    optimizer, method = build_optimizer(config, module), prepare_method(config, module, device)
     side, batch = config.data.short_side, config.batch_size
     if device.type == "cpu":
         batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))

@@ -1,13 +1,14 @@
-"""Choose where an image store's pixels are kept during training: GPU, pinned host memory or page cache."""
+"""Where an image store's pixels are kept during training: GPU memory, pinned host memory or the page cache."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
-
-from mlssl.data.store import ImageStore
+from torch import Tensor
 
 SHARE = 0.5
 """Maximum share of the free memory for a store; the rest is for training and other processes."""
@@ -15,39 +16,55 @@ SHARE = 0.5
 CHUNK = 2**28
 """Bytes moved to a GPU at a time."""
 
-
-def plan(need: int, device_free: int | None, host_free: int, share: float = SHARE) -> str:
-    """`device`, `pinned` or `mapped`, for a store of `need` bytes, given the free memory in bytes.
-
-    `mapped` uses the page cache; without a GPU (`device_free` None) always, because a CPU reads the file directly.
-    """
-    if device_free is None:
-        return "mapped"
-    if need <= share * device_free:
-        return "device"
-    return "pinned" if need <= share * host_free else "mapped"
+Place = Literal["device", "pinned", "mapped"]
+NAMES: dict[Place, str] = {"device": "GPU memory", "pinned": "pinned host memory", "mapped": "the page cache"}
 
 
-def place(store: ImageStore, device: torch.device, *, sharers: int = 1) -> str:
-    """Move a store's pixels as planned; returns a sentence that says where and why.
+@dataclass(frozen=True)
+class FreeMemory:
+    """Memory that this process may still allocate, in bytes."""
 
-    `sharers`: number of processes on this machine that do so at once, each on its own GPU.
-    """
-    need, host = store.pixels.numel(), host_memory_free() // sharers
+    host: int
+    device: int | None
+    """None without a GPU."""
+
+
+def free_memory(device: torch.device, *, sharers: int = 1) -> FreeMemory:
+    """The free memory now; `sharers` processes on this machine share that of the host, each with its own GPU."""
     on_gpu = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    where = plan(need, on_gpu, host)
-    if where == "device":
-        pixels = torch.empty(need, dtype=torch.uint8, device=device)
-        for to, part in zip(pixels.split(CHUNK), store.pixels.split(CHUNK), strict=True):
-            to.copy_(part)
-        store.pixels = pixels
-    elif where == "pinned":
-        store.pixels = store.pixels.pin_memory()
-    what = {"device": "GPU memory", "pinned": "pinned host memory", "mapped": "the page cache"}[where]
-    free = f"{gigabytes(host)} of host memory free"
-    if on_gpu is not None:
-        free = f"{gigabytes(on_gpu)} of GPU memory and {free}"
-    return f"store of {gigabytes(need)} in {what} ({free}, at most {SHARE:.0%} of either to be used)"
+    return FreeMemory(host_memory_free() // sharers, on_gpu)
+
+
+def choose_place(need: int, free: FreeMemory, share: float = SHARE) -> Place:
+    """The place of a store of `need` bytes: the fastest one of which it takes at most `share` of the free memory.
+
+    `mapped` uses the page cache; without a GPU always, because a CPU reads the file directly.
+    """
+    if free.device is None:
+        return "mapped"
+    if need <= share * free.device:
+        return "device"
+    return "pinned" if need <= share * free.host else "mapped"
+
+
+def moved(pixels: Tensor, place: Place, device: torch.device) -> Tensor:
+    """The pixels of a store in their place: a copy, or for `mapped` the tensor itself."""
+    if place == "pinned":
+        return pixels.pin_memory()
+    if place == "mapped":
+        return pixels
+    copy = torch.empty(pixels.numel(), dtype=torch.uint8, device=device)
+    for to, part in zip(copy.split(CHUNK), pixels.split(CHUNK), strict=True):
+        to.copy_(part)
+    return copy
+
+
+def describe(need: int, place: Place, free: FreeMemory) -> str:
+    """For the result: where a store of `need` bytes is, and why."""
+    memory = f"{gigabytes(free.host)} of host memory free"
+    if free.device is not None:
+        memory = f"{gigabytes(free.device)} of GPU memory and {memory}"
+    return f"store of {gigabytes(need)} in {NAMES[place]} ({memory}, at most {SHARE:.0%} of either to be used)"
 
 
 def host_memory_free(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ def create_backbone(name: str, *, output_stride: int = 32, zero_init_residual: b
         return colour_histogram.ColourHistogram(output_stride)
     if not timm.is_model(name):
         raise ConfigError(f"backbone: timm knows no model '{name}'; `timm.list_models()` lists them")
-    strides = {} if output_stride == 32 else {"output_stride": output_stride}
+    strides: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     backbone = timm.create_model(name, pretrained=False, num_classes=0, global_pool="", **strides)
     if not zero_init_residual:
         set_zero_scales_to_one(backbone)
@@ -30,7 +32,7 @@ def create_backbone(name: str, *, output_stride: int = 32, zero_init_residual: b
         was_training = backbone.training
         shape = backbone.eval()(torch.zeros(1, 3, 64, 64)).shape
         backbone.train(was_training)
-    if len(shape) != 4 or shape[1] != backbone.num_features:
+    if len(shape) != 4 or shape[1] != channels(backbone):
         raise ConfigError(
             f"backbone: '{name}' gives features of shape {tuple(shape)}, not batch x channels x height x width; "
             "use a convolutional one such as resnet50"
@@ -47,6 +49,11 @@ def set_zero_scales_to_one(backbone: nn.Module) -> None:
             scale.fill_(1.0)
 
 
+def channels(backbone: nn.Module) -> int:
+    """C, the number of channels of the backbone's feature map."""
+    return cast(int, backbone.num_features)
+
+
 def global_average_pool(feature_map: Tensor) -> Tensor:
     """B x C x h x w -> B x C, the mean over cells."""
     return feature_map.mean(dim=(2, 3))
@@ -54,4 +61,4 @@ def global_average_pool(feature_map: Tensor) -> Tensor:
 
 def stage_maps(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     """The last map of each of the four stages (C2 to C5), finest first."""
-    return backbone.forward_intermediates(images, indices=4, intermediates_only=True)
+    return cast(Any, backbone).forward_intermediates(images, indices=4, intermediates_only=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +29,7 @@ class Dictionary(nn.Module):
             self.register_buffer(name, torch.zeros(size, width, dtype=dtype))
         self._written = 0
         self._staged: dict[str, Tensor] = {}
+        self.register_state_dict_pre_hook(_write_staged)
 
     def __len__(self) -> int:
         """Number of entries, at most `size`."""
@@ -89,6 +88,6 @@ class Dictionary(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         self._written = state["written"]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        self._write()
-        return super().state_dict(*args, **kwargs)
+
+def _write_staged(dictionary: Dictionary, prefix: str, keep_vars: bool) -> None:
+    dictionary._write()

@@ -22,7 +22,7 @@ def dense_projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_n
     return _mlp(*layers, nn.BatchNorm2d if batch_norm else None)
 
 
-def _mlp(first: nn.Module, last: nn.Module, norm: type[nn.Module] | None) -> nn.Sequential:
+def _mlp(first: nn.Linear | nn.Conv2d, last: nn.Linear | nn.Conv2d, norm: type[nn.Module] | None) -> nn.Sequential:
     if norm is None:
         return nn.Sequential(first, nn.ReLU(inplace=True), last)
     hidden, d_out = first.weight.shape[0], last.weight.shape[0]

@@ -155,8 +155,7 @@ class InvertedFile(nn.Module):
             lengths = [inverted.list_size(i) for i in range(self.lists)]
             slots = [torch.from_numpy(view(inverted.get_ids(i), n).copy()) for i, n in enumerate(lengths) if n]
             centroids = torch.from_numpy(self._index.quantizer.reconstruct_n(0, self.lists))
-            lengths = torch.tensor(lengths)
-            state["lists"] = {"centroids": centroids, "slots": torch.cat(slots), "lengths": lengths}
+            state["lists"] = {"centroids": centroids, "slots": torch.cat(slots), "lengths": torch.tensor(lengths)}
         return state
 
     def set_extra_state(self, state: dict[str, Any]) -> None:

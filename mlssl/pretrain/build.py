@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.parts.backbone import create_backbone
+from mlssl.parts.method import Method
 from mlssl.pretrain.initial import load_initial
 from mlssl.runtime.device import gains_from_bf16
+from mlssl.runtime.parallel import parallel
+from mlssl.runtime.precision import run_in_bf16
 from mlssl.seeds import seed_of
 from mlssl.study.methods import load_class, resolve
 from mlssl.study.settings import Pretrain
@@ -21,28 +24,30 @@ def build_method(
     """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
 
     The initial backbone depends on the run's seed only, or is read from `init`, so it is the same for every
-    method. Without a target the method is the backbone itself. A supervised method is given the
-    image labels, bool N x C.
+    method. Without a target the method is the backbone itself. A supervised method is given the image labels,
+    bool N x C.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
     backbone = create_backbone(config.backbone, zero_init_residual=config.zero_init_residual)
     if config.init is not None:
         load_initial(backbone, Path(config.init))
     torch.manual_seed(seed_of(config.seed, "heads"))
-    method = backbone
+    method: nn.Module = backbone
     if config.target is not None:
         cls = load_class(config.target)
         params = resolve(config.target, {}, config.params, config.method)
         method = cls(backbone, *([labels] if config.supervised else []), **params)
-    method.to(device, memory_format=torch.channels_last).train()
+    method.to(device).to(memory_format=torch.channels_last).train()
     return method, backbone
 
 
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum and weight decay on all trainable parameters (MoCo-v2's recipe)."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    options = {"momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
-    return torch.optim.SGD([{"params": trained}], lr=config.lr, fused=True, **options)
+    groups = [{"params": trained}]  # the list may be empty: a backbone without weights
+    return torch.optim.SGD(
+        groups, lr=config.lr, momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
+    )
 
 
 def precision(config: Pretrain, device: torch.device) -> str:
@@ -52,7 +57,12 @@ def precision(config: Pretrain, device: torch.device) -> str:
     return config.precision
 
 
-def run_encoders_in_bf16(method: nn.Module, device: torch.device) -> None:
-    """Run the encoders under bf16 autocast; similarities and losses stay in float32."""
-    for encoder in method.encoders.children():
-        encoder.forward = torch.autocast(device.type, dtype=torch.bfloat16)(encoder.forward)
+def prepare_method(config: Pretrain, method: nn.Module, device: torch.device) -> Method:
+    """The method as the training step calls it: its encoders in the run's precision, and divided among the ranks.
+
+    Similarities and losses stay in float32. Raises ConfigError for a class that is no method.
+    """
+    if precision(config, device) == "bf16":
+        for encoder in method.get_submodule("encoders").children():
+            run_in_bf16(encoder, device)
+    return parallel(method, config.batch_norm, device)

@@ -21,8 +21,9 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
     Raises ConfigError for a file that cannot be read, that lacks a weight of the architecture, or that mlssl wrote
     and that has lost its checksum.
     """
-    remedies = {"missing": "check the path", "broken": "give a checkpoint of tensors"}
-    content = read_weights(path, "weights", key="init", **remedies)
+    content = read_weights(
+        path, "weights", key="init", missing="check the path", broken="give a checkpoint of tensors"
+    )
     if ours(content) and not has_checksum(path):
         raise ConfigError(
             f"init: {path}: was written by mlssl but has no checksum at its end, so it is cut off or changed; "
@@ -37,14 +38,14 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
     needed = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     first = next(iter(needed))
     prefixes = [name.removesuffix(first) for name in content if name == first or name.endswith(f".{first}")]
-    missing = first
+    missing = [first]
     for prefix in prefixes:
-        missing = next((k for k, v in needed.items() if not fits(content.get(prefix + k), v)), None)
-        if missing is None:
+        missing = [k for k, v in needed.items() if not fits(content.get(prefix + k), v)]
+        if not missing:
             backbone.load_state_dict({k: content[prefix + k] for k in needed}, strict=False)
             return prefix
     raise ConfigError(
-        f"init: {path}: has no weight '{missing}' of shape {tuple(needed[missing].shape)}; "
+        f"init: {path}: has no weight '{missing[0]}' of shape {tuple(needed[missing[0]].shape)}; "
         "give weights of the backbone that the study names"
     )
 

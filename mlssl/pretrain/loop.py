@@ -5,28 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlssl import results
+from mlssl.data import placement
 from mlssl.data.loader import Steps
-from mlssl.data.placement import place
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
-from mlssl.pretrain.build import (
-    build_method,
-    build_optimizer,
-    precision,
-    run_encoders_in_bf16,
-)
+from mlssl.parts.method import Diagnoses, RecordsLabels
+from mlssl.pretrain.build import build_method, build_optimizer, precision, prepare_method
 from mlssl.pretrain.labels import image_labels
-from mlssl.pretrain.log import Log, NonFiniteLoss
+from mlssl.pretrain.log import NonFiniteLoss, Throughput
 from mlssl.pretrain.records import record_steps
-from mlssl.pretrain.run.folder import DISK, RunFolder
+from mlssl.pretrain.run.folder import DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
 from mlssl.pretrain.run.owner import own
 from mlssl.pretrain.run.signals import Interrupted, Stop
 from mlssl.pretrain.schedule import cosine
@@ -34,14 +32,12 @@ from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.runtime import distributed
 from mlssl.runtime.device import facts
-from mlssl.runtime.parallel import parallel
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run
 from mlssl.study.methods import is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
-from mlssl.tensors import previous
 
 
 def pretrain(
@@ -65,30 +61,31 @@ def pretrain(
     the outputs of a finished run are missing, they are written again from its last state. A run that other code
     started is resumed only with `changed_code`; its result then lists the segments.
     Raises ConfigError for invalid settings, FileExistsError if `out` has the result of another run, NonFiniteLoss
-    for divergence, Interrupted when `stop` is requested, after saving the state; Busy when another trainer owns
-    this run, Taken when another trainer takes it over.
+    for divergence, Interrupted when `stop` is requested, after saving the state; RunInUse when another trainer owns
+    this run, TakenOver when another trainer takes it over.
     """
+    stop = stop or Stop()
     config = identified(config)
-    about = about_run(config, run)
-    RunFolder(out, about, None).whole()  # refuses another run's result before anything is written or waited for
-    with own(out / "state") if distributed.is_main() else nullcontext() as owner:
-        folder = RunFolder(out, about, owner)
-        if distributed.anyone(distributed.is_main() and folder.whole())[0]:
+    folder = RunFolder(out, about_run(config, run))
+    folder.is_complete()  # refuses another run's result before anything is written or waited for
+    with own(folder.state.parent) if distributed.is_main() else nullcontext() as owner:
+        writer = RunWriter(folder, owner) if owner else None  # only the first rank writes
+        (complete,) = distributed.anyone(distributed.is_main() and folder.is_complete())
+        if complete:
             if distributed.is_main():
                 print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
-            train(
-                config,
-                store_path,
-                folder,
-                device=device,
-                progress=progress,
-                stop=stop or Stop(),
-                changed_code=changed_code,
-            )
+            prepared = prepare(config, store_path, folder, writer, device=device, changed_code=changed_code)
+            if progress and distributed.is_main():
+                print(f"{run}: {prepared.placement}", file=sys.stderr)
+            stop.defer()
+            if prepared.total:
+                train(prepared, writer, stop, progress=progress)
+            finish(prepared, writer)
         except NonFiniteLoss as error:
-            folder.fail(str(error))
+            if writer:
+                writer.write_failure(str(error))
             distributed.wait_for_all()  # the launcher ends all ranks as soon as one has ended
             raise NonFiniteLoss(
                 f"{error}; lower lr, raise warmup or set precision: fp32, and train it as a new run "
@@ -97,10 +94,9 @@ def pretrain(
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            kept = any(path.exists() for path in (folder.state, previous(folder.state)))
             effect = (
                 f"resume from the last state saved in {folder.state.parent}"
-                if kept
+                if folder.has_state()
                 else "start over, because no state was saved"
             )
             raise OSError(
@@ -109,18 +105,43 @@ def pretrain(
             ) from error
 
 
-def train(
+@dataclass
+class Run:
+    """What the ranks of a run train; each has its own."""
+
+    name: str
+    config: Pretrain
+    folder: RunFolder
+    store: ImageStore
+    device: torch.device
+    total: int
+    """Optimiser steps of the run; 0 without a method."""
+    method: nn.Module
+    backbone: nn.Module
+    """The part of the method to export."""
+    training: Training
+    trained_before: bool
+    """Whether the state that was loaded is that of the last step."""
+    views: Steps
+    placement: str
+    """Where the store's pixels are, for people."""
+
+
+def prepare(
     config: Pretrain,
     store_path: Path,
     folder: RunFolder,
+    writer: RunWriter | None,
     *,
     device: torch.device,
-    progress: bool,
-    stop: Stop,
     changed_code: bool,
-) -> None:
-    """Run `pretrain` on every rank, after the first rank has become the owner of the run."""
-    store, run = ImageStore(store_path), folder.about["run"]
+) -> Run:
+    """Build the method, resume from the newest state, and move the images to their place in memory.
+
+    Raises ConfigError and DataError for settings, images or a state that do not fit together, before anything is
+    written.
+    """
+    store, name = ImageStore(store_path), folder.about["run"]
     if store.images_id != config.data.images_id:
         raise DataError(
             f"{store_path}: was built from other images ({store.images_id}) than those of this run "
@@ -131,128 +152,167 @@ def train(
     total = config.total_steps(len(store)) if config.target else 0
     if config.target and not total:
         raise ConfigError(f"epochs {config.epochs:g} of {len(store)} images are 0 optimiser steps; give more")
-    mine = distributed.part(config.batch_size)
+    part = distributed.part(config.batch_size)
 
     labels = image_labels(store, config.data) if config.supervised else None
     method, backbone = build_method(config, device, labels)
-    training = Training(method, build_optimizer(config, method))
-    made_by = stage_code("pretrain", config.target)
-    opened = {"images": f"{store.crc32:08x}", "code": made_by, "total": total, "changed_code": changed_code}
-    for turn in (True, False):  # the first rank ensures a complete state before the others read it
-        if turn == distributed.is_main() and (state := folder.open(**opened)):
-            training.restore(state, device)
-        distributed.wait_for_all()
-    ended = folder.kept == total
-    if ended and distributed.is_main():
-        print(
-            f"{run}: has been trained; its outputs are written again from {folder.state}",
-            file=sys.stderr,
-        )
-    used_precision = precision(config, device)
-    if total and used_precision == "bf16":
-        run_encoders_in_bf16(method, device)
-    together = parallel(method, config.batch_norm, device) if total else method
-    placement = place(store, device, sharers=distributed.on_this_machine())
-    progress = progress and distributed.is_main()
-    if progress:
-        print(f"{run}: {placement}", file=sys.stderr)
-    views = Steps(store, config, device, mine)
-    with folder.writing():
-        log = Log(folder.log if distributed.is_main() else None, resume_step=training.step)
-    bar = tqdm(
+    images, code = f"{store.crc32:08x}", stage_code("pretrain", config.target)
+    training = Training(method, build_optimizer(config, method), images=images, segments=[segment(0, code)])
+    newest = folder.load_state(images=images, code=code, total=total, changed_code=changed_code)
+    if newest:
+        training.restore(newest.values, device)
+    distributed.wait_for_all()  # the first rank changes the folder only after all have read it
+    if writer:
+        writer.begin(newest)
+    trained_before = newest is not None and training.step == total
+    if trained_before and distributed.is_main():
+        print(f"{name}: has been trained; its outputs are written again from {folder.state}", file=sys.stderr)
+
+    need = store.pixels.numel()
+    free = placement.free_memory(device, sharers=distributed.on_this_machine())
+    place = placement.choose_place(need, free)
+    store.pixels = placement.moved(store.pixels, place, device)
+    return Run(
+        name=name,
+        config=config,
+        folder=folder,
+        store=store,
+        device=device,
         total=total,
-        initial=training.step,
-        desc=run,
+        method=method,
+        backbone=backbone,
+        training=training,
+        trained_before=trained_before,
+        views=Steps(store, config, device, part),
+        placement=placement.describe(need, place, free),
+    )
+
+
+def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> None:
+    """The training loop. Raises Interrupted, after saving the state, when a stop is requested on any rank."""
+    config, training, total = run.config, run.training, run.total
+    method = prepare_method(config, run.method, run.device)
+    recorded = record_steps(total, config.label_records)
+    throughput, last_save = Throughput(training.step, config.batch_size), time.monotonic()
+    with progress_bar(run, shown=progress and distributed.is_main()) as bar:
+        for at in range(training.step, total):
+            lr = cosine(at, total, base=config.lr, warmup=config.warmup)
+            set_learning_rate(training.optimizer, lr)
+            losses = step(method, training.optimizer, run.views[at], at / total)
+            training.losses.add(losses)
+            training.step = done = at + 1
+            if done in recorded and isinstance(run.method, RecordsLabels):
+                training.labels.add(done, run.method.label_record())
+            bar.update()
+
+            # The ranks agree on it, because all must save and stop after the same step.
+            save_is_due = time.monotonic() - last_save >= config.checkpoint_seconds
+            stopping, saving = distributed.anyone(stop.requested, save_is_due)
+            if done % config.log_every == 0 or done == total:
+                rate = throughput.measure(done)
+                lines = training.losses.flush(done, diagnostics(run.method), lr=lr, images_per_s=rate)
+                if saving or done == total:
+                    lines += training.losses.settle()
+                if writer:
+                    writer.append_log(lines)
+                for line in lines:
+                    bar.set_postfix(loss=f"{line['loss']:.3f}", images_s=line["images_per_s"])
+                if saving:
+                    last_save = time.monotonic()
+                    save(run, writer)
+            if stopping and done < total:
+                interrupt(run, writer, stop)
+
+
+def diagnostics(method: nn.Module) -> dict[str, Tensor]:
+    """What the method measures about its last step, means over the ranks; most methods measure nothing."""
+    found = method.diagnostics() if isinstance(method, Diagnoses) else {}
+    return distributed.mean(found) if found else {}
+
+
+def progress_bar(run: Run, *, shown: bool) -> tqdm:
+    return tqdm(
+        total=run.total,
+        initial=run.training.step,
+        desc=run.name,
         unit="step",
-        disable=not progress,
+        disable=not shown,
         mininterval=2,
         smoothing=0.05,
     )
-    # A method with pseudo-labels returns them for the record (ARCHITECTURE.md, contracts).
-    recorded = record_steps(total, config.label_records) if hasattr(method, "label_record") else set()
-    for parts in training.unlogged:
-        log.add(parts)
-    saved, logged, counted = time.monotonic(), time.monotonic(), training.step
 
-    def keep() -> str:
-        training.refuse_non_finite()
-        return folder.keep(training)
 
-    stop.defer()
-    for at in range(training.step, total):
-        lr = cosine(at, total, base=config.lr, warmup=config.warmup)
-        for group in training.optimizer.param_groups:
-            group["lr"] = lr
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
-        losses = step(together, training.optimizer, views[at], at / total)
-        training.unlogged.append({name: value.detach() for name, value in losses.items()})
-        log.add(losses)
-        bar.update()
 
-        done = training.step = at + 1
-        stopping, to_save = distributed.anyone(
-            stop.requested, time.monotonic() - saved >= config.checkpoint_seconds
-        )
-        if done in recorded:
-            training.labels.add(done, method.label_record())
-        if done % config.log_every == 0 or done == total:
-            now = time.monotonic()
-            rate = (done - counted) * config.batch_size / (now - logged)
-            logged, counted = now, done
-            about_step = method.diagnostics() if hasattr(method, "diagnostics") else {}
-            about_step = about_step and distributed.mean(about_step)
-            with folder.writing():
-                log.flush(done, about_step, lr=lr, images_per_s=round(rate, 1))
-                if to_save or done == total:
-                    log.settle()
-            training.unlogged.clear()
-            if log.last:
-                bar.set_postfix(loss=f"{log.last['loss']:.3f}", images_s=log.last["images_per_s"])
-            if to_save:
-                if unsaved := keep():
-                    print(f"{run}: {unsaved}; training continues, check the disk", file=sys.stderr)
-                saved = now
-        if stopping and done < total:
-            with folder.writing():
-                log.settle()
-            unsaved = folder.kept != done and keep()
-            bar.close()
-            distributed.wait_for_all()  # the launcher ends all ranks as soon as one has ended
-            raise Interrupted(
-                f"{run}: stopped by {stop.signal or 'a signal to another rank'} after step {done} of {total}; "
-                f"{unsaved or f'its state is saved in {folder.state}'}; run the same command again to resume"
-            )
-    bar.close()
+def save(run: Run, writer: RunWriter | None) -> None:
+    """Save the state during training, which a full disk does not stop."""
+    run.training.refuse_non_finite()
+    if writer:
+        try:
+            writer.save_state(run.training)
+        except StateNotSaved as error:
+            print(f"{run.name}: {error}; training continues, check the disk", file=sys.stderr)
 
-    training.refuse_non_finite()
-    folder.write_outputs(training, backbone)
-    seen, seconds = total * config.batch_size, training.watch.seconds()
-    cost = {"steps": total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
-    notes = {
-        "precision": used_precision,
-        "store": placement,
-        "skipped_images": len(store.skipped),
+
+def interrupt(run: Run, writer: RunWriter | None, stop: Stop) -> NoReturn:
+    """Save the state, and raise Interrupted with what was saved."""
+    lines = run.training.losses.settle()
+    run.training.refuse_non_finite()
+    outcome = f"its state is saved in {run.folder.state}"
+    if writer:
+        writer.append_log(lines)
+        try:
+            writer.save_state(run.training)
+        except StateNotSaved as error:
+            outcome = str(error)
+    distributed.wait_for_all()  # the launcher ends all ranks as soon as one has ended
+    raise Interrupted(
+        f"{run.name}: stopped by {stop.signal or 'a signal to another rank'} after step {run.training.step} of "
+        f"{run.total}; {outcome}; run the same command again to resume"
+    )
+
+
+def finish(run: Run, writer: RunWriter | None) -> None:
+    """Write the outputs, and the result last."""
+    run.training.refuse_non_finite()
+    if writer:
+        writer.write_outputs(run.training, run.backbone)
+        # The previous result is valid only if nothing was trained now: without a state the run has started over.
+        kept = run.folder.load_kept_result() if run.trained_before else None
+        writer.write_result(kept or result_of(run))
+    distributed.wait_for_all()
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """The result file of a run that has just been trained: its cost."""
+    config, training = run.config, run.training
+    seen, seconds = run.total * config.batch_size, training.watch.seconds()
+    cost = {"steps": run.total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
+    notes: dict[str, Any] = {
+        "precision": precision(config, run.device),
+        "store": run.placement,
+        "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
     }
-    if len(folder.segments) > 1:
+    if len(training.segments) > 1:
         notes["segments"] = [
-            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in folder.segments
+            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in training.segments
         ]
-    # The previous result is valid only if nothing was trained now: without a state the run has started over.
-    result = (folder.result_of_before() if ended else None) or results.result(
-        folder.about,
-        code=folder.code(),
+    return results.result(
+        run.folder.about,
+        code=code_of(training.segments),
         data=contents(config.data),
-        **facts(device),
+        **facts(run.device),
         watch=training.watch,
         rows=[
-            {"protocol": "pretrain", "metric": name, "value": round(value, 2), "n": len(store)}
+            {"protocol": "pretrain", "metric": name, "value": round(value, 2), "n": len(run.store)}
             for name, value in cost.items()
         ],
         notes=notes,
     )
-    folder.end(result)
-    distributed.wait_for_all()
 
 
 def identified(config: Pretrain) -> Pretrain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def record_steps(total: int, records: int) -> set[int]:
 
 
 class LabelRecords:
-    """The records of a run, one per chosen step, as returned by the method (see MLS.label_record)."""
+    """The records of a run, one per chosen step, as returned by the method (see `parts.method.RecordsLabels`)."""
 
     def __init__(self, kept: list[dict[str, Tensor]] | None = None) -> None:
         self.kept = kept or []
@@ -37,7 +38,9 @@ class LabelRecords:
 
     def write(self, path: Path) -> None:
         """Write an .npz of all records stacked, R x …; the format is in ARCHITECTURE.md."""
-        columns = {name: stack([r[name].numpy() for r in self.kept], ABSENT.get(name, 0)) for name in self.kept[0]}
+        columns: dict[str, Any] = {
+            name: stack([r[name].numpy() for r in self.kept], ABSENT.get(name, 0)) for name in self.kept[0]
+        }
         with atomic(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, **columns)
 
@@ -47,5 +50,6 @@ def stack(arrays: list[np.ndarray], absent: int) -> np.ndarray:
     shape = np.max([a.shape for a in arrays], axis=0).astype(int)
     stacked = np.full((len(arrays), *shape), absent, dtype=arrays[0].dtype)
     for i, a in enumerate(arrays):
-        stacked[(i, *map(slice, a.shape))] = a
+        part: tuple[int | slice, ...] = (i, *(slice(n) for n in a.shape))
+        stacked[part] = a
     return stacked.astype(np.int32) if stacked.ndim > 1 and stacked.dtype == np.int64 else stacked

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mlssl.parts.method import Method
 from mlssl.parts.view import View
 from mlssl.runtime import distributed
-from mlssl.runtime.parallel import Parallel
 
 
 def step(
-    method: nn.Module | Parallel, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
+    method: Method, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
 ) -> dict[str, Tensor]:
-    """Losses, backward pass and update. Returns the parts of the loss on the device, without waiting for it.
+    """Losses of two views, backward pass and update. Returns the parts of the loss on the device, without waiting.
 
     With several ranks the parts are means over the ranks.
     """
-    parts = method.step(*views, progress)
+    view1, view2 = views
+    parts = method.step(view1, view2, progress)
     optimizer.zero_grad(set_to_none=True)
     parts["loss"].backward()
     optimizer.step()

@@ -5,45 +5,55 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mlssl.pretrain.log import NonFiniteLoss
+from mlssl.pretrain.log import LossLog, NonFiniteLoss
 from mlssl.pretrain.records import LabelRecords
 from mlssl.pretrain.run import checkpoint
 from mlssl.results import Stopwatch
 
 
 class Training:
-    """A method, its optimiser and the progress of the training."""
+    """A method, its optimiser and the progress of the training.
 
-    def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    Args:
+        images: checksum of the images to train on.
+        segments: the code of each part of the training: its first step, commit, and source -> digest.
+    """
+
+    def __init__(
+        self, method: nn.Module, optimizer: torch.optim.Optimizer, *, images: str, segments: list[dict[str, Any]]
+    ) -> None:
         self.method, self.optimizer = method, optimizer
+        self.images, self.segments = images, segments
         self.step = 0
         """Number of finished steps."""
         self.labels = LabelRecords()
-        self.unlogged: list[dict[str, Tensor]] = []
-        """The parts of the losses since the last line of the log; the next line is their mean."""
+        self.losses = LossLog()
         self.watch = Stopwatch()
 
     def state(self) -> dict[str, Any]:
         """The state to save; `restore` loads it."""
         return {
+            "images": self.images,
+            "segments": self.segments,
             "step": self.step,
             "seconds": self.watch.seconds(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": checkpoint.random_state(),
             "labels": self.labels.kept,
-            "unlogged": [{name: value.cpu() for name, value in parts.items()} for parts in self.unlogged],
+            "unlogged": [{name: value.cpu() for name, value in parts.items()} for parts in self.losses.pending],
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Resume from a state, which any number of ranks may have saved."""
+        """Resume from a state of the same images, which any number of ranks may have saved."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"])
-        self.step, self.labels = state["step"], LabelRecords(state["labels"])
-        self.unlogged = [{name: value.to(device) for name, value in parts.items()} for parts in state["unlogged"]]
+        self.step, self.segments, self.labels = state["step"], state["segments"], LabelRecords(state["labels"])
+        for parts in state["unlogged"]:
+            self.losses.add({name: value.to(device) for name, value in parts.items()})
         self.watch = Stopwatch(before=state["seconds"])
 
     def refuse_non_finite(self) -> None:

@@ -1,4 +1,4 @@
-"""Choice of the device, and its description for result files."""
+"""Choice and set-up of the device, and its description for result files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import torch
 
 
-def choose(name: str = "auto", threads: int | None = None) -> torch.device:
-    """The device called `name`; `auto` is CUDA if available, else the CPU.
-
-    Sets the number of CPU threads, and on the CPU glibc's malloc options.
-    """
-    if threads:
-        torch.set_num_threads(threads)
+def choose(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is CUDA if available, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        keep_freed_memory()
     return torch.device(name)
+
+
+def set_up(device: torch.device, threads: int | None = None) -> None:
+    """Set the number of CPU threads (None: torch's default), and for training on the CPU glibc's malloc options."""
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 @functools.cache
@@ -39,7 +40,7 @@ def keep_freed_memory() -> None:
 
 def facts(device: torch.device) -> dict[str, Any]:
     """For the header of a result: the device's name, CPU threads and, on a GPU, its peak memory in MB."""
-    record = {"device": "cpu", "threads": torch.get_num_threads()}
+    record: dict[str, Any] = {"device": "cpu", "threads": torch.get_num_threads()}
     if device.type == "cuda":
         record["device"] = torch.cuda.get_device_name(device)
         record["peak_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20

@@ -5,23 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mlssl.errors import ConfigError
+from mlssl.parts.method import Method
 from mlssl.parts.view import View
 from mlssl.runtime import distributed
-from mlssl.runtime.batch_norm import shuffled, synchronise
+from mlssl.runtime.batch_norm import shuffle_over_ranks, synchronise
 
 
 class Parallel:
-    """Replaces a method in `step`. Its loss is the mean over this rank's part of the batch."""
+    """A method that is trained by several ranks. Its loss is the mean over this rank's part of the batch."""
 
-    def __init__(self, method: nn.Module) -> None:
-        self._together = distributed.averaged(_Forward(method))
+    def __init__(self, method: Method) -> None:
+        self._averaged = distributed.averaged(_Forward(method))
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        return self._together(view1, view2, progress)
+        return self._averaged(view1, view2, progress)
 
 
 class _Forward(nn.Module):
-    def __init__(self, method: nn.Module) -> None:
+    """The step of a method as a forward pass, which DistributedDataParallel needs."""
+
+    def __init__(self, method: Method) -> None:
         super().__init__()
         self.method = method
 
@@ -29,15 +33,21 @@ class _Forward(nn.Module):
         return self.method.step(view1, view2, progress)
 
 
-def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> nn.Module | Parallel:
+def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> Method:
     """The method itself for a single process, else wrapped for training with the other ranks.
 
-    `batch_norm` is the setting of `Pretrain`: `sync`, `local` or `shuffle`.
+    `batch_norm` is the setting of `Pretrain`: `sync`, `local` or `shuffle`. Raises ConfigError for a class without
+    `step`.
     """
+    if not isinstance(method, Method):
+        raise ConfigError(
+            f"target: {type(method).__name__} has no step(view1, view2, progress), so it cannot be trained; "
+            "add it as ARCHITECTURE.md (Contracts) describes"
+        )
     if distributed.count() == 1:
         return method
     if batch_norm == "sync":
         synchronise(method, device)
     if batch_norm == "shuffle":
-        method.encoders.key.forward = shuffled(method.encoders.key.forward)
+        shuffle_over_ranks(method.get_submodule("encoders.key"))
     return Parallel(method)

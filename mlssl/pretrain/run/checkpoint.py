@@ -6,10 +6,8 @@ The newest checkpoint of a run and the one before it are kept (file format: `mls
 from __future__ import annotations
 
 import random
-import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +18,12 @@ from mlssl.tensors import Damaged, previous, verify
 
 def random_state() -> dict[str, Any]:
     """The state of every global random number generator: torch (CPU and CUDA), numpy, python."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - the global one is meant
+    state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is meant
+    keys = torch.from_numpy(state["state"]["key"].astype(np.int64))
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (state["bit_generator"], keys, state["state"]["pos"], state["has_gauss"], state["gauss"]),
         "python": random.getstate(),
     }
 
@@ -74,11 +73,18 @@ def load(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def load_newest(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any] | None:
+class Newest(NamedTuple):
+    """The newest complete checkpoint of a run."""
+
+    values: dict[str, Any]
+    problem: str | None
+    """What is wrong with the last one written, if these are the values of the previous one."""
+
+
+def load_newest(path: Path, *, experiment: dict[str, Any]) -> Newest | None:
     """The checkpoint at `path`, or the previous one if that is damaged or missing; None if there is neither.
 
-    A damaged one is renamed (`.damaged`), so that it never becomes the previous one. Raises DataError if no
-    complete one is left, and ConfigError as `load` does.
+    Raises DataError if no complete one is left, and ConfigError as `load` does.
     """
     wrong = []
     for candidate in (path, previous(path)):
@@ -89,12 +95,8 @@ def load_newest(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any] | N
         except Damaged as error:
             wrong.append(str(error))
             continue
-        if candidate != path:
-            why = wrong[0] if wrong else f"{path}: is missing"
-            print(f"{why}; resuming from the previous one, of step {values.get('step')}", file=sys.stderr)
-            with suppress(FileNotFoundError):  # missing, or another rank has done it
-                path.rename(damaged(path))
-        return values
+        missing = f"{path}: is missing"
+        return Newest(values, None if candidate == path else "; ".join(wrong) or missing)
     if wrong:
         raise DataError(
             f"{'; '.join(wrong)}; none is complete: restore a copy, or move {path.parent} away to start over"
@@ -102,7 +104,7 @@ def load_newest(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any] | N
     return None
 
 
-def sweep(folder: Path) -> None:
-    """Remove the incomplete checkpoints that a killed owner of this folder has left."""
+def remove_incomplete(folder: Path) -> None:
+    """Remove the incomplete checkpoints that a killed trainer has left in this folder."""
     for part in [*folder.glob(".checkpoint.pt.*.part"), *folder.glob(".backbone.pt.*.part")]:
         part.unlink(missing_ok=True)

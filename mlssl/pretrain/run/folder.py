@@ -3,13 +3,17 @@
 The state and the result of a finished run are kept there, because Snakemake deletes the outputs of a rule at each
 attempt, even if an orphaned job has just written them; so no run is trained twice. The state takes no disk space,
 because `checkpoint.pt` is a hard link to it.
+
+Every rank reads the folder (RunFolder). Only the first rank, which owns the run, writes (RunWriter).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,144 +36,149 @@ OUTPUTS = ("checkpoint.pt", "backbone.pt", "log.jsonl")
 """Outputs of every run, besides the result, which is written last."""
 
 
+class StateNotSaved(Exception):
+    """The disk is full or faulty; the message says so, and which state is kept."""
+
+
 class RunFolder:
-    """`out`, for a rank of the run that `about` describes (see `study.identity.about_run`).
+    """The folder `out` of the run that `about` describes (see `study.identity.about_run`), to be read."""
 
-    The first rank has the `owner`; on the other ranks, without `owner`, all writing methods do nothing.
-    """
+    def __init__(self, out: Path, about: dict[str, Any]) -> None:
+        self.out, self.about = out, about
+        self.result = out / "pretrain.json"
+        state = out / "state"
+        self.state, self.log = state / "checkpoint.pt", state / "log.jsonl"
+        self.kept_result, self.failed = state / "result.json", state / "failed.json"
 
-    def __init__(self, out: Path, about: dict[str, Any], owner: Owner | None) -> None:
-        self.out, self.about, self.owner = out, about, owner
-        self.state = out / "state" / "checkpoint.pt"
-        self.log = out / "state" / "log.jsonl"
-        self.kept_result = out / "state" / "result.json"
-        self.images = ""
-        """Checksum of the images that the state belongs to, set by `open`."""
-        self.segments: list[dict[str, Any]] = []
-        """The code of each part of the training, set by `open`: its first step, commit and sources."""
-        self.kept: int | None = None
-        """The step of the newest state, None if there is none."""
-
-    @property
-    def result(self) -> Path:
-        return self.out / "pretrain.json"
-
-    def whole(self) -> bool:
-        """Whether the run has ended and all its outputs exist."""
+    def is_complete(self) -> bool:
+        """Whether the run has ended and all its outputs exist. FileExistsError for the result of another run."""
         return results.exists(self.result, self.about) and all((self.out / name).exists() for name in OUTPUTS)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A context in which the folder may be written; raises Taken if another trainer has taken over the run."""
-        if self.owner:
-            with self.owner.writing():
-                yield
-        else:
-            yield
+    def has_state(self) -> bool:
+        return any(path.exists() for path in (self.state, tensors.previous(self.state)))
 
-    def open(self, *, images: str, code: dict[str, str], total: int, changed_code: bool) -> dict[str, Any] | None:
-        """The newest state, None if there is none; removes the incomplete files of a killed trainer.
+    def load_state(
+        self, *, images: str, code: dict[str, str], total: int, changed_code: bool
+    ) -> checkpoint.Newest | None:
+        """The newest state, None if there is none. A state of other code has a new segment, of `code`, at its end.
 
         `images` is the checksum of the images, `code` the present sources, `total` the last step.
         Raises DataError for a state of other images; ConfigError for an unfinished state of other code, unless
         `changed_code` is set.
         """
-        self.images, self.segments = images, [{"step": 0, "commit": results.git_commit(), "code": code}]
-        if self.owner:
-            with self.owner.writing():
-                checkpoint.sweep(self.out)
-                checkpoint.sweep(self.state.parent)
-        state = checkpoint.load_newest(self.state, experiment=self.about["experiment"])
-        if not state:
+        newest = checkpoint.load_newest(self.state, experiment=self.about["experiment"])
+        if newest is None:
             return None
+        state = newest.values
         if state["images"] != images:
             raise DataError(f"{self.state}: was trained on other images than those of the image store; {REDO}")
         step, segments = state["step"], state["segments"]
         others = differing(segments[-1]["code"], code)
-        if others and step < total:
-            if not changed_code:
-                raise ConfigError(
-                    f"{self.state}: step {step} of {total} was reached by other code ({', '.join(others[:3])}"
-                    f"{', …' * (len(others) > 3)}); resume with changed code by --changed-code "
-                    f"(Snakemake: --config changed_code=true), or restore the code, or {REDO}"
-                )
-            segments = [*segments, {**self.segments[0], "step": step}]
-        self.segments, self.kept = segments, step
-        if self.owner:
-            with self.owner.writing():
-                write_text(self.log, state["log"])
-        return state
+        if not others or step == total:
+            return newest
+        if not changed_code:
+            raise ConfigError(
+                f"{self.state}: step {step} of {total} was reached by other code ({', '.join(others[:3])}"
+                f"{', …' * (len(others) > 3)}); resume with changed code by --changed-code "
+                f"(Snakemake: --config changed_code=true), or restore the code, or {REDO}"
+            )
+        return newest._replace(values=state | {"segments": [*segments, segment(step, code)]})
 
-    def code(self) -> dict[str, str]:
-        """Source -> digest, for the result; if a source changed during training, all its digests joined by +."""
-        files = sorted({file for segment in self.segments for file in segment["code"]})
-        by_file = {f: [s["code"][f] for s in self.segments if f in s["code"]] for f in files}
-        return {file: "+".join(dict.fromkeys(digests)) for file, digests in by_file.items()}
-
-    def result_of_before(self) -> dict[str, Any] | None:
+    def load_kept_result(self) -> dict[str, Any] | None:
         """The result of this run, if it has ended and only its outputs are missing."""
         result = results.read_result(self.kept_result)
         return result if result and results.exists(self.kept_result, self.about) else None
 
-    def keep(self, training: Training) -> str:
-        """Save a state to resume from; returns a warning if the disk is full or faulty, else an empty string."""
-        if not self.owner:
-            return ""
+
+class RunWriter:
+    """Writes to a run's folder, as its owner. All methods raise TakenOver if another trainer has taken it over."""
+
+    def __init__(self, folder: RunFolder, owner: Owner) -> None:
+        self.folder, self.owner = folder, owner
+        self.saved_step: int | None = None
+        """The step of the newest state, None if there is none."""
+
+    def begin(self, resumed: checkpoint.Newest | None) -> None:
+        """Remove what a killed trainer has left incomplete, and write the log up to the state that is resumed."""
+        folder = self.folder
+        with self.owner.writing():
+            checkpoint.remove_incomplete(folder.out)
+            checkpoint.remove_incomplete(folder.state.parent)
+            if resumed and resumed.problem:
+                step = resumed.values["step"]
+                print(f"{resumed.problem}; resuming from the previous one, of step {step}", file=sys.stderr)
+                with suppress(FileNotFoundError):  # the problem may be that it is missing
+                    folder.state.rename(checkpoint.damaged(folder.state))  # else it would become the previous one
+            write_text(folder.log, resumed.values["log"] if resumed else "")
+        self.saved_step = resumed.values["step"] if resumed else None
+
+    def append_log(self, lines: Sequence[dict[str, Any]]) -> None:
+        with self.owner.writing(), open(self.folder.log, "a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def save_state(self, training: Training) -> None:
+        """Save a state to resume from, unless that of this step is saved already.
+
+        Raises StateNotSaved if the disk is full or faulty; the state before is then kept.
+        """
         try:
-            self._save(training)
+            self._save_state(training)
         except OSError as error:
             if error.errno not in DISK:
                 raise
-            before = f"that of step {self.kept} is kept" if self.kept else "there is none before it"
-            return f"{self.state}: the state of step {training.step} could not be saved ({error}), {before}"
-        return ""
+            before = f"that of step {self.saved_step} is kept" if self.saved_step else "there is none before it"
+            raise StateNotSaved(
+                f"{self.folder.state}: the state of step {training.step} could not be saved ({error}), {before}"
+            ) from error
 
-    def _save(self, training: Training) -> None:
-        log = self.log.read_text()
-        inputs = {"images": self.images, "segments": self.segments}
-        state = {"meta": self.about, **inputs, **training.state(), "log": log}
-        tensors.save(self.state, state, keep_previous=True, writing=self.owner.writing)
-        self.kept = training.step
+    def _save_state(self, training: Training) -> None:
+        if self.saved_step == training.step:
+            return
+        state = {"meta": self.folder.about, **training.state(), "log": self.folder.log.read_text()}
+        tensors.save(self.folder.state, state, keep_previous=True, writing=self.owner.writing)
+        self.saved_step = training.step
 
     def write_outputs(self, training: Training, backbone: nn.Module) -> None:
-        """Write all outputs except the result."""
-        if not self.owner:
-            return
-        if self.kept != training.step:
-            self._save(training)
+        """Write all outputs except the result. Raises OSError if the disk is full or faulty."""
+        out, writing = self.folder.out, self.owner.writing
+        self._save_state(training)
         weights = {k: v.cpu().contiguous() for k, v in backbone.state_dict().items()}
-        exported = {"backbone": weights, "meta": self.about}
-        tensors.save(self.out / "backbone.pt", exported, writing=self.owner.writing)
-        tensors.link(self.state, self.out / "checkpoint.pt", writing=self.owner.writing)
-        with self.owner.writing():
-            write_text(self.out / "log.jsonl", self.log.read_text())
+        tensors.save(out / "backbone.pt", {"backbone": weights, "meta": self.folder.about}, writing=writing)
+        tensors.link(self.folder.state, out / "checkpoint.pt", writing=writing)
+        with writing():
+            write_text(out / "log.jsonl", self.folder.log.read_text())
             if training.labels.kept:
-                training.labels.write(self.out / "pseudo_labels.npz")
+                training.labels.write(out / "pseudo_labels.npz")
 
-    def end(self, result: dict[str, Any]) -> None:
+    def write_result(self, result: dict[str, Any]) -> None:
         """Write the result, then remove the files that only an unfinished run needs."""
-        if not self.owner:
-            return
+        folder = self.folder
         with self.owner.writing():
-            if results.read_result(self.kept_result) not in (None, result):
-                set_aside(self.kept_result)
-            write_json(self.kept_result, result)
-            results.write_result(self.result, result)
-        self._forget(*checkpoint.all_of(self.state)[1:], self.log, self.failed)
+            if results.read_result(folder.kept_result) not in (None, result):
+                set_aside(folder.kept_result)
+            write_json(folder.kept_result, result)
+            results.write_result(folder.result, result)
+        self._remove(*checkpoint.all_of(folder.state)[1:], folder.log, folder.failed)
 
-    def fail(self, reason: str) -> None:
+    def write_failure(self, reason: str) -> None:
         """Write why the run failed, and remove outputs that look like those of a finished run."""
-        if not self.owner:
-            return
-        self._forget(*(self.out / name for name in (*OUTPUTS, "pseudo_labels.npz")))
+        self._remove(*(self.folder.out / name for name in (*OUTPUTS, "pseudo_labels.npz")))
         with self.owner.writing():
-            write_json(self.failed, {**self.about, "reason": reason})
+            write_json(self.folder.failed, {**self.folder.about, "reason": reason})
 
-    def _forget(self, *paths: Path) -> None:
+    def _remove(self, *paths: Path) -> None:
         with self.owner.writing():
             for path in paths:
                 path.unlink(missing_ok=True)
 
-    @property
-    def failed(self) -> Path:
-        return self.state.with_name("failed.json")
+
+def segment(step: int, code: dict[str, str]) -> dict[str, Any]:
+    """A part of a training that starts after `step` and is made by `code` (source -> digest)."""
+    return {"step": step, "commit": results.git_commit(), "code": code}
+
+
+def code_of(segments: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Source -> digest, for the result; if a source changed during training, all its digests joined by +."""
+    files = sorted({file for segment in segments for file in segment["code"]})
+    by_file = {f: [s["code"][f] for s in segments if f in s["code"]] for f in files}
+    return {file: "+".join(dict.fromkeys(digests)) for file, digests in by_file.items()}
