@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlssl.parts.backbone import global_average_pool
+from mlssl.parts.backbone import channels, global_average_pool
 from mlssl.parts.view import View
 
 
@@ -18,7 +18,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: nn.Module, categories: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.linear = nn.Linear(backbone.num_features, categories)
+        self.linear = nn.Linear(channels(backbone), categories)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """B x 3 x S x S -> g (B x d), logits (B x C)."""
@@ -33,6 +33,8 @@ class Supervised(nn.Module):
         backbone: gives a B x d x h x w map.
         labels: bool N x C, the categories that each training image shows; a crop has the labels of its image.
     """
+
+    labels: Tensor
 
     def __init__(self, backbone: nn.Module, labels: Tensor) -> None:
         super().__init__()

@@ -216,7 +216,26 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_step():
     for value in (1.0, math.nan, 2.0):
         log.add({"loss": torch.tensor(value)})
     with pytest.raises(NonFiniteLoss, match="step 12"):
-        log.flush(13)
+        log.flush(13, {})
+
+
+def test_diagnostics_have_a_place_of_their_own_in_a_line():
+    log = LossLog()
+    for value in (1.0, 3.0):
+        log.add({"loss": torch.tensor(value)})
+    assert log.flush(2, {"label_force": torch.tensor(0.5)}, lr=0.1) == [
+        {"step": 2, "loss": 2.0, "lr": 0.1, "diagnostics": {"label_force": 0.5}}
+    ]
+
+
+def test_the_result_has_the_mean_of_every_diagnostic(store, tmp_path):
+    train(make_settings("mls", log_every=1), store, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    forces = [line["diagnostics"]["label_force"] for line in lines if "diagnostics" in line]
+    rows = {row["metric"]: row for row in json.loads((tmp_path / "pretrain.json").read_text())["rows"]}
+    assert 0 < len(forces) < len(lines)  # the first step has no dictionary yet
+    assert rows["label_force"]["value"] == pytest.approx(sum(forces) / len(forces))
+    assert rows["label_force"]["n"] == len(forces)
 
 
 def test_every_epoch_sees_every_image_once():

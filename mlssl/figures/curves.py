@@ -14,7 +14,7 @@ from mlssl.analysis.outputs import budget
 from mlssl.figures.style import WIDTH, colours, finish
 from mlssl.study.expand import COMPARE, Study
 
-NOT_LOSSES = ("step", "lr", "images_per_s", "positives")
+NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

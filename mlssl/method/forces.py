@@ -25,21 +25,25 @@ def gradient(loss: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 def forces(
     info_nce: Callable[[Tensor], Tensor], multi_label: Callable[[Tensor, Labels], Tensor], z: Tensor, y: Labels
 ) -> dict[str, Tensor]:
-    """Gradients per query at z (B x d) of the two weighted losses; scalars on z's device, means over the batch.
+    """Gradients per query at z (B x d) of both losses; scalars on z's device, means over the batch.
 
-    `info_nce(z)` and `multi_label(z, y)` give the losses times their weights. The label-dependent part of the
-    multi-label gradient is what is left after subtracting the gradient without any label. With eq. 9 that is
-    -lambda / (tau D) sum of the k positives; the rest, lambda / (tau D) sum of sigmoid(p / tau) q over the whole
-    dictionary, is a push that knows no labels.
+    `info_nce(z)` is InfoNCE, `multi_label(z, y)` the multi-label loss times its weight. The label-dependent part of
+    the multi-label gradient is what is left after subtracting the gradient without any label. With eq. 9 it is
+    -lambda / (tau D) times the sum of the k positives. The rest, lambda / (tau D) times the sum of
+    sigmoid(p / tau) q over the dictionary, does not depend on the labels.
 
-    Keys: `grad_info_nce`, `grad_multi_label` and `grad_labels` are L2 norms, `cos_labels` is the cosine of the
-    label-dependent part and InfoNCE's gradient, 0 where one of them is 0.
+    Keys: `grad_info_nce`, `grad_multi_label` and `grad_labels` are L2 norms, `label_force` is the third in percent
+    of the first, `cos_labels` is the cosine of the label-dependent part and InfoNCE's gradient, 0 where one is 0.
     """
     none = y._replace(positive=torch.zeros_like(y.positive))
     nce = gradient(info_nce, z)
     both = gradient(lambda at: multi_label(at, y), z)
     labels = both - gradient(lambda at: multi_label(at, none), z)
-    norms = {"grad_info_nce": nce, "grad_multi_label": both, "grad_labels": labels}
-    return {name: value.norm(dim=1).mean() for name, value in norms.items()} | {
-        "cos_labels": F.cosine_similarity(labels, nce, dim=1).mean()
+    of_nce, of_both, of_labels = (g.norm(dim=1).mean() for g in (nce, both, labels))
+    return {
+        "grad_info_nce": of_nce,
+        "grad_multi_label": of_both,
+        "grad_labels": of_labels,
+        "label_force": 100 * of_labels / of_nce.clamp(min=torch.finfo(of_nce.dtype).tiny),
+        "cos_labels": F.cosine_similarity(labels, nce, dim=1).mean(),
     }

@@ -23,6 +23,7 @@ from mlssl.method.forces import forces
 from mlssl.method.pseudo_labels import Labels
 from mlssl.method.records import LastStep
 from mlssl.parts import search as searches
+from mlssl.parts.backbone import channels
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.encoder import Encoder
 from mlssl.parts.heads import projector
@@ -93,7 +94,7 @@ class MLS(nn.Module):
         projector_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        d_g = backbone.num_features
+        d_g = channels(backbone)
         f = projector(d_g, dim, hidden=hidden, batch_norm=projector_batch_norm)
         self.encoders = MomentumPair(Encoder(backbone, f))
         self.dictionary = Dictionary(
@@ -140,7 +141,7 @@ class MLS(nn.Module):
             by = losses.divisors(y, p.shape[1], self.normalise)
             l_ml = losses.MULTI_LABEL[self.loss](p, y, self.tau, by)
             positives = y.positive.sum(dim=1).float().mean()
-            self._last = LastStep(view1, y, entries, query["z"].detach(), z2, q_z, nce, lam)
+            self._last = LastStep(view1, y, entries, query["z"].detach(), z2, q_z, lam)
         loss = nce * l_nce + lam * l_ml  # eq. 10
 
         self.dictionary.enqueue(g=g2, z=z2, image=view2.image[:, None], box=view2.box, flip=view2.flip[:, None])
@@ -178,10 +179,10 @@ class MLS(nn.Module):
         """
         if self._last is None or self.logits_from == "g":
             return {}
-        _, y, entries, z1, z2, q_z, nce, lam = self._last
+        _, y, entries, z1, z2, q_z, lam = self._last
         by = losses.divisors(y, len(entries["z"]), self.normalise)
         return forces(
-            lambda z: nce * losses.info_nce(z, z2, z @ q_z.T, self.tau),
+            lambda z: losses.info_nce(z, z2, z @ q_z.T, self.tau),
             lambda z, labels: lam * losses.MULTI_LABEL[self.loss](z @ entries["z"].T, labels, self.tau, by),
             z1,
             y,

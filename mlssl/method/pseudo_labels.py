@@ -15,7 +15,7 @@ from torch import Tensor
 class Labels(NamedTuple):
     """The candidates of each of B queries, and which of them are labels."""
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     """int64 B x K, entries of the dictionary, nearest first."""
     similarity: Tensor
     """float B x K, cosine of query and entry."""

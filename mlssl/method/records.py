@@ -25,8 +25,6 @@ class LastStep(NamedTuple):
     z2: Tensor
     negatives: Tensor
     """Q_z, all of it."""
-    nce: float
-    """Weight of InfoNCE."""
     lam: float
     """Weight of the multi-label loss."""
 

@@ -22,6 +22,7 @@ class ColourHistogram(nn.Module):
     """
 
     num_features = 64
+    edges: Tensor
 
     def __init__(self, output_stride: int = 32) -> None:
         super().__init__()

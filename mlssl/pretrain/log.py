@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Line = dict[str, Any]
-"""`step`, the mean of every part of the loss, `lr`, `images_per_s`."""
+"""`step`, the mean of every part of the loss, `lr`, `images_per_s`, and `diagnostics` of methods that have some."""
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -27,8 +27,9 @@ class Copy(NamedTuple):
     step: int
     names: list[str]
     values: Tensor
-    """steps x parts, on the CPU once `arrived`."""
+    """steps x parts and diagnostics (the same in each step), on the CPU once `arrived`."""
     arrived: torch.cuda.Event | None
+    diagnostics: list[str]
     more: dict[str, float]
 
 
@@ -58,7 +59,6 @@ class LossLog:
         values, arrived = torch.stack([torch.stack([p[n].float() for n in names]) for p in self.pending]), None
         self.pending = []
         if diagnostics:
-            names += diagnostics
             constant = torch.stack([value.float() for value in diagnostics.values()])
             values = torch.cat([values, constant.expand(len(values), -1)], dim=1)
         lines = self.settle()
@@ -66,22 +66,26 @@ class LossLog:
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        self._copying = Copy(step, names, values, arrived, more)
+        self._copying = Copy(step, names, values, arrived, list(diagnostics), more)
         return lines if arrived else self.settle()
 
     def settle(self) -> list[Line]:
         """Wait for the line that was started, if any, and return it. Raises NonFiniteLoss as `flush` does."""
         if self._copying is None:
             return []
-        step, names, values, arrived, more = self._copying
+        step, names, values, arrived, diagnostics, more = self._copying
         self._copying = None
         if arrived is not None:
             arrived.synchronize()
         for row, at in zip(values.tolist(), range(step - len(values) + 1, step + 1), strict=True):
             if not all(map(math.isfinite, row)):
-                parts = ", ".join(f"{n} = {v:g}" for n, v in zip(names, row, strict=True))
+                parts = ", ".join(f"{n} = {v:g}" for n, v in zip(names + diagnostics, row, strict=True))
                 raise NonFiniteLoss(f"step {at}: the loss is not finite ({parts})")
-        return [{"step": step, **dict(zip(names, values.mean(dim=0).tolist(), strict=True)), **more}]
+        means = values.mean(dim=0).tolist()
+        line = {"step": step, **dict(zip(names, means, strict=False)), **more}
+        if diagnostics:
+            line["diagnostics"] = dict(zip(diagnostics, means[len(names) :], strict=True))
+        return [line]
 
 
 class Throughput:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NoReturn
 
 import torch
@@ -310,9 +312,19 @@ def result_of(run: Run) -> dict[str, Any]:
         rows=[
             {"protocol": "pretrain", "metric": name, "value": round(value, 2), "n": len(run.store)}
             for name, value in cost.items()
-        ],
+        ]
+        + diagnostics_rows(run.folder.log),
         notes=notes,
     )
+
+
+def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
+    """One row per diagnostic of the method: its mean over the `n` lines of the log that have it."""
+    found = [line["diagnostics"] for line in map(json.loads, log.read_text().splitlines()) if "diagnostics" in line]
+    return [
+        {"protocol": "pretrain", "metric": name, "value": fmean(one[name] for one in found), "n": len(found)}
+        for name in (found[0] if found else ())
+    ]
 
 
 def identified(config: Pretrain) -> Pretrain:
