@@ -80,7 +80,7 @@ def save(
             if keep_previous and path.exists():
                 os.replace(path, previous(path))
             os.replace(part, path)
-            settle(path.parent)
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -98,7 +98,7 @@ def link(path: Path, to: Path, *, writing: Callable[[], AbstractContextManager] 
             shutil.copyfile(path, part)
         with writing():
             os.replace(part, to)
-            settle(to.parent)
+            sync_folder(to.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -108,7 +108,7 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def settle(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk (fsync)."""
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""What may go wrong while a run trains: killed processes, bad disks, clocks that jump, rivals, losses of NaN."""
+"""What may go wrong in a training: killed processes, bad disks, clocks that jump, other trainers, losses of NaN."""
 
 import errno
 import itertools
@@ -443,7 +443,7 @@ def test_a_clock_that_jumps_changes_nothing(images, tmp_path, monkeypatch):
     assert saves == ["checkpoint.pt", "backbone.pt"]  # none in between, and no lease was lost
 
 
-# Rivals
+# Other trainers of the run
 
 
 @pytest.fixture

@@ -93,8 +93,9 @@ def pretrain(args: argparse.Namespace) -> None:
             store_path = args.store or study.store
         with distributed.joined(args.device) as own_device:
             if distributed.is_main():
-                images = {"short_side": config.data.short_side, "images_id": config.data.images_id}
-                build_store(Path(config.data.root) / config.data.train, store_path, **images)
+                data = config.data
+                folder = Path(data.root) / data.train
+                build_store(folder, store_path, short_side=data.short_side, images_id=data.images_id)
             distributed.wait_for_all()
             on = device.choose(own_device)
             device.set_up(on, args.threads)

@@ -58,7 +58,7 @@ def precision(config: Pretrain, device: torch.device) -> str:
 
 
 def prepare_method(config: Pretrain, method: nn.Module, device: torch.device) -> Method:
-    """The method as the training step calls it: its encoders in the run's precision, and divided among the ranks.
+    """The method as the training step calls it: encoders in the run's precision, the batch shared by the ranks.
 
     Similarities and losses stay in float32. Raises ConfigError for a class that is no method.
     """

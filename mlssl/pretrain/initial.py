@@ -24,7 +24,7 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
     content = read_weights(
         path, "weights", key="init", missing="check the path", broken="give a checkpoint of tensors"
     )
-    if ours(content) and not has_checksum(path):
+    if written_by_mlssl(content) and not has_checksum(path):
         raise ConfigError(
             f"init: {path}: was written by mlssl but has no checksum at its end, so it is cut off or changed; "
             "give the original file"
@@ -50,7 +50,7 @@ def load_initial(backbone: nn.Module, path: Path) -> str:
     )
 
 
-def ours(content: object) -> bool:
+def written_by_mlssl(content: object) -> bool:
     """Whether mlssl wrote this `backbone.pt` or `checkpoint.pt`; files of other projects may have a `meta` too."""
     meta = content.get("meta") if isinstance(content, dict) else None
     return isinstance(meta, dict) and {"run", "config_digest"} <= meta.keys()

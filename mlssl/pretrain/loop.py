@@ -191,7 +191,10 @@ def prepare(
 
 
 def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> None:
-    """The training loop. Raises Interrupted, after saving the state, when a stop is requested on any rank."""
+    """The training loop, on every rank.
+
+    Raises Interrupted, after saving the state, when a stop is requested on any rank; NonFiniteLoss for divergence.
+    """
     config, training, total = run.config, run.training, run.total
     method = prepare_method(config, run.method, run.device)
     recorded = record_steps(total, config.label_records)
@@ -207,7 +210,7 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
                 training.labels.add(done, run.method.label_record())
             bar.update()
 
-            # The ranks agree on it, because all must save and stop after the same step.
+            # Agreed on by all ranks, which must save and stop after the same step.
             save_is_due = time.monotonic() - last_save >= config.checkpoint_seconds
             stopping, saving = distributed.anyone(stop.requested, save_is_due)
             if done % config.log_every == 0 or done == total:

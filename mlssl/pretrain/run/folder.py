@@ -55,6 +55,7 @@ class RunFolder:
         return results.exists(self.result, self.about) and all((self.out / name).exists() for name in OUTPUTS)
 
     def has_state(self) -> bool:
+        """Whether there is a state to resume from."""
         return any(path.exists() for path in (self.state, tensors.previous(self.state)))
 
     def load_state(
@@ -113,6 +114,7 @@ class RunWriter:
         self.saved_step = resumed.values["step"] if resumed else None
 
     def append_log(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Add lines to the log; without lines, only checks that the run is still owned."""
         with self.owner.writing(), open(self.folder.log, "a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 

@@ -40,7 +40,7 @@ class Stop:
         if self.requested:
             raise self.nothing_done()
 
-    def hear(self, number: int) -> None:
+    def receive(self, number: int) -> None:
         """Handle a signal; a second SIGINT raises KeyboardInterrupt, which ends the run at once."""
         name = signal.Signals(number).name
         if self.requested and number == signal.SIGINT:
@@ -73,7 +73,7 @@ def listening() -> Iterator[Stop]:
 
     def handler(number: int, frame: object) -> None:
         if os.getpid() == here:
-            stop.hear(number)
+            stop.receive(number)
         else:
             # A scheduler signals forked workers too. Their parent ends them; a second signal ends them directly.
             signal.signal(number, signal.SIG_DFL)
