@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_coco import write_backbone
+from support.tiny_coco import write_backbone
 
 from mlssl import results
 from mlssl.cli import main

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from tiny_coco import IDENTIFIED, write_backbone
+from support.tiny_coco import IDENTIFIED, write_backbone
 
 from mlssl import files, tensors
 from mlssl.data import placement

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from support.results import put as put_result
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from mlssl import results
 from mlssl.cost import estimate, rates

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from support.finished import copied, with_data
 from support.snakemake import contents, copy_project, jobs, mlssl, plan, small, snakemake, write
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 pytestmark = pytest.mark.slow
 CHEAP = {"collect": 1, "tables": 1, "figures": 1}

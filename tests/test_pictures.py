@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.tiny_coco import IDENTIFIED, write_coco
 
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
@@ -14,7 +15,6 @@ from mlssl.pictures.embed import Folder, embed, read_run
 from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
 from mlssl.study.settings import Pictures
-from tests.tiny_coco import IDENTIFIED, write_coco
 
 CPU = torch.device("cpu")
 TARGETS = {

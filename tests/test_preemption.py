@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.tiny_coco import IDENTIFIED
 from test_engine import CPU, assert_same, told
-from tiny_coco import IDENTIFIED
 
 from mlssl import tensors
 from mlssl.data.store import build_store

@@ -15,9 +15,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
+from support.tiny_coco import IDENTIFIED, write_backbone, write_coco
 from test_engine import CPU, told
 from test_preemption import tiny_store
-from tiny_coco import IDENTIFIED, write_backbone, write_coco
 from torch import nn
 
 from mlssl.data.loader import Steps

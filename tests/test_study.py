@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.study import EXAMPLE, MLS, REMOVED, changed, loaded
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from mlssl.errors import ConfigError
 from mlssl.study.expand import FROZEN, freeze, load, thaw

@@ -124,6 +124,7 @@ def test_a_chunk_may_be_gray_altogether(images, p):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_compiled_colours_are_the_same(images, p):
     x = warp.resized_crop(images, p.box, 32)
     told = (p.jitter, p.order, p.factors, p.gray)
