@@ -38,7 +38,6 @@ test-rest: .venv/ready
 coverage: .venv/ready
 	rm -rf build/coverage && mkdir -p build/coverage
 	$(PYTEST) $(PARALLEL) -m 'not long and not alone' --cov --cov-report=
-	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
 lint: .venv/ready

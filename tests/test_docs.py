@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from support.snakemake import ROOT, small, write
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from mlssl.analysis.outputs import METRICS, RUNS
 from mlssl.data.store import build_store

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from tiny_coco import IDENTIFIED, write_backbone
+from support.tiny_coco import IDENTIFIED, write_backbone
 
 from mlssl import files, tensors
 from mlssl.data import placement
@@ -307,6 +307,7 @@ def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_over_a_thousand_steps(store, tmp_path, monkeypatch):
     held, one = [], engine.step
 

@@ -75,14 +75,13 @@ def contents(folder):
 # Killed processes
 
 
-def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, uninterrupted, tmp_path, monkeypatch):
+def test_killed_in_a_step_it_goes_on_at_once_and_ends_alike(images, uninterrupted, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         at_step(patch, 4, KILL)
         assert forked(lambda: train(make_settings(), images, tmp_path)) == -signal.SIGKILL
     assert (tmp_path / "state" / "owner.lease").exists()
-    began = time.monotonic()
     train(make_settings(), images, tmp_path)
-    assert time.monotonic() - began < owner.LEASE / 4  # the dead process is not waited for
+    assert "waiting" not in capsys.readouterr().err  # the dead process is not waited for
     assert_same_end(uninterrupted, tmp_path)
 
 
@@ -481,21 +480,19 @@ def test_a_second_trainer_gives_way_to_one_that_lives(images, tmp_path, monkeypa
         began = time.monotonic()
         with pytest.raises(owner.RunInUse, match=rf"process {child.pid} on .* is training this run"):
             train(make_settings(), images, tmp_path)
-        assert 1.2 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 1.2  # twice the lease
         assert f"process {child.pid} on" in capsys.readouterr().err
         assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["owner.lease", "owner.lock"]
     train(make_settings(steps=1), images, tmp_path)  # it has released its lease
 
 
-@pytest.mark.usefixtures("short_lease")
-def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path):
+def test_a_second_trainer_goes_on_when_the_first_has_ended(tmp_path, capsys):
     with held(tmp_path) as child:
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        began = time.monotonic()
         with owner.own(tmp_path) as mine:
             mine.check()
-        assert time.monotonic() - began < 0.5
+        assert "waiting" not in capsys.readouterr().err
     assert not (tmp_path / "owner.lease").exists()
 
 
@@ -520,11 +517,12 @@ def test_a_run_that_another_trainer_ends_while_this_one_waits_is_left_as_it_is(
 
 @pytest.mark.usefixtures("short_lease")
 @pytest.mark.parametrize("lease", [b"", b"\0\0\0\0", b'00000\n{"host": "elsewhere", "pid": 1}\n'])
-def test_a_lease_of_another_machine_is_taken_once_its_counter_stops(tmp_path, lease):
+def test_a_lease_of_another_machine_is_taken_once_its_counter_stops(tmp_path, lease, capsys):
     (tmp_path / "owner.lease").write_bytes(lease)
     began = time.monotonic()
     with owner.own(tmp_path):
-        assert (time.monotonic() - began >= 0.6) == bool(lease)
+        assert not lease or time.monotonic() - began >= 0.6
+    assert ("waiting" in capsys.readouterr().err) == bool(lease)
 
 
 @pytest.mark.usefixtures("short_lease")

@@ -1,6 +1,9 @@
-"""The house's arrows: who may import whom, read from the source."""
+"""The house's arrows: who may import whom, read from the source, and what planning really imports."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,8 +76,8 @@ def imports(path):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            whole = node.module in PACKAGES
-            yield from (f"{node.module}.{name.name}" for name in node.names) if whole else (node.module,)
+            of_a_package = node.module in PACKAGES
+            yield from (f"{node.module}.{name.name}" for name in node.names) if of_a_package else (node.module,)
 
 
 @pytest.mark.parametrize("room", ALLOWED)
@@ -92,6 +95,34 @@ def test_arrows(room):
 def test_rooms_without_torch(room):
     for path in files(room):
         assert not [n for n in imports(path) if n.split(".")[0] in ("torch", "torchvision", "timm")], path
+
+
+STUDY = str(ROOT / "config" / "demo.yaml")
+EXPANSION = "import sys; from mlssl.study import expand, progress, reference; study = expand.load(sys.argv[1])"
+EXPANSION += "; progress.Progress(study).status(); reference.markdown()"
+LIGHT = {
+    "help": (["-m", "mlssl", "--help"], {"torch"}),
+    "expansion": (["-c", EXPANSION, STUDY], {"torch", "timm", "numpy", "pandas"}),
+    "estimate": (["-c", "import mlssl.cost.estimate"], {"torch", "numpy", "pandas", "matplotlib"}),
+    "outputs": (["-c", "import mlssl.analysis.outputs"], {"torch", "pandas", "matplotlib"}),
+    # Snakemake's plugin for Slurm imports pandas, if it is installed.
+    "dry run": (["-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n", "--config", f"study={STUDY}"],
+                {"torch", "matplotlib"}),
+}  # fmt: skip
+"""What answers at once -> arguments of Python, and packages that it may not import, not even indirectly."""
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_answers_at_once_imports_no_heavy_package(name, tmp_path):
+    arguments, heavy = LIGHT[name]
+    command = [sys.executable, "-X", "importtime", *arguments]  # names every module imported
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    modules = {line.rsplit("|", 1)[1].strip() for line in lines}
+    assert any(module.startswith("mlssl.") for module in modules)
+    assert not modules & heavy
 
 
 def test_every_module_belongs_to_a_room():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.study import EXAMPLE, MLS, REMOVED, loaded
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from mlssl.digest import digest_of
 from mlssl.errors import DataError

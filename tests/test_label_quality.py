@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from support.results import put
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from mlssl import results
 from mlssl.analysis.aggregate import read_metrics

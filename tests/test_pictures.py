@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.tiny_coco import IDENTIFIED, write_coco
 
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
@@ -15,7 +16,6 @@ from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
 from mlssl.study.settings import Pictures
 from mlssl.study.validation import build
-from tests.tiny_coco import IDENTIFIED, write_coco
 
 CPU = torch.device("cpu")
 TARGETS = {

@@ -16,10 +16,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
+from support.tiny_coco import IDENTIFIED, write_backbone, write_coco
 from test_engine import CPU, make_settings
 from test_preemption import tiny_store
 from timm.layers import BatchNormAct2d
-from tiny_coco import IDENTIFIED, write_backbone, write_coco
 from torch import nn
 
 from mlssl.data.loader import Steps

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_coco import IDENTIFIED, write_coco
+from support.tiny_coco import IDENTIFIED, write_coco
 
 from mlssl import tensors
 from mlssl.data.store import build_store

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import slurm_cluster
 import torch
 import yaml
-from slurm_cluster import run, until
+from support import slurm_cluster
+from support.slurm_cluster import run, until
 
 from mlssl.pretrain import loop as engine
 from mlssl.study import expand as studies

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.study import loaded
-from tiny_coco import write_coco
+from support.tiny_coco import write_coco
 
 from baselines.supervised import Supervised
 from mlssl.data.coco import read_split

@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from support.tiny_coco import write_backbone
 from test_engine import make_settings
 from test_preemption import tiny_store, train
-from tiny_coco import write_backbone
 
 from mlssl import tensors
 from mlssl.errors import ConfigError, DataError

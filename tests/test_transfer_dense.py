@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_coco import write_backbone, write_coco
+from support.tiny_coco import write_backbone, write_coco
 
 from mlssl.data.coco import IGNORE, read_split
 from mlssl.errors import DataError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from tiny_coco import write_backbone, write_coco
+from support.tiny_coco import write_backbone, write_coco
 from torch.nn import functional as F
 
 from mlssl import tensors

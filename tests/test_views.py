@@ -143,6 +143,7 @@ def test_a_chunk_may_be_gray_altogether(images, p):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_compiled_colours_are_the_same(images, p):
     x = gpu.resized_crop(images, p.box, 32)
     arguments = (p.jitter, p.order, p.factors, p.gray)

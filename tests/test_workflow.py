@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import resource
 import signal
 import subprocess
 import sys
@@ -13,35 +13,25 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support.snakemake import ROOT, jobs, snakemake
+from support.finished import METHODS, copied, with_data
+from support.snakemake import ROOT, jobs, small, snakemake, write
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The tiny study, run to its end."""
-    cwd = tmp_path_factory.mktemp("workflow")
-    study = cwd / "study.yaml"
-    shutil.copy(ROOT / "config" / "tiny.yaml", study)
-    snakemake(cwd, study)
-    return cwd, study
-
-
 @pytest.mark.slow
 def test_everything_is_compiled(finished):
-    cwd, _ = finished
-    out = cwd / "results" / "tiny"
+    out = finished / "results" / "tiny"
     metrics = pd.read_csv(out / "metrics.tsv", sep="\t")
     needed = ["run", "method", "seed", "protocol", "metric", "value", "n", "digest", "commit", "device"]
     assert set(needed) <= set(metrics.columns)
     assert metrics.value.notna().all()
-    assert set(metrics.method) == {"mls", "moco_v2", "densecl", "random"}
+    assert set(metrics.method) == set(METHODS)
     assert {"linear", "linear_25pct", "detection", "segmentation", "pseudo_labels"} <= set(metrics.protocol)
     assert set(metrics[metrics.protocol == "linear"].metric) >= {"mAP", "train_images"}
     runs = pd.read_csv(out / "runs.tsv", sep="\t")
     assert set(runs.axis) == {"method", "k", "loss", "rule"}
-    assert runs.run.nunique() == 6
+    assert runs.run.nunique() == 5
     for name in ("main", "k", "loss", "rule", "paper_table1", "paper_table5"):
         for kind in ("tsv", "md", "tex"):
             assert (out / "tables" / f"{name}.{kind}").stat().st_size
@@ -56,28 +46,36 @@ def test_everything_is_compiled(finished):
 
 
 @pytest.mark.slow
-def test_the_report_holds_tables_figures_and_captions(finished):
-    cwd, study = finished
-    snakemake(cwd, study, "--report", "report.html")
+def test_the_report_holds_tables_figures_and_captions(finished, tmp_path):
+    cwd = copied(finished, tmp_path)
+    snakemake(cwd, "study.yaml", "--report", "report.html")
     report = (cwd / "report.html").read_text()
     assert "smoke test whose numbers mean nothing" in report
     assert len(report) > 500_000
 
 
 @pytest.mark.slow
-def test_a_second_call_does_nothing(finished):
-    assert jobs(*finished) == {}
+def test_a_second_call_does_nothing(finished, tmp_path):
+    assert jobs(copied(finished, tmp_path), "study.yaml") == {}
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
-    values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
+@pytest.mark.long
+def test_the_tiny_study_that_ships_runs_to_its_end(tmp_path):
+    output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml")
+    assert "39 of 39 steps (100%) done" in output  # as the README says
+    metrics = pd.read_csv(tmp_path / "results" / "tiny" / "metrics.tsv", sep="\t")
+    assert set(metrics.method) == {"random", "moco_v2", "densecl", "mls"}
+    assert metrics.value.notna().all()
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_from_its_checkpoint(finished, tmp_path):
+    with_data(finished, tmp_path)
+    values = small(compare=["mls"], pictures=None)
     values["pretrain"] |= {"steps": 60, "log_every": 1, "checkpoint_seconds": 0.0}
-    values["transfers"] = {"linear": values["transfers"]["linear"]}
-    values["compare"], values["ablations"] = ["mls"], {}
-    del values["pictures"], values["search_benchmark"]
-    study = tmp_path / "study.yaml"
-    study.write_text(yaml.safe_dump(values))
+    del values["transfers"]["pseudo_labels"]
+    study = write(tmp_path / "study.yaml", values)
     (tmp_path / "bin").mkdir()
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path)}
@@ -85,7 +83,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
                "--config", f"study={study}"]  # fmt: skip
     with open(tmp_path / "first.log", "w") as log:
         first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while not (state := list(tmp_path.glob("results/tiny/runs/mls-*/state/checkpoint.pt"))):
             assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()
             assert first.poll() is None, (tmp_path / "first.log").read_text()
@@ -96,12 +94,12 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
         mine = [p for p in map(int, trainers.stdout.split()) if os.readlink(f"/proc/{p}/cwd") == str(tmp_path)]
         for process in mine:
             os.kill(process, signal.SIGKILL)
-        assert first.wait(timeout=60) != 0
+        assert first.wait(timeout=300) != 0
     assert mine
     run = state[0].parents[1]
     assert not (run / "backbone.pt").exists()
     logged = (run / "state" / "log.jsonl").read_text()
-    # What stands is compiled, and the missing run shows as such.
+    # The results that exist are compiled, and the missing run shows as such.
     metrics = (tmp_path / "results" / "tiny" / "metrics.tsv").read_text()
     assert "missing" in metrics
 
@@ -114,12 +112,13 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="the real COCO photos (shared/data/coco_mini) are not here")
 def test_real_coco_photos_take_only_other_paths_and_sizes(tmp_path):
     values = yaml.safe_load((ROOT / "config" / "tiny.yaml").read_text())
     values |= {"name": "photos", "data": {"root": str(COCO_MINI), "short_side": 64}}
     values |= {"compare": ["random", "mls"], "ablations": {}}
-    del values["search_benchmark"]
+    del values["search_benchmark"], values["pictures"]
     study = tmp_path / "study.yaml"
     study.write_text(yaml.safe_dump(values))
     snakemake(tmp_path, study)
@@ -130,21 +129,12 @@ def test_real_coco_photos_take_only_other_paths_and_sizes(tmp_path):
     assert {"linear", "detection", "segmentation"} <= set(metrics.protocol)
 
 
-@pytest.mark.alone
-def test_a_dry_run_is_quick_and_imports_no_torch(tmp_path):
-    """`-X importtime` names every module imported."""
-    command = [sys.executable, "-X", "importtime", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n",
-               "--config", f"study={ROOT / 'config' / 'demo.yaml'}"]  # fmt: skip
-    started = time.monotonic()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - started
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    modules = {
-        line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
-    }
-    assert "mlssl.study.expand" in modules
-    assert not modules & {"torch", "matplotlib"}  # Snakemake's plugin for Slurm imports pandas, if it is there
-    assert seconds < 10  # under 3 on an idle machine
+def test_a_dry_run_takes_few_seconds_of_a_processor(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    jobs(tmp_path, ROOT / "config" / "demo.yaml")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # 2 on an idle machine. Not by the clock: other work beside it takes time, hardly any of the process's own.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
 def test_a_study_with_an_unknown_key_is_refused_before_anything_runs(tmp_path):
@@ -166,6 +156,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not COCO_MINI.is_dir(), reason="the real COCO photos (shared/data/coco_mini) are not here")
 def test_coco_goes_through_the_papers_protocol_with_a_small_override(tmp_path):
     own = {"params": {"dictionary_size": 64, "dim": 8}, "pretrain": None}
@@ -199,7 +190,7 @@ def test_coco_goes_through_the_papers_protocol_with_a_small_override(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(tmp_path):
+def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_reported(tmp_path):
     photos, rng = tmp_path / "photos", np.random.default_rng(0)
     lines = []
     for i in range(40):
@@ -219,15 +210,16 @@ def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(t
         "data": {"photos": {"folder": str(photos), "labels": str(tmp_path / "labels.csv")}, "short_side": 32},
         "seeds": [0],
         "common": {"dictionary_size": 16, "dim": 8},
+        "compare": ["random", "moco_v2"],
     }
     study = tmp_path / "shop.yaml"
     study.write_text(yaml.safe_dump(values))
     snakemake(tmp_path, study)
     snakemake(tmp_path, study, "--report", "report.html")
     data = next((tmp_path / "results" / "data").glob("photos-*"))
-    told = (data / "summary.txt").read_text()
-    assert "42 found" in told
-    assert "used        40" in told
+    summary = (data / "summary.txt").read_text()
+    assert "42 found" in summary
+    assert "used        40" in summary
     skipped = (data / "skipped.tsv").read_text()
     assert "empty.jpg\tis empty (0 bytes)" in skipped
     assert "text.png\tis not an image" in skipped

@@ -1,6 +1,6 @@
 """A real Slurm on this machine, for a test: three nodes on loopback, two of them with two GPUs that are none.
 
-All lies in one folder but for links to the configuration in /etc/slurm: Snakemake's plugin drops SLURM_CONF.
+Its files are in one folder, except links to the configuration in /etc/slurm: Snakemake's plugin drops SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def stop(state: Path) -> None:
 
 
 def lose_node(state: Path, node: str, job: str) -> None:
-    """What a power cut does to a node with a job on it: everything stands still, nothing is cleaned up."""
+    """What a power cut does to a node with a job on it: every process stops, nothing is cleaned up."""
     daemon = psutil.Process(int((state / f"slurmd.{node}.pid").read_text()))
     steps = [p for p in psutil.process_iter() if any(f"[{job}." in part for part in p.cmdline()[:2])]
     lost = {daemon, *(child for step in steps for child in step.children(recursive=True)), *steps}

@@ -1,0 +1,42 @@
+"""One finished study for all tests of a session, and copies of it for those that change something."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from filelock import FileLock
+
+from support.snakemake import snakemake, tiny, write
+
+METHODS = ["random", "moco_v2", "mls"]
+"""Those that the finished study compares: config/tiny.yaml without DenseCL."""
+
+
+def finished_study(shared: Path) -> Path:
+    """Folder with `study.yaml` and its `results/`, run to its end by the first process that asks for it.
+
+    `shared` is a folder that all processes of the session know. Nobody may write in the study's: see `copied`.
+    """
+    shared.mkdir(parents=True, exist_ok=True)
+    cwd, complete = shared / "study", shared / "complete"
+    with FileLock(shared / "lock"):
+        if not complete.exists():
+            shutil.rmtree(cwd, ignore_errors=True)
+            cwd.mkdir()
+            snakemake(cwd, write(cwd / "study.yaml", tiny(compare=METHODS)))
+            complete.touch()
+    return cwd
+
+
+def copied(finished: Path, to: Path) -> Path:
+    """A working directory with a copy of the finished study, for Snakemake to write in."""
+    # Not by links: logs and Snakemake's records are written in place. Times are kept.
+    return Path(shutil.copytree(finished, to / "work", symlinks=True))
+
+
+def with_data(finished: Path, to: Path) -> Path:
+    """A working directory that has the scenes and the image store of the finished study, and no results."""
+    to.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(finished / "results" / "data", to / "results" / "data")
+    return to
