@@ -55,7 +55,7 @@ def result(
     rows: Sequence[Mapping[str, Any]],
     *,
     code: Mapping[str, str],
-    data: Mapping[str, str],
+    data: Mapping[str, str | None],
     device: str,
     threads: int,
     watch: Stopwatch,

@@ -13,7 +13,7 @@ from support.snakemake import ROOT, snakemake
 from mlssl.errors import ConfigError
 from mlssl.study import expand as studies
 
-PROFILES = ROOT / "workflow" / "profiles"
+PROFILES = ROOT / "profiles"
 RULES = {"scenes", "dataset", "photos", "store", "pretrain", "linear", "detection", "segmentation", "neighbours"}
 RULES |= {"histograms", "search_benchmark"}
 
