@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 from support.snakemake import ROOT, jobs, snakemake
+
+from mlssl.analysis.outputs import report_labels
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -62,6 +65,10 @@ def test_the_report_holds_tables_figures_and_captions(finished):
     report = (cwd / "report.html").read_text()
     assert "smoke test whose numbers mean nothing" in report
     assert len(report) > 500_000
+    for name in ("Comparisons", "Tables of the paper", "Training", "Embeddings", "Nearest neighbours", "Search"):
+        assert f'"{name}": ' in report
+    for label in ("training loss", "quality of pseudo-labels", "number of labels", "labels saved by pretraining"):
+        assert label in report
 
 
 @pytest.mark.slow
@@ -101,7 +108,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint(tmp_path):
     run = state[0].parents[1]
     assert not (run / "backbone.pt").exists()
     logged = (run / "state" / "log.jsonl").read_text()
-    # What stands is compiled, and the missing run shows as such.
+    # Tables are made of the existing results; the missing run is marked.
     metrics = (tmp_path / "results" / "tiny" / "metrics.tsv").read_text()
     assert "missing" in metrics
 
@@ -145,6 +152,47 @@ def test_a_dry_run_is_quick_and_imports_no_torch(tmp_path):
     assert "mlssl.study.expand" in modules
     assert not modules & {"torch", "matplotlib"}  # Snakemake's plugin for Slurm imports pandas, if it is there
     assert seconds < 10  # under 3 on an idle machine
+
+
+ESTIMATE = "not counted: drawing or storing the images, tables and figures"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-n"], ["-np"], ["-pn"], ["--dryrun"], ["--dry-run", "--quiet", "rules"], ["--printshellcmds", "-n", "-k"]],
+    ids=" ".join,
+)
+def test_a_dry_run_ends_with_an_estimate_of_the_cost(tmp_path, arguments):
+    output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", *arguments)
+    assert output.rstrip().endswith(ESTIMATE)
+    assert output.count(ESTIMATE) == 1
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_the_estimate_is_a_target(tmp_path):
+    study = ROOT / "config" / "tiny.yaml"
+    planned = snakemake(tmp_path, study, "--list-target-rules")
+    assert "estimate" in planned
+    assert ESTIMATE not in planned
+    output = snakemake(tmp_path, study, "--", "estimate")
+    assert output.count(ESTIMATE) == 1
+    assert "6 runs" in output
+    assert not (tmp_path / "results" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "labels"),
+    [
+        ("tables/main.md", {"axis": "method", "kind": "table"}),
+        ("figures/dictionary_size.png", {"axis": "dictionary size", "kind": "figure"}),
+        ("tables/label_savings.md", {"axis": "labels saved by pretraining", "kind": "table"}),
+        ("figures/labels.png", {"axis": "number of labels", "kind": "figure"}),
+        ("figures/training_curves.png", {"figure": "training loss"}),
+        ("tables/paper_table3.md", {"table of the paper": "3"}),
+    ],
+)
+def test_tables_and_figures_have_labels_in_words(file, labels):
+    assert report_labels(Path(file)) == labels
 
 
 def test_a_study_with_an_unknown_key_is_refused_before_anything_runs(tmp_path):
@@ -199,7 +247,7 @@ def test_coco_goes_through_the_papers_protocol_with_a_small_override(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(tmp_path):
+def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_reported(tmp_path):
     photos, rng = tmp_path / "photos", np.random.default_rng(0)
     lines = []
     for i in range(40):
@@ -225,9 +273,9 @@ def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_told_about(t
     snakemake(tmp_path, study)
     snakemake(tmp_path, study, "--report", "report.html")
     data = next((tmp_path / "results" / "data").glob("photos-*"))
-    told = (data / "summary.txt").read_text()
-    assert "42 found" in told
-    assert "used        40" in told
+    summary = (data / "summary.txt").read_text()
+    assert "42 found" in summary
+    assert "used        40" in summary
     skipped = (data / "skipped.tsv").read_text()
     assert "empty.jpg\tis empty (0 bytes)" in skipped
     assert "text.png\tis not an image" in skipped

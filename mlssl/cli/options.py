@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from mlssl.study.expand import Study
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults of options, except of those that have none and of flags."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def command(
     commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str
 ) -> argparse.ArgumentParser:
     """Add a command that calls `function` with its arguments."""
     sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        name, help=text, description=text, formatter_class=HelpFormatter
     )
     sub.set_defaults(function=function)
     return sub
@@ -44,7 +51,7 @@ def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
     source.add_argument("--study", type=Path, help="a study file; its run is given by --run-name")
     source.add_argument(other, type=Path, help=text)
     # Not `--run`: torchrun, which starts commands with several ranks, has options that begin so.
-    sub.add_argument("--run-name", help="name of a run of the study (see `mlssl status`); needed with --study")
+    sub.add_argument("--run-name", help="name of a run of the study, a wrong one lists all; needed with --study")
 
 
 def add_settings(sub: argparse.ArgumentParser, cls: Any, *, without: Collection[str]) -> None:

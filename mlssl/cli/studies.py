@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
     add_study(sub)
     sub.add_argument("--cores", type=int, default=os.cpu_count(), help="number of jobs at a time, without a GPU")
     sub.add_argument("--measure", action="store_true", help="first time each stage on this machine (minutes)")
-    sub.add_argument("--gpus", type=int, default=1, help="number of GPUs at a time, with GPUs")
+    sub.add_argument("--gpus", type=int, default=1, help="number of GPUs at a time")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, function, text in (

@@ -5,15 +5,10 @@ from mlssl.project import PUBLISHED
 MARKDOWN = [table for table in TABLES if table.suffix == ".md"]
 PAPER_TABLES = [table for table in MARKDOWN if table.stem in outputs.PAPER_TABLES]
 OWN_TABLES = [table for table in MARKDOWN if table not in PAPER_TABLES]
-
-
-def figures_named(*stems):
-    """The PNGs of the study that have one of these names."""
-    return [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem in stems]
-
-
-DURING_TRAINING = figures_named(*outputs.TRAINING_TITLES)
-AXIS_FIGURES = [figure for figure in FIGURES if figure.suffix == ".png" and figure not in DURING_TRAINING]
+PNGS = [figure for figure in FIGURES if figure.suffix == ".png"]
+AXIS_FIGURES = [figure for figure in PNGS if figure.stem not in outputs.TRAINING_TITLES]
+LOSSES = [figure for figure in PNGS if figure.stem == "training_curves"]
+LABEL_QUALITY = [figure for figure in PNGS if figure.stem == "label_quality"]
 
 
 rule collect:
@@ -68,8 +63,8 @@ rule figures:
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
     output:
         axes=shown(AXIS_FIGURES, "../report/figure.rst", "Comparisons"),
-        losses=shown(figures_named("training_curves"), "../report/training_curves.rst", "Training"),
-        labels=shown(figures_named("label_quality"), "../report/label_quality.rst", "Training"),
+        losses=shown(LOSSES, "../report/training_curves.rst", "Training"),
+        labels=shown(LABEL_QUALITY, "../report/label_quality.rst", "Training"),
         others=[figure for figure in FIGURES if figure.suffix != ".png"],
     params:
         code=code_of("figures"),
@@ -107,15 +102,10 @@ rule contact_sheet:
 DRAWABLE = pattern(STUDY.pictured if ALL_RULES else PROGRESS.drawable())
 
 
-def pictured_run(wildcards):
-    """The run that represents a method."""
-    return STUDY.pictured[wildcards.method]
-
-
 rule neighbours:
     """Query crops and their nearest crops (figure 4)."""
     input:
-        checkpoint=lambda wildcards: OUT / "runs" / pictured_run(wildcards) / "checkpoint.pt",
+        checkpoint=lambda wildcards: OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt",
         store=STUDY.store,
     output:
         png=report(
@@ -129,7 +119,7 @@ rule neighbours:
     wildcard_constraints:
         method=DRAWABLE,
     params:
-        run=pictured_run,
+        run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
         code=code_of("neighbours"),
         **CAPTION,
@@ -157,7 +147,7 @@ use rule neighbours as histograms with:
         ),
         pdf=OUT / "figures" / "histograms_{method}.pdf",
     params:
-        run=pictured_run,
+        run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
         code=code_of("histograms"),
         **CAPTION,

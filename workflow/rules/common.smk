@@ -1,4 +1,4 @@
-# Shared by all rule files: the expanded study, the paths of its files, and the finished results.
+# Shared by the files of rules: the expanded study, the paths of its files, and what is finished.
 import shlex
 import sys
 from pathlib import Path
@@ -80,6 +80,15 @@ def unfinished(stage):
     wanted = STUDY.runs if stage == "pretrain" else STUDY.transfer_runs.get(stage, ())
     finished = set() if ALL_RULES else PROGRESS.finished(stage)
     return pattern(run for run in wanted if run not in finished)
+
+
+SOURCES = {Path(s.data.root).name: s for s in (STUDY.transfer_source, STUDY.source) if s.kind in KINDS}
+"""Name of a data set under results/data -> how it is made: that of the pretrainings, and that of the transfers."""
+
+
+def unmade(kind):
+    """Wildcard pattern of the data sets of this kind that do not exist yet."""
+    return pattern(n for n, s in SOURCES.items() if s.kind == kind and (ALL_RULES or not s.ready.exists()))
 
 
 def code_of(stage):

@@ -1,16 +1,4 @@
 # Images: created or imported if necessary, then decoded once.
-SOURCES = {Path(s.data.root).name: s for s in (STUDY.transfer_source, STUDY.source) if s.kind in KINDS}
-"""Name of a data set under results/data -> how it is made: that of the pretrainings, and that of the transfers."""
-
-
-def unmade(kind):
-    """Wildcard pattern of the data sets of this kind that do not exist yet."""
-    return pattern(n for n, s in SOURCES.items() if s.kind == kind and (ALL_RULES or not s.ready.exists()))
-
-
-def source_command(wildcards):
-    """The words after `mlssl` that make a data set."""
-    return shlex.join(SOURCES[wildcards.images].command())
 
 
 rule scenes:
@@ -20,7 +8,7 @@ rule scenes:
     wildcard_constraints:
         images=unmade("scenes"),
     params:
-        command=source_command,
+        command=lambda wildcards: shlex.join(SOURCES[wildcards.images].command()),
     log:
         OUT / "logs" / "{images}.log",
     threads: CORES
@@ -72,7 +60,7 @@ rule dataset:
     wildcard_constraints:
         images=unmade("dataset"),
     params:
-        command=source_command,
+        command=lambda wildcards: shlex.join(SOURCES[wildcards.images].command()),
     log:
         OUT / "logs" / "{images}.log",
     threads: CORES
