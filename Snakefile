@@ -20,6 +20,7 @@ include: "workflow/rules/analysis.smk"
 # Only seconds of work: run locally, not as a scheduler job.
 localrules:
     all,
+    estimate,
 
 
 rule all:
@@ -38,18 +39,24 @@ rule all:
         STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
 
 
-for CHANGE in STUDY.changes:
-    print(f"{CHANGE}; results that depend on it are computed again, the old ones are kept", file=sys.stderr)
-if workflow.is_main_process and PROGRESS.other_code:
-    print(PROGRESS.report(), file=sys.stderr)
+rule estimate:
+    """Print what the study costs, in time, GPU-hours and disk: `snakemake --cores 2 estimate`."""
+    shell:
+        "{MLSSL} estimate --study={FROZEN:q} --cores {CORES}"
 
-# A dry run ends with an estimate of the study's cost.
-if workflow.is_main_process and DRY_RUN:
-    import atexit
 
-    from mlssl.cost import estimate
+if workflow.is_main_process:
+    for CHANGE in STUDY.changes:
+        print(f"{CHANGE}; results that depend on it are computed again, the old ones are kept", file=sys.stderr)
+    if PROGRESS.other_code:
+        print(PROGRESS.report(), file=sys.stderr)
+    if DRY_RUN:
+        # At the end, because a long list of jobs comes first. Snakemake calls no hook (onsuccess) in a dry run.
+        import atexit
 
-    atexit.register(lambda: print(estimate.report(STUDY, CORES), file=sys.stderr))
+        from mlssl.cost import estimate as cost
+
+        atexit.register(lambda: print(cost.report(STUDY, CORES), file=sys.stderr))
 
 
 onstart:

@@ -1,4 +1,4 @@
-"""Where the workflow, the studies that ship and the published numbers are. Imports nothing of this package."""
+"""Paths of the workflow, the included studies and the published numbers. Imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ PROJECT = _HERE.parent if (_HERE.parent / "Snakefile").is_file() else _HERE / "_
 """The checkout, or its copy inside an installed package (see `pyproject.toml`)."""
 SNAKEFILE = PROJECT / "Snakefile"
 PUBLISHED = PROJECT / "results" / "published"
-"""The papers' numbers."""
+"""Numbers that the papers report."""
 REFERENCE = PROJECT / "results" / "reference"
 
 
 def search_here() -> None:
-    """Let dotted names be found in the working directory (own methods) and in this project (`baselines`) too."""
+    """Add the working directory (own methods) and this project (`baselines`) to the end of `sys.path`."""
     for folder in (str(Path.cwd()), str(PROJECT)):
         if folder not in sys.path:
             sys.path.append(folder)
 
 
 def study_file(given: str) -> Path:
-    """A study by its path, or one that ships by its name: `demo`."""
-    path, ships = Path(given).expanduser(), PROJECT / "config" / f"{given}.yaml"
-    return ships if not path.exists() and ships.is_file() else path
+    """Path of a study that is given by its path, or by the name of an included one: `demo`."""
+    path, included = Path(given).expanduser(), PROJECT / "config" / f"{given}.yaml"
+    return included if not path.exists() and included.is_file() else path

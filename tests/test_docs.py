@@ -16,8 +16,8 @@ from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
 from mlssl.study.expand import load
 
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "baselines" / "README.md"]
-DOCUMENTS += [ROOT / "results" / "reference" / "README.md"]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+DOCUMENTS += [ROOT / folder / "README.md" for folder in ("baselines", "config", "results/reference")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -46,7 +46,7 @@ STEPS = 5 * (80 // 8)
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def loaded(tmp_path, monkeypatch):
     """A study without results, on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rates, "this_device", lambda: "cpu")
@@ -54,9 +54,9 @@ def told(tmp_path, monkeypatch):
     return study.load("study.yaml")
 
 
-def put(told, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads=1, **config):
+def put(loaded, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads=1, **config):
     """A result file as the stage writes it, and its job's benchmark."""
-    settings = plain(run.config if stage == "pretrain" else told.transfers[stage]) | config
+    settings = plain(run.config if stage == "pretrain" else loaded.transfers[stage]) | config
     notes = {
         "pretrain": {},
         "linear": {"eval_images": 20, "protocols": {"linear_50pct": {"train_images": 40}}},
@@ -66,8 +66,8 @@ def put(told, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads
     header |= {"device": device, "threads": threads}
     steps = settings.get("steps") or (STEPS if settings.get("target") else 0)
     rows = [{"metric": "steps", "value": steps}] if stage == "pretrain" else [{"metric": "mAP", "value": 1.0}]
-    folder = out or told.out
-    path = folder / "runs" / run.id / told.result(run.id, stage).name
+    folder = out or loaded.out
+    path = folder / "runs" / run.id / loaded.result(run.id, stage).name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"header": header, "rows": rows}))
     if job_s is not None:
@@ -77,10 +77,10 @@ def put(told, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads
     return path
 
 
-def runs(told, method, **params):
+def runs(loaded, method, **params):
     return [
         run
-        for run in told.runs.values()
+        for run in loaded.runs.values()
         if run.config.method == method and all(run.config.params[k] == v for k, v in params.items())
     ]
 
@@ -89,14 +89,14 @@ def learned(**more):
     return {k.split(",")[0]: round(v, 9) for k, v in rates.learn(Path("results"), device="cpu", **more).items()}
 
 
-def test_rates_are_the_times_divided_by_the_work(told):
-    one, two = runs(told, "mls", k=5)
-    put(told, one, "pretrain", 100.0)
-    put(told, two, "pretrain", 200.0)
-    put(told, runs(told, "mls", k=1)[0], "pretrain", 800.0)
-    put(told, runs(told, "random")[0], "pretrain", 0.5)
-    put(told, one, "linear", 30.0)
-    put(told, one, "detection", 150.0)
+def test_rates_are_the_times_divided_by_the_work(loaded):
+    one, two = runs(loaded, "mls", k=5)
+    put(loaded, one, "pretrain", 100.0)
+    put(loaded, two, "pretrain", 200.0)
+    put(loaded, runs(loaded, "mls", k=1)[0], "pretrain", 800.0)
+    put(loaded, runs(loaded, "random")[0], "pretrain", 0.5)
+    put(loaded, one, "linear", 30.0)
+    put(loaded, one, "detection", 150.0)
     assert learned() == {
         "pretrain mlssl.method.mls.MLS": 200.0 / STEPS,  # the median, k not being part of the key
         "no pretraining": 0.5,
@@ -105,18 +105,18 @@ def test_rates_are_the_times_divided_by_the_work(told):
     }
 
 
-def test_a_job_takes_longer_than_its_work(told):
-    one, two = runs(told, "mls", k=5)
-    put(told, one, "pretrain", 100.0, job_s=104.0)
-    put(told, two, "pretrain", 100.0, job_s=40.0)  # went on from a checkpoint
-    put(told, runs(told, "mls", k=1)[0], "pretrain", 100.0, job_s=102.0)
+def test_a_job_takes_longer_than_its_work(loaded):
+    one, two = runs(loaded, "mls", k=5)
+    put(loaded, one, "pretrain", 100.0, job_s=104.0)
+    put(loaded, two, "pretrain", 100.0, job_s=40.0)  # went on from a checkpoint
+    put(loaded, runs(loaded, "mls", k=1)[0], "pretrain", 100.0, job_s=102.0)
     assert learned()[rates.START] == 2.0
 
 
-def test_results_of_another_device_or_thread_count_do_not_count(told):
-    one, two = runs(told, "mls", k=5)
-    put(told, one, "pretrain", 100.0, device="NVIDIA H100")
-    put(told, two, "pretrain", 100.0, threads=4)
+def test_results_of_another_device_or_thread_count_do_not_count(loaded):
+    one, two = runs(loaded, "mls", k=5)
+    put(loaded, one, "pretrain", 100.0, device="NVIDIA H100")
+    put(loaded, two, "pretrain", 100.0, threads=4)
     assert learned() == {}
     assert learned(threads=4) == {"pretrain mlssl.method.mls.MLS": 2.0}
 
@@ -124,37 +124,37 @@ def test_results_of_another_device_or_thread_count_do_not_count(told):
 @pytest.mark.parametrize(
     "change", [{"target": "my.Method"}, {"batch_size": 16}, {"views": {"crop": 48}}, {"precision": "fp32"}]
 )
-def test_what_changes_the_cost_of_a_step_is_in_the_key(told, change):
-    config = plain(runs(told, "mls", k=5)[0].config)
+def test_what_changes_the_cost_of_a_step_is_in_the_key(loaded, change):
+    config = plain(runs(loaded, "mls", k=5)[0].config)
     before = rates.key("pretrain", "test_resnet", config)
     assert rates.key("pretrain", "test_resnet", config | change) != before
     assert rates.key("pretrain", "resnet50", config) != before
     assert rates.key("pretrain", "test_resnet", config | {"seed": 7, "lr": 7.0, "epochs": 7.0}) == before
 
 
-def test_a_broken_result_is_named(told):
-    path = put(told, runs(told, "mls", k=5)[0], "pretrain", 100.0)
+def test_a_broken_result_is_named(loaded):
+    path = put(loaded, runs(loaded, "mls", k=5)[0], "pretrain", 100.0)
     path.write_text("{")
     with pytest.raises(ConfigError, match=path.name):
         learned()
 
 
-def everything(told, seconds=100.0, out=None):
+def everything(loaded, seconds=100.0, out=None):
     """Results of another study with the same settings, one second a job to start."""
     for method in ("mls", "moco_v2", "random"):
-        run = runs(told, method)[0]
-        put(told, run, "pretrain", seconds if run.config.target else 1.0, job_s=seconds + 1, out=out)
-    put(told, run, "linear", 30.0, job_s=31.0, out=out)
-    put(told, run, "detection", 150.0, job_s=151.0, out=out)
+        run = runs(loaded, method)[0]
+        put(loaded, run, "pretrain", seconds if run.config.target else 1.0, job_s=seconds + 1, out=out)
+    put(loaded, run, "linear", 30.0, job_s=31.0, out=out)
+    put(loaded, run, "detection", 150.0, job_s=151.0, out=out)
 
 
-def test_totals_by_hand(told):
-    everything(told, out=Path("results/other"))
-    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+def test_totals_by_hand(loaded):
+    everything(loaded, out=Path("results/other"))
+    found = estimate.jobs(loaded, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
     assert len(found) == 8 + 8 + 3
     assert all(job.seconds is not None for job in found)
     by_stage = {(job.run, job.stage): job.seconds for job in found}
-    mls = runs(told, "mls", k=5)[0].id
+    mls = runs(loaded, "mls", k=5)[0].id
     # 50 steps of 2 s; 100 images of 0.3 s; 10 iterations of 2 images, thrice, and 15 images, of 2 s: and 1 s each.
     assert by_stage[mls, "pretrain"] == pytest.approx(101)
     assert by_stage[mls, "linear"] == pytest.approx(31)
@@ -165,7 +165,7 @@ def test_totals_by_hand(told):
     assert estimate.wall_clock(found, 4) == pytest.approx(computing / 4)
     assert estimate.wall_clock(found, 100) == pytest.approx(101 + 151)  # a pretraining, then its detection
 
-    text = estimate.report(told, 4, reference=NOWHERE)
+    text = estimate.report(loaded, 4, reference=NOWHERE)
     assert "study.yaml: 8 runs, 19 jobs" in text
     assert "axis k: 4 runs" in text
     minutes = computing / 60
@@ -178,38 +178,38 @@ def test_totals_by_hand(told):
     assert line.split() == [mls, "50", "2", "min", "31", "s", "3", "min"]
 
 
-def test_what_is_done_is_not_still_to_do(told):
-    everything(told)
-    text = estimate.report(told, 1, reference=NOWHERE)
+def test_what_is_done_is_not_still_to_do(loaded):
+    everything(loaded)
+    text = estimate.report(loaded, 1, reference=NOWHERE)
     assert "still to do: 14 jobs" in text
     assert text.count("(done)") == 5
 
 
-def test_unknown_stays_unknown(told):
-    run = runs(told, "mls", k=5)[0]
-    put(told, run, "pretrain", 100.0)
-    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+def test_unknown_stays_unknown(loaded):
+    run = runs(loaded, "mls", k=5)[0]
+    put(loaded, run, "pretrain", 100.0)
+    found = estimate.jobs(loaded, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
     assert {job.key.split(",")[0] for job in found if job.seconds is None} == {
         *("pretrain baselines.moco_v2.MoCoV2", "no pretraining", "linear", "detection")
     }
-    text = estimate.report(told, 2, reference=NOWHERE)
+    text = estimate.report(loaded, 2, reference=NOWHERE)
     assert "at least 7 min of computing" in text
     assert "unknown, 2 jobs: pretrain baselines.moco_v2.MoCoV2, test_resnet, crop 32, batch 8, auto" in text
     assert "--measure" in text
 
 
-def test_without_any_rate_nothing_is_invented(told):
-    text = estimate.report(told, 2, reference=NOWHERE)
+def test_without_any_rate_nothing_is_invented(loaded):
+    text = estimate.report(loaded, 2, reference=NOWHERE)
     assert "all: 19 jobs, unknown time of computing\n" in text
     assert " min" not in text
 
 
-def test_a_folder_that_is_not_there_cannot_be_counted(told):
+def test_a_folder_that_is_not_there_cannot_be_counted(loaded):
     values = STUDY | {"data": {"root": "photos"}}
     Path("photos.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     photos = study.load("photos.yaml")
     assert photos.source.images() == (None, None)
-    everything(told)
+    everything(loaded)
     text = estimate.report(photos, 2, reference=NOWHERE)
     line = next(line for line in text.splitlines() if line.startswith("mls-"))
     assert line.split()[1:4] == ["unknown"] * 3
@@ -221,8 +221,8 @@ def test_a_folder_that_is_not_there_cannot_be_counted(told):
     assert photos.source.images() == (80, 20)
 
 
-def test_reference_rates_say_that_they_are_not_of_this_machine(told):
-    everything(told)
+def test_reference_rates_say_that_they_are_not_of_this_machine(loaded):
+    everything(loaded)
     found = rates.learn(Path("results"), device="cpu")
     rates.save(Path("reference.json"), found, device="cpu")
     bare = study.load(Path("study.yaml"))
@@ -231,14 +231,14 @@ def test_reference_rates_say_that_they_are_not_of_this_machine(told):
     assert "not of this machine" not in estimate.report(bare, 2, reference=Path("reference.json"))
 
 
-def test_measured_rates_are_preferred_and_kept_per_device(told):
-    everything(told, out=Path("results/other"))
-    config = plain(runs(told, "mls", k=5)[0].config)
+def test_measured_rates_are_preferred_and_kept_per_device(loaded):
+    everything(loaded, out=Path("results/other"))
+    config = plain(runs(loaded, "mls", k=5)[0].config)
     key = rates.key("pretrain", "test_resnet", config)
     rates.save(Path("results/rates.json"), {key: 7.0}, device="cpu")
     rates.save(Path("results/rates.json"), {"pretrain x": 1.0}, device="cpu")
     assert rates.read(Path("results/rates.json"))["seconds"] == {key: 7.0, "pretrain x": 1.0}
-    found = estimate.jobs(told, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
+    found = estimate.jobs(loaded, rates.sources(Path("results"), device="cpu", reference=NOWHERE))
     assert {job.seconds for job in found if job.key == key} == {7.0 * STEPS + 1}
     found = rates.sources(Path("results"), device="NVIDIA H100", reference=NOWHERE)
     assert [source.seconds for source in found] == [{}]
@@ -246,7 +246,7 @@ def test_measured_rates_are_preferred_and_kept_per_device(told):
     assert rates.read(Path("results/rates.json"))["seconds"] == {key: 0.1}
 
 
-def test_the_reference_rates_cover_the_default_study(told, monkeypatch):
+def test_the_reference_rates_cover_the_default_study(loaded, monkeypatch):
     monkeypatch.chdir(ROOT)
     demo = study.load(ROOT / "config" / "demo.yaml")
     found = estimate.jobs(demo, rates.sources(Path("nowhere"), device="cpu"))
@@ -254,8 +254,8 @@ def test_the_reference_rates_cover_the_default_study(told, monkeypatch):
     assert 10 < estimate.wall_clock(found, 2) / 60 < 40  # it took 23 minutes
 
 
-def test_measuring_takes_real_steps(told):
-    wanted = estimate.pretrainings(told)
+def test_measuring_takes_real_steps(loaded):
+    wanted = estimate.pretrainings(loaded)
     assert len(wanted) == 2  # k does not count, nor does the untrained backbone
     found = measure(wanted, torch.device("cpu"), steps=2)
     assert set(found) == set(wanted)
@@ -263,8 +263,8 @@ def test_measuring_takes_real_steps(told):
 
 
 @pytest.mark.alone
-def test_an_estimate_comes_true(told):
-    """Seed 0 tells how long seed 1 takes, on the same data, through the real stages."""
+def test_an_estimate_comes_true(loaded):
+    """The times of seed 0 predict those of seed 1, on the same data, through the real stages."""
     values = STUDY | {"data": {"root": str(write_coco(Path("photos")))}, "ablations": {}}
     values["pretrain"] = STUDY["pretrain"] | {"epochs": None, "steps": 30}
     values["transfers"] = {"linear": {"size": 64, "fractions": [1.0], "iterations": 20}}
@@ -286,7 +286,7 @@ def test_an_estimate_comes_true(told):
 
 
 def train_and_probe(real, run, cpu):
-    """Both stages as the verbs run them; their wall time in seconds."""
+    """Both stages as the commands run them; their wall time in seconds."""
     watch = results.Stopwatch()
     out = real.out / "runs" / run.id
     pretrain(run.config, real.store, out, run=run.id, device=cpu, progress=False)

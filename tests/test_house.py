@@ -60,7 +60,7 @@ ALLOWED = {
 """Room -> what it may import of `mlssl` and `baselines`; the commands of `mlssl.cli` may import all."""
 NO_TORCH = tuple(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES))
 NO_TORCH += ("mlssl/study", "mlssl/analysis", "mlssl/tables", "mlssl/figures", "mlssl/datasets/counts.py")
-NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py")
+NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py", "mlssl/runtime/launch.py")
 PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
 """`from mlssl.study import settings` names a module of these."""
 

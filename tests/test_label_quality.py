@@ -161,7 +161,7 @@ def test_the_verb_writes_a_whole_result_once_and_without_torch(data, tmp_path):
     run |= {"backbone": "test_resnet"}
     (tmp_path / "config.yaml").write_text(f"data: {{root: {data}}}\nvisible: 0.3\n")
     out = tmp_path / "pseudo_labels.json"
-    command = [sys.executable, "-X", "importtime", "-m", "mlssl", "pseudo-labels", "--run-name", tmp_path]
+    command = [sys.executable, "-X", "importtime", "-m", "mlssl", "pseudo-labels", "--run-folder", tmp_path]
     command += ["--store", data / "store", "--config", tmp_path / "config.yaml", "--out", out]
     no_run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert no_run.returncode == 1

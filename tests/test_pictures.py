@@ -1,19 +1,25 @@
 """Neighbours and score histograms: who is near, what is drawn where, for every method's checkpoint."""
 
+import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from support.snakemake import small, write
 from support.tiny_coco import IDENTIFIED, write_coco
 
+from mlssl.cli import main
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
 from mlssl.pictures import histograms, neighbours
 from mlssl.pictures.embed import Folder, embed, read_run
 from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
+from mlssl.study.expand import load
 from mlssl.study.settings import Pictures
 from mlssl.study.validation import build
 
@@ -24,7 +30,7 @@ TARGETS = {
     "densecl": "baselines.densecl.DenseCL",
     "random": None,
 }
-TOLD = Pictures(queries=2, neighbours=3, candidates=5, dictionary_size=30, seed=0)
+SETTINGS = Pictures(queries=2, neighbours=3, candidates=5, dictionary_size=30, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,8 @@ def trained(tmp_path_factory):
             "epochs": None,
         }
         values |= {"steps": 2, "batch_size": 4, "lr": 0.05, "precision": "fp32", "views": {"crop": 32}}
-        told = build(config.Pretrain, values, "test")
-        engine.pretrain(told, root / "store", root / method, run=method, device=CPU, progress=False)
+        settings = build(config.Pretrain, values, "test")
+        engine.pretrain(settings, root / "store", root / method, run=method, device=CPU, progress=False)
     return root
 
 
@@ -88,12 +94,12 @@ def test_the_box_is_drawn_where_the_crop_lies():
 @pytest.mark.parametrize("method", TARGETS)
 def test_every_methods_checkpoint_is_embedded_by_its_own_encoders(trained, method):
     run = read_run(trained / method / "checkpoint.pt")
-    queries, dictionary = embed(run, ImageStore(trained / "store"), TOLD, CPU)
+    queries, dictionary = embed(run, ImageStore(trained / "store"), SETTINGS, CPU)
     assert (len(queries.g), len(dictionary.g)) == (5, 30)
     np.testing.assert_allclose(np.linalg.norm(dictionary.g, axis=1), 1, rtol=1e-5)
     assert (queries.z is None) == (method == "random")
     assert set(np.bincount(dictionary.image, minlength=12)) == {2, 3}  # 30 crops of 12 images
-    before = embed(run, ImageStore(trained / "store"), TOLD, CPU, trained=False)[0]
+    before = embed(run, ImageStore(trained / "store"), SETTINGS, CPU, trained=False)[0]
     assert np.array_equal(before.box, queries.box)
     assert np.array_equal(before.g, queries.g) == (method == "random")
 
@@ -101,22 +107,22 @@ def test_every_methods_checkpoint_is_embedded_by_its_own_encoders(trained, metho
 def test_queries_go_through_the_query_encoder_and_entries_through_the_key_encoder(trained):
     run = read_run(trained / "mls" / "checkpoint.pt")
     images = ImageStore(trained / "store")
-    plain = embed(run, images, TOLD, CPU)
+    plain = embed(run, images, SETTINGS, CPU)
     weights = {
         k: v + 0.1 if k.startswith("encoders.query") and v.is_floating_point() else v
         for k, v in run.weights.items()
         if isinstance(v, torch.Tensor)
     }
     changed = type(run)(run.path, run.name, run.config, {**run.weights, **weights})
-    other = embed(changed, images, TOLD, CPU)
+    other = embed(changed, images, SETTINGS, CPU)
     assert not np.allclose(plain[0].g, other[0].g)
     assert np.array_equal(plain[1].g, other[1].g)
 
 
 def test_a_folder_gives_the_same_as_its_store(trained):
     run = read_run(trained / "mls" / "checkpoint.pt")
-    stored = embed(run, ImageStore(trained / "store"), TOLD, CPU)
-    decoded = embed(run, Folder(trained / "coco" / "train2017", 64), TOLD, CPU)
+    stored = embed(run, ImageStore(trained / "store"), SETTINGS, CPU)
+    decoded = embed(run, Folder(trained / "coco" / "train2017", 64), SETTINGS, CPU)
     for a, b in zip(stored, decoded, strict=True):
         assert np.array_equal(a.g, b.g)
         assert np.array_equal(a.image, b.image)
@@ -125,7 +131,7 @@ def test_a_folder_gives_the_same_as_its_store(trained):
 @pytest.mark.parametrize("method", ["mls", "random"])
 def test_pictures_are_written(trained, tmp_path, method):
     run, images = read_run(trained / method / "checkpoint.pt"), ImageStore(trained / "store")
-    after, before = (embed(run, images, TOLD, CPU, trained=t) for t in (True, False))
+    after, before = (embed(run, images, SETTINGS, CPU, trained=t) for t in (True, False))
     neighbours.write_neighbours(
         *after, lambda i: images.image(i).numpy(), tmp_path / "n.png", rows=2, neighbours=3, about=run.about()
     )
@@ -134,6 +140,70 @@ def test_pictures_are_written(trained, tmp_path, method):
     )
     for name in ("n.png", "n.pdf", "h.png", "h.pdf"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+@pytest.fixture
+def study(trained, tmp_path, monkeypatch):
+    """A study with the checkpoint of `trained` in its first run, and that run's name."""
+    monkeypatch.chdir(tmp_path)
+    pictures = {"queries": 2, "neighbours": 3, "candidates": 5, "dictionary_size": 30}
+    data = {"root": str(trained / "coco"), "short_side": 64}
+    path = write(tmp_path / "study.yaml", small(data=data, compare=["mls"], pictures=pictures, transfers={}))
+    loaded = load(path)
+    (name,) = loaded.runs
+    folder = loaded.out / "runs" / name
+    folder.mkdir(parents=True)
+    shutil.copy(trained / "mls" / "checkpoint.pt", folder)
+    shutil.copytree(trained / "store", loaded.store)
+    return loaded, name
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mlssl", *map(str, arguments)])
+    return main()
+
+
+OPTIONS = {
+    "neighbours": ["--queries", 2, "--neighbours", 3, "--candidates", 5, "--dictionary-size", 30],
+    "histograms": ["--candidates", 5, "--dictionary-size", 30],
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_the_study_has_the_settings_that_options_give_by_hand(study, monkeypatch, kind):
+    loaded, name = study
+    checkpoint = loaded.out / "runs" / name / "checkpoint.pt"
+    of_study = ["--study", "study.yaml", "--run-name", name, "--out", "study.png"]
+    by_hand = ["--checkpoint", checkpoint, "--store", loaded.store, "--out", "hand.png", *OPTIONS[kind]]
+    for arguments in (of_study, by_hand):
+        assert call(monkeypatch, kind, "--device", "cpu", "--threads", 1, *arguments) == 0
+    assert Path("study.png").read_bytes() == Path("hand.png").read_bytes()
+    other = [*by_hand[:4], "--out", "other.png", "--dictionary-size", 20]
+    assert call(monkeypatch, kind, "--device", "cpu", "--threads", 1, *other) == 0
+    assert Path("study.png").read_bytes() != Path("other.png").read_bytes()
+
+
+@pytest.mark.parametrize("kind", [*OPTIONS, "search-benchmark"])
+def test_options_that_do_not_fit_together_are_refused(study, monkeypatch, capsys, kind):
+    loaded, name = study
+    of_study = ["--study", "study.yaml", "--run-name", name, "--out", "x.png"]
+    assert call(monkeypatch, kind, *of_study, "--seed", 1) == 1
+    assert "--seed: study.yaml decides this; edit the study, or give --checkpoint" in capsys.readouterr().err
+    assert call(monkeypatch, kind, *of_study, "--store", loaded.store) == 1
+    assert "--store: study.yaml decides this" in capsys.readouterr().err
+    assert call(monkeypatch, kind, "--checkpoint", "checkpoint.pt", "--out", "x.png") == 1
+    assert f"{kind}: --checkpoint needs images; give --images or --store" in capsys.readouterr().err
+    assert call(monkeypatch, kind, *of_study[:3], "nobody", *of_study[4:]) == 1
+    assert f"study.yaml: has no run 'nobody'; it has {name}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call(monkeypatch, kind, "--study", "study.yaml", "--out", "x.png")
+    assert f"{kind}: --study needs --run-name too" in capsys.readouterr().err
+
+
+def test_a_search_benchmark_needs_its_section_in_the_study(study, monkeypatch, capsys):
+    of_study = ["--study", "study.yaml", "--run-name", study[1], "--out", "search.json"]
+    assert call(monkeypatch, "search-benchmark", *of_study) == 1
+    assert "study.yaml: has no search_benchmark; add it" in capsys.readouterr().err
 
 
 def test_histograms_leave_the_own_image_out_and_fit_its_mean():

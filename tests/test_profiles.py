@@ -1,4 +1,4 @@
-"""Profiles and launch lines: what Snakemake would do with them."""
+"""What Snakemake plans with each profile, and with each layout of GPUs."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from support.snakemake import ROOT, snakemake
 from mlssl.errors import ConfigError
 from mlssl.study import expand as studies
 
-PROFILES = ROOT / "workflow" / "profiles"
+PROFILES = ROOT / "profiles"
 RULES = {"scenes", "dataset", "photos", "store", "pretrain", "linear", "detection", "segmentation", "neighbours"}
 RULES |= {"histograms", "search_benchmark"}
 
@@ -87,19 +87,32 @@ def test_the_number_of_gpus_changes_no_run(tmp_path):
 
 @pytest.mark.parametrize("name", ["slurm", "workstation", "kubernetes"])
 def test_a_profile_is_understood(tmp_path, name):
-    told = yaml.safe_load((PROFILES / name / "config.yaml").read_text())
-    assert set(told.get("set-resources", {})) | set(told.get("set-threads", {})) <= RULES
-    plugin = f"snakemake_executor_plugin_{told.get('executor', '').replace('-', '_')}"
-    if "executor" in told and not importlib.util.find_spec(plugin):
+    profile = yaml.safe_load((PROFILES / name / "config.yaml").read_text())
+    assert set(profile.get("set-resources", {})) | set(profile.get("set-threads", {})) <= RULES
+    plugin = f"snakemake_executor_plugin_{profile.get('executor', '').replace('-', '_')}"
+    if "executor" in profile and not importlib.util.find_spec(plugin):
         pytest.skip(f"Snakemake's plugin is not installed: pip install 'mlssl[{name}]'")
     output = snakemake(tmp_path, tiny(tmp_path), "--dry-run", "--profile", str(PROFILES / name))
+    assert f"{PROFILES / name} and workflow specific profile {PROFILES / 'default'}" in output
     assert "This was a dry-run" in output
 
 
+def test_the_default_profile_is_found_without_an_option(tmp_path):
+    output = snakemake(tmp_path, tiny(tmp_path), "--dry-run")
+    assert f"Using workflow specific profile {PROFILES / 'default'} " in output
+    given = yaml.safe_load((PROFILES / "default" / "config.yaml").read_text())
+    assert given == {"keep-going": True, "rerun-incomplete": True}
+
+
+def test_a_profile_is_found_by_its_name_from_any_folder(tmp_path):
+    output = snakemake(tmp_path, tiny(tmp_path), "--dry-run", "--workflow-profile", "workstation")
+    assert f"Using workflow specific profile {PROFILES / 'workstation'} " in output
+
+
 KUBECTL = """#!/bin/sh
-echo "$@" >> "$TOLD"
+echo "$@" >> "$CALLS"
 case $1 in
-    create) cat >> "$TOLD"; echo job.batch/mlssl-x7;;
+    create) cat >> "$CALLS"; echo job.batch/mlssl-x7;;
     get) echo "$STATUS";;
     delete) ;;
 esac
@@ -107,24 +120,24 @@ esac
 
 
 def kubernetes(tmp_path, *arguments, status="{}", **more):
-    """What job.py prints, and what it told a kubectl of ours."""
-    kubectl, told = tmp_path / "kubectl", tmp_path / "told"
+    """What job.py prints, and the calls and input of a kubectl of ours."""
+    kubectl, calls = tmp_path / "kubectl", tmp_path / "calls"
     kubectl.write_text(KUBECTL)
     kubectl.chmod(0o755)
-    told.write_text("")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TOLD": str(told), "STATUS": status, **more}
+    calls.write_text("")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CALLS": str(calls), "STATUS": status, **more}
     command = [sys.executable, PROFILES / "kubernetes" / "job.py", *arguments]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip(), told.read_text()
+    return (done.stdout + done.stderr).strip(), calls.read_text()
 
 
 def test_a_job_of_kubernetes_has_its_gpus_its_time_and_the_shared_volume(tmp_path):
     needs = ["submit", "--gpus", "2", "--memory", "16000", "--cpus", "4", "--minutes", "90", "script.sh"]
     assert "MLSSL_VOLUME, MLSSL_MOUNT: not set" in kubernetes(tmp_path, *needs, MLSSL_IMAGE="image")[0]
     where = {"MLSSL_IMAGE": "image", "MLSSL_VOLUME": "claim", "MLSSL_MOUNT": "/shared"}
-    name, told = kubernetes(tmp_path, *needs, **where)
+    name, calls = kubernetes(tmp_path, *needs, **where)
     assert name == "job.batch/mlssl-x7"
-    spec = json.loads(told.split("\n", 1)[1])["spec"]
+    spec = json.loads(calls.split("\n", 1)[1])["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     assert spec["activeDeadlineSeconds"] == 5400
     assert container["command"] == ["bash", "script.sh"]
@@ -138,5 +151,5 @@ def test_a_job_of_kubernetes_has_its_gpus_its_time_and_the_shared_volume(tmp_pat
     [({}, "running"), ({"active": 1}, "running"), ({"succeeded": 1}, "success"), ({"failed": 1}, "failed")],
 )
 def test_the_status_of_a_job_of_kubernetes_in_a_word(tmp_path, status, word):
-    told = json.dumps({"status": status})
-    assert kubernetes(tmp_path, "status", "job.batch/mlssl-x7", status=told)[0] == word
+    answer = json.dumps({"status": status})
+    assert kubernetes(tmp_path, "status", "job.batch/mlssl-x7", status=answer)[0] == word

@@ -43,7 +43,7 @@ def command(cwd, *arguments):
     """Snakemake with the profile, in a folder of its own, asking Slurm more often than one should."""
     quick = ["--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1"]
     small = ["--set-threads", "scenes=2", "store=2", "pretrain=1", "linear=1", "--latency-wait", "5"]
-    where = ["--snakefile", ROOT / "Snakefile", "--profile", ROOT / "workflow" / "profiles" / "slurm"]
+    where = ["--snakefile", ROOT / "Snakefile", "--profile", ROOT / "profiles" / "slurm"]
     study = ["--config", f"study={cwd / 'study.yaml'}"]
     return [sys.executable, "-m", "snakemake", *where, *arguments, *quick, *small, *study]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ import yaml
 from PIL import Image
 from support.finished import METHODS, copied, with_data
 from support.snakemake import ROOT, jobs, small, snakemake, write
+
+from mlssl.analysis.outputs import report_labels
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -52,6 +55,10 @@ def test_the_report_holds_tables_figures_and_captions(finished, tmp_path):
     report = (cwd / "report.html").read_text()
     assert "smoke test whose numbers mean nothing" in report
     assert len(report) > 500_000
+    for name in ("Comparisons", "Tables of the paper", "Training", "Embeddings", "Nearest neighbours", "Search"):
+        assert f'"{name}": ' in report
+    for label in ("training loss", "quality of pseudo-labels", "number of labels", "labels saved by pretraining"):
+        assert label in report
 
 
 @pytest.mark.slow
@@ -99,7 +106,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint(finished, tmp_path):
     run = state[0].parents[1]
     assert not (run / "backbone.pt").exists()
     logged = (run / "state" / "log.jsonl").read_text()
-    # The results that exist are compiled, and the missing run shows as such.
+    # Tables are made of the existing results; the missing run is marked.
     metrics = (tmp_path / "results" / "tiny" / "metrics.tsv").read_text()
     assert "missing" in metrics
 
@@ -135,6 +142,47 @@ def test_a_dry_run_takes_few_seconds_of_a_processor(tmp_path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # 2 on an idle machine. Not by the clock: other work beside it takes time, hardly any of the process's own.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+ESTIMATE = "not counted: drawing or storing the images, tables and figures"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-n"], ["-np"], ["-pn"], ["--dryrun"], ["--dry-run", "--quiet", "rules"], ["--printshellcmds", "-n", "-k"]],
+    ids=" ".join,
+)
+def test_a_dry_run_ends_with_an_estimate_of_the_cost(tmp_path, arguments):
+    output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", *arguments)
+    assert output.rstrip().endswith(ESTIMATE)
+    assert output.count(ESTIMATE) == 1
+    assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_the_estimate_is_a_target(tmp_path):
+    study = ROOT / "config" / "tiny.yaml"
+    planned = snakemake(tmp_path, study, "--list-target-rules")
+    assert "estimate" in planned
+    assert ESTIMATE not in planned
+    output = snakemake(tmp_path, study, "--", "estimate")
+    assert output.count(ESTIMATE) == 1
+    assert "6 runs" in output
+    assert not (tmp_path / "results" / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "labels"),
+    [
+        ("tables/main.md", {"axis": "method", "kind": "table"}),
+        ("figures/dictionary_size.png", {"axis": "dictionary size", "kind": "figure"}),
+        ("tables/label_savings.md", {"axis": "labels saved by pretraining", "kind": "table"}),
+        ("figures/labels.png", {"axis": "number of labels", "kind": "figure"}),
+        ("figures/training_curves.png", {"figure": "training loss"}),
+        ("tables/paper_table3.md", {"table of the paper": "3"}),
+    ],
+)
+def test_tables_and_figures_have_labels_in_words(file, labels):
+    assert report_labels(Path(file)) == labels
 
 
 def test_a_study_with_an_unknown_key_is_refused_before_anything_runs(tmp_path):

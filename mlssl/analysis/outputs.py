@@ -157,6 +157,22 @@ def figure_files(study: Study) -> list[Path]:
     return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
 
 
+AXIS_TITLES = {"main": COMPARE, "labels": "number of labels", SAVINGS: "labels saved by pretraining"}
+"""File stem -> its axis in the report, for stems that are not the name of an axis."""
+TRAINING_TITLES = {"training_curves": "training loss", "label_quality": "quality of pseudo-labels"}
+"""File stem -> title in the report, for the figures of what happens during training."""
+
+
+def report_labels(file: Path) -> dict[str, str]:
+    """Labels of a table or figure in the menu of the HTML report, which shows each key as a column."""
+    if file.stem in PAPER_TABLES:
+        return {"table of the paper": file.stem.removeprefix("paper_table")}
+    if file.stem in TRAINING_TITLES:
+        return {"figure": TRAINING_TITLES[file.stem]}
+    kind = "figure" if file.suffix.removeprefix(".") in FIGURE_FORMATS else "table"
+    return {"axis": AXIS_TITLES.get(file.stem, file.stem.replace("_", " ")), "kind": kind}
+
+
 def picture_files(study: Study) -> list[Path]:
     """Neighbours and score histograms of the compared methods that the study requests."""
     return [path for method in study.pictured for path in study.picture_files(method)]

@@ -13,22 +13,28 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
 
+STAGE_NEEDS = {"study": ["run_name"], "config": ["backbone", "out"]}
+EMBEDDING_NEEDS = {"study": ["run_name"]}
 NEEDED = {
-    "pretrain": {"study": ["run"], "config": ["out"]},
-    "linear": {"study": ["run"], "config": ["backbone", "out"]},
-    "detection": {"study": ["run"], "config": ["backbone", "out"]},
-    "segmentation": {"study": ["run"], "config": ["backbone", "out"]},
-    "search-benchmark": {"checkpoint": ["out"]},
-    "pseudo-labels": {"study": ["run"], "config": ["store", "out"]},
+    "pretrain": {"study": ["run_name"], "config": ["out"]},
+    "linear": STAGE_NEEDS,
+    "detection": STAGE_NEEDS,
+    "segmentation": STAGE_NEEDS,
+    "pseudo-labels": {"study": ["run_name"], "config": ["run_folder", "store", "out"]},
+    "neighbours": EMBEDDING_NEEDS,
+    "histograms": EMBEDDING_NEEDS,
+    "search-benchmark": EMBEDDING_NEEDS,
 }
-"""Command -> what must be given beside `--study` or `--config`."""
-FLAGS = {"run": "--run-name"}
-"""Not `--run`: torchrun, which starts commands with several ranks, has options that begin so."""
+"""Command -> option -> what must be given beside that option."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of all commands."""
-    main = argparse.ArgumentParser(prog="mlssl", description="Every stage that has a cost or a result.")
+    """The parser of all commands."""
+    main = argparse.ArgumentParser(
+        prog="mlssl",
+        description="Benchmark of multi-label self-supervised learning. `mlssl run` runs a whole study; the other "
+        "commands are its stages, which the workflow calls, and tools to inspect a study.",
+    )
     commands = main.add_subparsers(dest="command", required=True, metavar="command")
     for group in (studies, data, stages, pictures):
         group.add(commands)
@@ -42,7 +48,7 @@ def main() -> int:
         if getattr(args, option) is not None:
             for needed in NEEDED[args.command][option]:
                 if getattr(args, needed) is None:
-                    commands.error(f"{args.command}: --{option} needs {FLAGS.get(needed, f'--{needed}')} too")
+                    commands.error(f"{args.command}: --{option} needs --{needed.replace('_', '-')} too")
     try:
         args.function(args)
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, RunInUse, TakenOver) as error:

@@ -1,34 +1,94 @@
-"""What several commands share: how a command is added, and its options."""
+"""What several commands share: how a command is added, its options, and where its settings come from."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlssl import results
+from mlssl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlssl.study.expand import Study
 
 
-def command(commands: Any, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults of options, except of those that have none and of flags."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
     """Add a command that calls `function` with its arguments."""
-    sub = commands.add_parser(
-        name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=HelpFormatter
     )
     sub.set_defaults(function=function)
     return sub
 
 
-def compute(sub: argparse.ArgumentParser) -> None:
+def add_device(sub: argparse.ArgumentParser) -> None:
+    """Add `--threads` and `--device`."""
     sub.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def of_run(sub: argparse.ArgumentParser, config: str) -> None:
+def add_study(sub: argparse.ArgumentParser) -> None:
+    """Add `--study` to a command about a whole study."""
+    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+
+
+def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
+    """Add `--study` with `--run-name`, and the option `other`, one of which says what the command works on."""
     source = sub.add_mutually_exclusive_group(required=True)
-    source.add_argument("--study", type=Path, help="a study file; with --run-name, a run of it")
-    source.add_argument("--config", type=Path, help=config)
+    source.add_argument("--study", type=Path, help="a study file; its run is given by --run-name")
+    source.add_argument(other, type=Path, help=text)
+    # Not `--run`: torchrun, which starts commands with several ranks, has options that begin so.
+    sub.add_argument("--run-name", help="name of a run of the study, a wrong one lists all; needed with --study")
+
+
+def add_settings(sub: argparse.ArgumentParser, cls: Any, *, without: Collection[str]) -> None:
+    """Add an option for each setting of the class `cls` (integers, or tuples of integers), described as declared.
+
+    An option that is not given is absent from the parsed arguments, so `cls` has the only defaults.
+    """
+    for name, field in cls.__pydantic_fields__.items():
+        if name in without:
+            continue
+        several = field.annotation is not int
+        default = "required" if field.is_required() else f"default: {as_text(field.default)}"
+        sub.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=integers if several else int,
+            metavar="N,N,…" if several else "N",
+            default=argparse.SUPPRESS,
+            help=f"{field.description.rstrip('.')} ({default})",
+        )
+
+
+def given_settings(args: argparse.Namespace, cls: Any) -> dict[str, Any]:
+    """The options of `add_settings` that were given: setting -> value."""
+    return {field.name: getattr(args, field.name) for field in dataclasses.fields(cls) if hasattr(args, field.name)}
+
+
+def study_of_run(args: argparse.Namespace) -> Study:
+    """The study of `--study`; ConfigError if it has no run `--run-name`."""
+    from mlssl.study.expand import load
+
+    study = load(args.study)
+    if args.run_name not in study.runs:
+        raise ConfigError(
+            f"{args.study}: has no run '{args.run_name}'; it has {', '.join(study.runs)} "
+            "(names change when data or settings do)"
+        )
+    return study
 
 
 def size(text: str) -> tuple[int, int]:
@@ -42,13 +102,18 @@ def short_side(text: str) -> int | str:
     return text if text == "full" else int(text)
 
 
-def sizes(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
     """`4096,16384` as numbers."""
     return tuple(map(int, text.split(",")))
 
 
+def as_text(value: int | tuple[int, ...]) -> str:
+    """The text that `integers` or `int` reads as this value."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def exists_already(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the result that `about` describes is at `path`; says so."""
-    if there := results.exists(path, about):
+    """Whether the result that `about` describes is at `path`; prints a notice if it is."""
+    if exists := results.exists(path, about):
         print(f"{path}: exists already; nothing to do (`mlssl redo` lets it be made again)", file=sys.stderr)
-    return there
+    return exists

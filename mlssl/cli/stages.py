@@ -4,62 +4,65 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlssl import results
-from mlssl.cli.options import command, compute, exists_already, of_run
+from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import TRANSFERS, Pretrain, PseudoLabels
+from mlssl.study.settings import TRANSFERS, Pretrain
 from mlssl.study.validation import plain, read
+
+SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
+RESULT_FILE = "result file (JSON), which is never replaced; needed with --config"
 
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
-    sub = command(commands, "resolve", resolve, "Write the full configuration of one run or transfer of a study.")
-    sub.add_argument("name", help="a run's name, or linear, detection, segmentation")
-    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    sub = command(
+        commands, "resolve", resolve, "Write the full settings of one run or transfer of a study as YAML."
+    )
+    sub.add_argument("name", help="name of a run or of a transfer: linear, detection, segmentation, pseudo_labels")
+    add_study(sub)
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
-    sub = command(commands, "pretrain", pretrain, "Train a backbone without labels. A run that was killed resumes.")
-    of_run(sub, "instead of --study: a run's settings (see resolve)")
-    sub.add_argument(
-        "--run-name",
-        dest="run",
-        help="name of the run; with --config the name to report, that of --out if not given",
+    sub = command(
+        commands,
+        "pretrain",
+        pretrain,
+        "Pretrain a backbone without labels. An interrupted run resumes from its state.",
     )
+    add_run(sub, "--config", SETTINGS_FILE)
     sub.add_argument("--out", type=Path, help="folder for backbone, checkpoint, log and cost; needed with --config")
-    sub.add_argument("--store", type=Path, help="image store; built if it is not there")
-    sub.add_argument("--changed-code", action="store_true", help="resume a run that other code has begun")
-    compute(sub)
+    sub.add_argument("--store", type=Path, help="image store; built if it does not exist")
+    sub.add_argument("--changed-code", action="store_true", help="resume a run that other code began")
+    add_device(sub)
 
     for name, text in {
-        "linear": "Multi-label linear probe on a frozen backbone: mAP, also with few labels.",
-        "detection": "Mask R-CNN with an FPN on a backbone: box and mask AP.",
-        "segmentation": "FCN on a backbone: mIoU, mAcc, aAcc.",
+        "linear": "Evaluate a frozen backbone by a multi-label linear probe: mAP with all and with few labels.",
+        "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
+        "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
         sub = command(commands, name, transfer, text)
-        of_run(sub, "instead of --study: the transfer's settings (see resolve)")
-        sub.add_argument("--run-name", dest="run", help="name of a run of the study")
+        add_run(sub, "--config", SETTINGS_FILE)
         sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
-        sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
-        sub.add_argument("--seed", type=int, help="the pretraining's seed if not given")
-        compute(sub)
+        sub.add_argument("--out", type=Path, help=RESULT_FILE)
+        sub.add_argument("--seed", type=int, help="seed of the transfer; the pretraining's if not given")
+        add_device(sub)
 
     sub = command(
-        commands, "pseudo-labels", pseudo_labels, "Judge the labels a run trained with by annotations it never saw."
+        commands,
+        "pseudo-labels",
+        pseudo_labels,
+        "Evaluate the pseudo-labels that a run recorded during training with annotations that it did not use.",
     )
-    of_run(sub, "instead of --study: the settings (see resolve)")
-    sub.add_argument(
-        "--run-name",
-        dest="run",
-        required=True,
-        help="name of a run of the study; with --config the folder of a run",
-    )
-    sub.add_argument("--store", type=Path, help="the image store it trained on; needed with --config")
-    sub.add_argument("--out", type=Path, help="result file (JSON); must not exist; needed with --config")
+    add_run(sub, "--config", SETTINGS_FILE)
+    sub.add_argument("--run-folder", type=Path, help="folder of a pretraining; needed with --config")
+    sub.add_argument("--store", type=Path, help="the image store that it trained on; needed with --config")
+    sub.add_argument("--out", type=Path, help=RESULT_FILE)
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -69,7 +72,7 @@ def resolve(args: argparse.Namespace) -> None:
 
     study = load(args.study)
     if args.name in study.runs:
-        config = study.runs[args.name].config
+        config: Any = study.runs[args.name].config
     elif args.name in study.transfers:
         config = study.transfers[args.name]
     else:
@@ -85,56 +88,33 @@ def pretrain(args: argparse.Namespace) -> None:
         from mlssl.runtime import device, distributed
 
         if args.config:
-            config, out, name = identified(read(Pretrain, args.config)), args.out, args.run or args.out.name
+            config, out, name = identified(read(Pretrain, args.config)), args.out, args.run_name or args.out.name
             store_path = args.store or args.out / "store"
         else:
-            study, name = of_study(args), args.run
+            study, name = study_of_run(args), args.run_name
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
         with distributed.joined(args.device) as own_device:
             if distributed.is_main():
                 data = config.data
-                folder = Path(data.root) / data.train
-                build_store(folder, store_path, short_side=data.short_side, images_id=data.images_id)
+                images = Path(data.root) / data.train
+                build_store(images, store_path, short_side=data.short_side, images_id=data.images_id)
             distributed.wait_for_all()
             on = device.choose(own_device)
             device.set_up(on, args.threads)
             pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 
 
-def of_study(args: argparse.Namespace) -> Any:
-    """The study of `--study`, which has the run of `--run-name`."""
-    from mlssl.study.expand import load
-
-    study = load(args.study)
-    if args.run not in study.runs:
-        raise ConfigError(
-            f"{args.study}: has no run '{args.run}'; it has {', '.join(study.runs)} "
-            "(names change when data or settings do)"
-        )
-    return study
-
-
 def transfer(args: argparse.Namespace) -> None:
     import importlib
 
     from mlssl.runtime import device, distributed
-    from mlssl.study.code import stage_code
     from mlssl.study.identity import about_transfer
-    from mlssl.study.sources import by_content, contents
     from mlssl.transfer.load import load_backbone
 
     watch = results.Stopwatch()
-    if args.config:
-        config, backbone, out = read(TRANSFERS[args.command], args.config), args.backbone, args.out
-        config = dataclasses.replace(config, data=by_content(config.data))
-    else:
-        study = of_study(args)
-        folder = study.out / "runs" / args.run
-        if args.command not in study.transfers:
-            raise ConfigError(f"{args.study}: has no transfer '{args.command}'; add it under transfers")
-        config, backbone = study.transfers[args.command], args.backbone or folder / "backbone.pt"
-        out = args.out or study.result(args.run, args.command)
+    config, out, study = of_transfer(args, args.command)
+    backbone = args.backbone or study.out / "runs" / args.run_name / "backbone.pt"
     evaluate = importlib.import_module(f"mlssl.transfer.{args.command}").evaluate
     _, meta = load_backbone(backbone)
     if args.seed is not None:
@@ -151,39 +131,57 @@ def transfer(args: argparse.Namespace) -> None:
         if not distributed.is_main():
             return
         notes["ranks"] = distributed.count()
-    made_by = {"code": stage_code(args.command), "data": contents(config.data)}
-    result = results.result(about, rows, **made_by, **device.facts(on), watch=watch, notes=notes)
-    results.write_result(out, result)
-    for row in rows:
-        print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
+    write_transfer(out, about, rows, notes, config, watch, device.facts(on))
 
 
 def pseudo_labels(args: argparse.Namespace) -> None:
-    from mlssl.study.code import stage_code
     from mlssl.study.identity import about_transfer
-    from mlssl.study.sources import by_content, contents
     from mlssl.transfer.pseudo_labels import evaluate
 
     watch = results.Stopwatch()
-    if args.config:
-        config, run, store_path, out = read(PseudoLabels, args.config), args.run, args.store, args.out
-        config = dataclasses.replace(config, data=by_content(config.data))
-    else:
-        study = of_study(args)
-        run, store_path = study.out / "runs" / args.run, args.store or study.store
-        if args.command.replace("-", "_") not in study.transfers:
-            raise ConfigError(f"{args.study}: has no transfer 'pseudo_labels'; add it under transfers")
-        config, out = study.transfers["pseudo_labels"], args.out or study.result(args.run, "pseudo_labels")
-    found = results.read_result(Path(run) / "pretrain.json")
+    config, out, study = of_transfer(args, "pseudo_labels")
+    folder = args.run_folder or study.out / "runs" / args.run_name
+    found = results.read_result(folder / "pretrain.json")
     if found is None:
-        raise DataError(f"{run}/pretrain.json: no such file; give a finished pretraining")
+        raise DataError(f"{folder}/pretrain.json: no such file; give a finished pretraining")
     about = about_transfer("pseudo_labels", config, found["header"])
     if exists_already(out, about):
         return
-    rows, notes = evaluate(Path(run) / "pseudo_labels.npz", store_path, config)
-    made_by = {"code": stage_code("pseudo_labels"), "data": contents(config.data)}
-    where = {"device": "cpu", "threads": 1}
-    result = results.result(about, rows, **made_by, **where, watch=watch, notes=notes)
-    results.write_result(out, result)
+    rows, notes = evaluate(folder / "pseudo_labels.npz", args.store or study.store, config)
+    write_transfer(out, about, rows, notes, config, watch, {"device": "cpu", "threads": 1})
+
+
+def of_transfer(args: argparse.Namespace, stage: str) -> tuple[Any, Path, Any]:
+    """Settings and result file of a transfer, and its study.
+
+    With --config there is no study (None), and all that would come from it has been given.
+    """
+    from mlssl.study.sources import by_content
+
+    if args.config:
+        config = read(TRANSFERS[stage], args.config)
+        return dataclasses.replace(config, data=by_content(config.data)), args.out, None
+    study = study_of_run(args)
+    if stage not in study.transfers:
+        raise ConfigError(f"{args.study}: has no transfer '{stage}'; add it under transfers")
+    return study.transfers[stage], args.out or study.result(args.run_name, stage), study
+
+
+def write_transfer(
+    out: Path,
+    about: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    notes: Mapping[str, Any],
+    config: Any,
+    watch: results.Stopwatch,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the result file of a transfer, with the code and data that made it, and print its rows."""
+    from mlssl.study.code import stage_code
+    from mlssl.study.sources import contents
+
+    code, data = stage_code(about["stage"]), contents(config.data)
+    results.write_result(out, results.result(about, rows, code=code, data=data, **facts, watch=watch, notes=notes))
     for row in rows:
-        print(f"{row['metric']:>14} {'undefined' if row['value'] is None else row['value']}  (n = {row['n']})")
+        value = "undefined" if row["value"] is None else f"{row['value']:.2f}"
+        print(f"{row['protocol']:>14} {row['metric']:<10} {value:>9}  (n = {row['n']})")

@@ -1,4 +1,4 @@
-"""Commands about a whole study: run it, see what is there, compile it, make results again."""
+"""Commands about a whole study: run it, estimate its cost, list its results, compile or repeat them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import command
+from mlssl.cli.options import add_study, command
 from mlssl.errors import ConfigError
 from mlssl.files import write_text
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
@@ -16,51 +16,57 @@ from mlssl.project import PUBLISHED, SNAKEFILE, study_file
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
-    sub = command(commands, "run", run, "Run a study by Snakemake: pretrain, transfer, tables, figures.")
-    sub.add_argument("study", help="a study file, or the name of one that ships: demo, tiny, ablations, …")
+    sub = command(commands, "run", run, "Run a study with Snakemake: pretraining, transfers, tables, figures.")
+    sub.add_argument("study", help="a study file, or the name of an included one: demo, tiny, ablations, …")
     sub.add_argument("snakemake", nargs=argparse.REMAINDER, help="options of snakemake, such as -n or --cores 2")
 
     sub = command(
         commands,
         "status",
         status,
-        "Which results of a study are there, which are missing, which are by other code.",
+        "List which results of a study exist, which are missing, and which were made by other code.",
     )
-    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    add_study(sub)
 
     sub = command(
         commands,
         "redo",
         redo,
-        "Move results away, so that they are made again. Without names: those by other code.",
+        "Move results to results/<study>/old, so that the next `mlssl run` makes them again. Without names of "
+        "runs, results that were made by other code.",
     )
     sub.add_argument("run", nargs="*", help="names of runs")
-    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+    add_study(sub)
     sub.add_argument("--all", action="store_true", help="all runs of the study")
-    sub.add_argument("--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given")
+    sub.add_argument(
+        "--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given; repeatable"
+    )
 
     sub = command(
-        commands, "settings", settings, "Print every setting of a study: type, range, default, and what it does."
+        commands, "settings", settings, "Print every setting of a study with its type, range, default and meaning."
     )
     sub.add_argument("--format", choices=("markdown", "json-schema"), default="markdown")
     sub.add_argument("--out", type=Path, help="file to write; printed if not given")
 
     sub = command(
-        commands, "estimate", estimate, "What a study costs: time, GPU-hours and disk, in all and for each table."
+        commands,
+        "estimate",
+        estimate,
+        "Estimate what a study costs in time, GPU-hours and disk, in total and for each table.",
     )
-    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
-    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="jobs at once, without a GPU")
-    sub.add_argument("--measure", action="store_true", help="first try each stage on this machine, a minute or two")
-    sub.add_argument("--gpus", type=int, default=1, help="GPUs at once, where there are any")
+    add_study(sub)
+    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="number of jobs at a time, without a GPU")
+    sub.add_argument("--measure", action="store_true", help="first time each stage on this machine (minutes)")
+    sub.add_argument("--gpus", type=int, default=1, help="number of GPUs at a time")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, function, text in (
-        ("collect", collect, "Gather a study's result files into metrics.tsv, runs.tsv and image_groups.tsv."),
-        ("tables", tables, "Write a study's tables (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
-        ("figures", figures, "Draw a study's figures (PNG, PDF)."),
+        ("collect", collect, "Collect the result files of a study in metrics.tsv, runs.tsv and image_groups.tsv."),
+        ("tables", tables, "Write the tables of a study (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
+        ("figures", figures, "Draw the figures of a study (PNG, PDF) from metrics.tsv and runs.tsv."),
     ):
         sub = command(commands, name, function, text)
-        sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+        add_study(sub)
         if name == "tables":
             sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
 
@@ -71,7 +77,18 @@ def run(args: argparse.Namespace) -> None:
         words.insert(words.index("--config") + 1, study)
     else:
         words += ["--config", study]
-    cores = ("--cores", "-c", "--jobs", "-j", "--profile", "--executor", "-n", "--dry-run", "--dryrun")
+    cores = (
+        "--cores",
+        "-c",
+        "--jobs",
+        "-j",
+        "--profile",
+        "--workflow-profile",
+        "--executor",
+        "-n",
+        "--dry-run",
+        "--dryrun",
+    )
     if not any(word.startswith(cores) for word in words):
         words = ["--cores", "all", *words]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *words]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ from mlssl.transfer import detection, linear, segmentation
 
 FEW, MORE = 24, 96
 """Training images of the two generated datasets; each has half as many validation images."""
-STAGES = {"linear": linear.evaluate, "detection": detection.evaluate, "segmentation": segmentation.evaluate}
+STAGES: dict[str, Callable[..., Any]] = {
+    "linear": linear.evaluate,
+    "detection": detection.evaluate,
+    "segmentation": segmentation.evaluate,
+}
 
 
 def calibrate(study: Study, device: torch.device) -> dict[str, float]:
@@ -46,7 +51,7 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
         if wanted:
             first = next(iter(wanted.values()))
             found[rates.start("pretrain")] = pretraining_start(first, folder, device)
-        transfers = {stage: config for stage, config in study.transfers.items() if stage in STAGES}
+        transfers: dict[str, Any] = {stage: config for stage, config in study.transfers.items() if stage in STAGES}
         for backbone in sorted({run.config.backbone for run in study.runs.values()}):
             file = untrained(backbone, folder)
             for stage, config in tqdm(transfers.items(), desc=f"measuring {backbone}", unit="transfer"):
@@ -60,7 +65,7 @@ def pretraining_start(config: Pretrain, folder: Path, device: torch.device) -> f
     """Seconds of a pretraining with one small step, including the short time to build its store."""
     small = {"epochs": None, "steps": 1, "batch_size": 2, "params": {**config.params, **fitting(config)}}
     short = dataclasses.replace(config, data=Data(str(folder / str(FEW))), init=None, **small)
-    return verb("pretrain", short, folder, device, ["--out", folder / "run"])
+    return command_time("pretrain", short, folder, device, ["--out", folder / "run"])
 
 
 def fitting(config: Pretrain) -> dict[str, Any]:
@@ -78,7 +83,7 @@ def transfer(
     took = [timed(stage, length, file, device) for length in (short, long)]
     work = [units(stage, length) for length in (short, long)]
     each = max(0.0, took[1] - took[0]) / (work[1] - work[0])
-    job = verb(stage, short, folder, device, ["--backbone", file, "--out", folder / f"{stage}.json"])
+    job = command_time(stage, short, folder, device, ["--backbone", file, "--out", folder / f"{stage}.json"])
     return each, max(0.0, job - each * work[0])
 
 
@@ -105,7 +110,7 @@ def timed(stage: str, config: Linear | Detection | Segmentation, file: Path, dev
     return time.perf_counter() - began
 
 
-def verb(stage: str, config: Any, folder: Path, device: torch.device, arguments: list[Any]) -> float:
+def command_time(stage: str, config: Any, folder: Path, device: torch.device, arguments: list[Any]) -> float:
     """Seconds of the command `python -m mlssl <stage>`, including the start of the process."""
     file = folder / f"{stage}.yaml"
     file.write_text(yaml.safe_dump(plain(config)))

@@ -38,12 +38,14 @@ def steps(config: Pretrain, train_images: int | None) -> int | None:
     """Optimiser steps of a run; None if they depend on images that cannot be counted yet."""
     if config.target is None:
         return 0
-    return None if config.steps is None and train_images is None else config.total_steps(train_images)
+    if config.steps is not None:
+        return config.steps
+    return None if train_images is None else config.total_steps(train_images)
 
 
 def pretrainings(study: Study) -> dict[str, Pretrain]:
     """Rate key -> configuration, for each pretraining rate that the study needs."""
-    found = {}
+    found: dict[str, Pretrain] = {}
     for run in study.runs.values():
         if run.config.target:
             found.setdefault(rates.key("pretrain", run.config.backbone, plain(run.config)), run.config)
@@ -68,10 +70,11 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
             if stage != "pretrain" or length is not None:
                 amount = rates.units(stage, config, steps=length or 0, train_images=train, val_images=val)
             key = rates.key(stage, run.config.backbone, config)
-            source = rate(sources, key) if amount is not None else None
-            seconds = amount * source.seconds[key] + start(stage, sources) if source else None
-            done = study.result(run.id, stage).exists()
-            found.append(Job(run.id, stage, key, seconds, source and source.name, done))
+            source, seconds = rate(sources, key), None
+            if source and amount is not None:
+                seconds = amount * source.seconds[key] + start(stage, sources)
+            name = source.name if source and seconds is not None else None
+            found.append(Job(run.id, stage, key, seconds, name, study.result(run.id, stage).exists()))
     return found
 
 
@@ -103,7 +106,7 @@ def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> flo
     A chain is a pretraining followed by its longest transfer. Jobs on several GPUs are assumed to be `gpus_per_run`
     times faster.
     """
-    chains = Counter()
+    chains: dict[str, float] = {}
     for run in {job.run for job in found}:
         own = {
             j.stage: (j.seconds or 0.0) / (gpus_per_run if j.stage in SHARED else 1) for j in found if j.run == run
@@ -164,7 +167,7 @@ def disk(study: Study) -> str:
         parts.append("store unknown, because its images cannot be counted yet")
     else:
         width, height = getattr(study.source.settings, "size", PHOTO)
-        shrink = 1 if side == "full" else min(1, side / min(width, height))
+        shrink = 1 if isinstance(side, str) else min(1, side / min(width, height))
         store = 3 * width * height * shrink**2 * images
         parts.append(f"store {size(store)}, if photos are {width} x {height}")
     if known is None:

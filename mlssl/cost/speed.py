@@ -39,7 +39,7 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     side, batch = config.data.short_side, config.batch_size
     if device.type == "cpu":
         batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))
-    side = FULL if side == "full" else side
+    side = FULL if isinstance(side, str) else side
     rng = torch.Generator().manual_seed(config.seed)
     images = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng).unbind()
     index = torch.arange(batch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,14 @@ class Run:
                 raise ConfigError(f"{self.path}: does not fit {what} ({why}); pretrain the run again") from None
         return method.eval()
 
+    def encoders(self, device: torch.device, *, trained: bool = True) -> tuple[nn.Module, nn.Module]:
+        """The query and the key encoder of `method`; the backbone as both for a run without a target."""
+        method = self.method(device, trained=trained)
+        if self.config.target is None:
+            return method, method
+        pair: Any = method.encoders
+        return pair.query, pair.key
+
     def about(self) -> str:
         """Name, method and k, for a caption."""
         params = self.config.params
@@ -80,7 +89,7 @@ class Run:
 class Folder:
     """A folder of images, decoded on access; used like an `ImageStore`."""
 
-    def __init__(self, path: Path, short_side: int) -> None:
+    def __init__(self, path: Path, short_side: int | str) -> None:
         self.paths = find_images(path)
         self.names = [p.relative_to(path).as_posix() for p in self.paths]
         self.short_side = short_side
@@ -119,9 +128,7 @@ def embed(
 
     Raises FloatingPointError for embeddings that are not finite.
     """
-    method = run.method(device, trained=trained)
-    # Without a target the method is the backbone itself: one encoder for both.
-    encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)
+    encoders = run.encoders(device, trained=trained)
     sizes = {"queries": min(config.candidates, len(images)), "dictionary": config.dictionary_size}
     queries, dictionary = (
         embed_crops(encoder, images, size, run.config.views, seed=seed_of(config.seed, "pictures", what), what=what)
@@ -139,16 +146,19 @@ def embed_crops(
     device = next(encoder.parameters()).device
     passes = -(-count // len(images))
     index = torch.cat([torch.randperm(len(images), generator=rng) for _ in range(passes)])[:count]
-    all_g, all_z, boxes = [], [], []
+    all_g: list[Tensor] = []
+    all_z: list[Tensor] = []
+    boxes: list[Tensor] = []
     for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
         (view,) = make_views(images.batch(part), part, views, rng, device, count=1)
         g, z = features(encoder, view.pixels)
         all_g.append(g)
-        all_z.append(z)
+        if z is not None:
+            all_z.append(z)
         boxes.append(view.box)
     return Crops(
         g=_normalised(all_g, what),
-        z=None if all_z[0] is None else _normalised(all_z, what),
+        z=_normalised(all_z, what) if all_z else None,
         image=index.numpy(),
         box=torch.cat(boxes).cpu().numpy(),
     )

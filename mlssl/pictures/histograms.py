@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -14,7 +15,10 @@ from matplotlib.figure import Figure
 
 from mlssl.errors import DataError
 from mlssl.figures.style import OKABE_ITO, STYLE, WIDTH, finish, save
-from mlssl.pictures.neighbours import QUERY, Crops, Pixels, scores, show, tile
+from mlssl.pictures.neighbours import QUERY, Pixels, scores, show, tile
+
+if TYPE_CHECKING:
+    from mlssl.pictures.embed import Crops
 
 BINS = 50
 COLOURS = {"g": OKABE_ITO[0], "z": OKABE_ITO[2]}
@@ -30,7 +34,7 @@ def write_histograms(
     z. The notes below the figure start with `about`. Raises DataError for fewer than two entries of other images.
     """
     query, dictionary = after
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure = draw(before, after, pixels)
         own = int((dictionary.image == query.image[0]).sum())
         notes = (

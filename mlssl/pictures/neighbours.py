@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -18,25 +18,15 @@ from PIL import Image, ImageDraw
 from mlssl.errors import ConfigError, DataError
 from mlssl.figures.style import STYLE, WIDTH, finish, save
 
+if TYPE_CHECKING:
+    from mlssl.pictures.embed import Crops
+
 QUERY, NEIGHBOUR = "#D55E00", "#F0E442"
 """The paper's red and yellow, in Okabe and Ito's shades."""
 TILE, LINE = 320, 5
 """Pixels of a tile's long side, and of a box's line without its dark rims."""
 COLUMN = WIDTH / 5
 """Inches."""
-
-
-class Crops(Protocol):
-    """N crops and their embeddings, as returned by `embed`."""
-
-    g: np.ndarray
-    """float32 N x d_g, L2-normalised."""
-    z: np.ndarray | None
-    """float32 N x d_z, L2-normalised; None without a projector."""
-    image: np.ndarray
-    """int64 N, index of the image."""
-    box: np.ndarray
-    """int64 N x 4, in pixels: x, y, width, height."""
 
 
 Pixels = Callable[[int], np.ndarray]
@@ -59,7 +49,7 @@ def write_neighbours(
     """
     index, similarity = nearest(queries, dictionary, neighbours)
     chosen = choose(similarity, rows)
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen)
         notes = (
             f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its "

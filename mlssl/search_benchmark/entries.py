@@ -40,12 +40,10 @@ def features(
             f"crops: {crops} crops show some of {len(images)} images once or never, and entries beyond them are "
             f"made from two crops of an image; give --crops {2 * len(images)} or more, or --sizes up to {crops}"
         )
-    method = run.method(device)
-    encoders = (method.encoders.query, method.encoders.key) if run.config.target else (method, method)
     counts = {"queries": queries, "entries": min(crops, size)}
     asked, known = (
         embed_crops(encoder, images, n, run.config.views, seed=seed_of(seed, "search", what), what=what)
-        for encoder, (what, n) in zip(encoders, counts.items(), strict=True)
+        for encoder, (what, n) in zip(run.encoders(device), counts.items(), strict=True)
     )
     rng = torch.Generator().manual_seed(seed_of(seed, "search", "made"))
     entries = fill_up(torch.from_numpy(known.g), torch.from_numpy(known.image), size, rng)

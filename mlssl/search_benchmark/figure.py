@@ -74,7 +74,7 @@ def looks(searches: list[str]) -> dict[str, dict[str, Any]]:
     families = list(FAMILIES)
     parts = {search: (search.split()[0], int([*search.split(), "0"][1])) for search in searches}
     ordered = sorted(searches, key=lambda search: (families.index(parts[search][0]), parts[search][1]))
-    styles = {}
+    styles: dict[str, dict[str, Any]] = {}
     for search in ordered:
         family = parts[search][0]
         place = sum(parts[other][0] == family for other in styles)

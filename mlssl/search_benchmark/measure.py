@@ -59,6 +59,8 @@ def measure(
     size = len(entries)
     truth, taken = timed(partial(exact, entries=entries, k=config.k), batches)
     row = partial(summary, size=size, truth=truth, config=config)
+    nearest: Callable[[Tensor], Found]
+    extra: dict[str, Any]
     yield row("exact", truth, taken)
     if width:
         yield logits(size, width, batches)
@@ -86,7 +88,11 @@ def measure(
 def timed(nearest: Callable[[Tensor], Found], batches: tuple[Tensor, ...]) -> tuple[Found, list[float]]:
     """The results of all batches, and milliseconds of each except the first, which is a warm-up."""
     results: list[Found] = []
-    taken = [1000 * seconds(lambda b=batch: results.append(nearest(b)), batch.device) for batch in batches]
+
+    def search(batch: Tensor) -> None:
+        results.append(nearest(batch))
+
+    taken = [1000 * seconds(partial(search, batch), batch.device) for batch in batches]
     similarity, index = (torch.cat(parts) for parts in zip(*results, strict=True))
     return (similarity, index), taken[1:]
 
@@ -140,7 +146,7 @@ def logits(size: int, width: int, batches: tuple[Tensor, ...]) -> dict[str, Any]
     return {"size": size, "search": "logits", **times, "step_ms": times["ms"], "queries": count}
 
 
-def graph(entries: Tensor, k: int) -> tuple[Callable[[Tensor], Found], dict[str, float]]:
+def graph(entries: Tensor, k: int) -> tuple[Callable[[Tensor], Found], dict[str, Any]]:
     """HNSW (Malkov and Yashunin, arXiv 1603.09320) by faiss, 32 links, 64 candidates: its search and its cost."""
     faiss = import_faiss()
     index = faiss.IndexHNSWFlat(entries.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
@@ -161,9 +167,9 @@ def rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             "protocol": "search",
-            "metric": f"{row.search}, {row.column} at {row.size}",
-            "value": round(row.value, 4),
-            "n": int(row.queries),
+            "metric": f"{row['search']}, {row['column']} at {row['size']}",
+            "value": round(row["value"], 4),
+            "n": int(row["queries"]),
         }
-        for row in long.itertuples()
+        for row in long.to_dict("records")
     ]

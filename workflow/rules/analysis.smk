@@ -2,9 +2,13 @@
 from mlssl.digest import digest_of_file
 from mlssl.project import PUBLISHED
 
-
-
-OWN_CAPTION = ("training_curves", "label_quality")
+MARKDOWN = [table for table in TABLES if table.suffix == ".md"]
+PAPER_TABLES = [table for table in MARKDOWN if table.stem in outputs.PAPER_TABLES]
+OWN_TABLES = [table for table in MARKDOWN if table not in PAPER_TABLES]
+PNGS = [figure for figure in FIGURES if figure.suffix == ".png"]
+AXIS_FIGURES = [figure for figure in PNGS if figure.stem not in outputs.TRAINING_TITLES]
+LOSSES = [figure for figure in PNGS if figure.stem == "training_curves"]
+LABEL_QUALITY = [figure for figure in PNGS if figure.stem == "label_quality"]
 
 
 rule collect:
@@ -13,7 +17,12 @@ rule collect:
         pretrain=PRETRAINED,
         transfers=TRANSFERRED,
     output:
-        metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
+        metrics=report(
+            OUT / "metrics.tsv",
+            caption="../report/metrics.rst",
+            category="All results",
+            labels={"table": "one row per run, protocol and metric"},
+        ),
         runs=OUT / "runs.tsv",
         image_groups=OUT / "image_groups.tsv",
     params:
@@ -34,17 +43,9 @@ rule tables:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
     output:
-        report(
-            [table for table in TABLES if table.suffix == ".md" and table.stem not in outputs.PAPER_TABLES],
-            caption="../report/table.rst",
-            category="Tables",
-        ),
-        report(
-            [table for table in TABLES if table.suffix == ".md" and table.stem in outputs.PAPER_TABLES],
-            caption="../report/paper_table.rst",
-            category="Published tables",
-        ),
-        [table for table in TABLES if table.suffix != ".md"],
+        own=shown(OWN_TABLES, "../report/table.rst", "Comparisons"),
+        published=shown(PAPER_TABLES, "../report/paper_table.rst", "Tables of the paper"),
+        others=[table for table in TABLES if table.suffix != ".md"],
     params:
         published=[digest_of_file(file) for file in sorted(PUBLISHED.glob("*.csv"))],
         code=code_of("tables"),
@@ -62,22 +63,10 @@ rule figures:
         runs=OUT / "runs.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
     output:
-        report(
-            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem not in OWN_CAPTION],
-            caption="../report/figure.rst",
-            category="Figures",
-        ),
-        report(
-            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem == "training_curves"],
-            caption="../report/training_curves.rst",
-            category="Figures",
-        ),
-        report(
-            [figure for figure in FIGURES if figure.suffix == ".png" and figure.stem == "label_quality"],
-            caption="../report/label_quality.rst",
-            category="Figures",
-        ),
-        [figure for figure in FIGURES if figure.suffix != ".png"],
+        axes=shown(AXIS_FIGURES, "../report/figure.rst", "Comparisons"),
+        losses=shown(LOSSES, "../report/training_curves.rst", "Training"),
+        labels=shown(LABEL_QUALITY, "../report/label_quality.rst", "Training"),
+        others=[figure for figure in FIGURES if figure.suffix != ".png"],
     params:
         code=code_of("figures"),
         **CAPTION,
@@ -92,8 +81,13 @@ rule contact_sheet:
     input:
         DATA,
     output:
-        report(OUT / "figures" / "contact_sheet.png", caption="../report/contact_sheet.rst", category="Data"),
-        OUT / "figures" / "contact_sheet.pdf",
+        png=report(
+            OUT / "figures" / "contact_sheet.png",
+            caption="../report/contact_sheet.rst",
+            category="Data",
+            labels={"figure": "labelled samples of the training images"},
+        ),
+        pdf=OUT / "figures" / "contact_sheet.pdf",
     params:
         root=lambda wildcards: STUDY.data.root,
         split=lambda wildcards: STUDY.data.train,
@@ -103,30 +97,32 @@ rule contact_sheet:
     log:
         OUT / "logs" / "contact_sheet.log",
     shell:
-        "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output[0]:q} > {log:q} 2>&1"
+        "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output.png:q} > {log:q} 2>&1"
 
 
-DRAWABLE = "|".join(STUDY.pictured if ALL_RULES else PROGRESS.drawable()) or "(?!)"
-
-
-def pictured_checkpoint(wildcards):
-    """The checkpoint of the run that represents a method."""
-    return OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt"
+DRAWABLE = pattern(STUDY.pictured if ALL_RULES else PROGRESS.drawable())
 
 
 rule neighbours:
     """Query crops and their nearest crops (figure 4)."""
     input:
-        checkpoint=pictured_checkpoint,
+        checkpoint=lambda wildcards: OUT / "runs" / STUDY.pictured[wildcards.method] / "checkpoint.pt",
         store=STUDY.store,
     output:
-        report(OUT / "figures" / "neighbours_{method}.png", caption="../report/neighbours.rst", category="Neighbours"),
-        OUT / "figures" / "neighbours_{method}.pdf",
+        png=report(
+            OUT / "figures" / "neighbours_{method}.png",
+            caption="../report/neighbours.rst",
+            category="Embeddings",
+            subcategory="Nearest neighbours",
+            labels={"method": "{method}"},
+        ),
+        pdf=OUT / "figures" / "neighbours_{method}.pdf",
     wildcard_constraints:
         method=DRAWABLE,
     params:
-        code=code_of("neighbours"),
+        run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
+        code=code_of("neighbours"),
         **CAPTION,
     log:
         OUT / "logs" / "neighbours" / "{method}.log",
@@ -136,52 +132,50 @@ rule neighbours:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{ON_GPU} neighbours --checkpoint={input.checkpoint:q} --store={input.store:q}"
-        " --queries {params.settings.queries} --neighbours {params.settings.neighbours}"
-        " --candidates {params.settings.candidates} --dictionary-size {params.settings.dictionary_size}"
-        " --seed {params.settings.seed} --threads {threads} --out={output[0]:q} > {log:q} 2>&1"
+        "{ON_GPU} {rule} --study={FROZEN:q} --run-name={params.run} --threads {threads} --out={output.png:q}"
+        " > {log:q} 2>&1"
 
 
-rule histograms:
-    """Scores of one query against both dictionaries, before and after training (figure 3)."""
-    input:
-        checkpoint=pictured_checkpoint,
-        store=STUDY.store,
+use rule neighbours as histograms with:
+    # Scores of one query against both dictionaries, before and after training (figure 3).
     output:
-        report(OUT / "figures" / "histograms_{method}.png", caption="../report/histograms.rst", category="Scores"),
-        OUT / "figures" / "histograms_{method}.pdf",
-    wildcard_constraints:
-        method=DRAWABLE,
+        png=report(
+            OUT / "figures" / "histograms_{method}.png",
+            caption="../report/histograms.rst",
+            category="Embeddings",
+            subcategory="Scores before and after training",
+            labels={"method": "{method}"},
+        ),
+        pdf=OUT / "figures" / "histograms_{method}.pdf",
     params:
-        code=code_of("histograms"),
+        run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
+        code=code_of("histograms"),
         **CAPTION,
     log:
         OUT / "logs" / "histograms" / "{method}.log",
-    threads: 1
-    resources:
-        gpu=1,
-        mem_mb=3000,
-        runtime=60,
-    shell:
-        "{ON_GPU} histograms --checkpoint={input.checkpoint:q} --store={input.store:q}"
-        " --dictionary-size {params.settings.dictionary_size} --seed {params.settings.seed}"
-        " --threads {threads} --out={output[0]:q} > {log:q} 2>&1"
 
 
 if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
+    SEARCHED = STUDY.compared[STUDY.search_benchmark.method]
 
     rule search_benchmark:
         """Time and recall of exact, sampled and approximate search over the dictionary size."""
         input:
-            checkpoint=OUT / "runs" / STUDY.compared[STUDY.search_benchmark.method] / "checkpoint.pt",
+            checkpoint=OUT / "runs" / SEARCHED / "checkpoint.pt",
             store=STUDY.store,
         output:
-            STUDY.search_out / "search.json",
-            STUDY.search_out / "search.tsv",
-            report(STUDY.search_out / "search.png", caption="../report/search.rst", category="Search"),
-            STUDY.search_out / "search.pdf",
+            result=STUDY.search_out / "search.json",
+            tsv=STUDY.search_out / "search.tsv",
+            png=report(
+                STUDY.search_out / "search.png",
+                caption="../report/search.rst",
+                category="Search",
+                labels={"figure": "time and recall of the searches"},
+            ),
+            pdf=STUDY.search_out / "search.pdf",
         params:
+            run=SEARCHED,
             **CAPTION,
         log:
             OUT / "logs" / "search_benchmark.log",
@@ -192,4 +186,5 @@ if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
             mem_mb=20000,
             runtime=240,
         shell:
-            "{ON_GPU} search-benchmark --study={FROZEN:q} --threads {threads} > {log:q} 2>&1"
+            "{ON_GPU} search-benchmark --study={FROZEN:q} --run-name={params.run} --threads {threads}"
+            " --out={output.result:q} > {log:q} 2>&1"

@@ -1,5 +1,4 @@
-# Shared by all rule files: the expanded study, the paths of its files, and the finished results.
-import re
+# Shared by the files of rules: the expanded study, the paths of its files, and what is finished.
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +9,12 @@ sys.path.insert(0, str(ROOT))
 from mlssl.analysis import outputs
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
+from mlssl.runtime.launch import Layout
 from mlssl.study import expand
 from mlssl.study.code import stage_code
 from mlssl.study.progress import Progress
-from mlssl.study.sources import KINDS
+from mlssl.study.sources import KINDS, READY
 
-PYTHON = shlex.quote(sys.executable)
-MLSSL = f"{PYTHON} -m mlssl"
 try:
     GIVEN = Path(config.get("study", ROOT / "config" / "demo.yaml")).expanduser()
     STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process)
@@ -26,8 +24,20 @@ except (ConfigError, DataError) as error:
 OUT = STUDY.out
 FROZEN = STUDY.frozen
 """The study file as this Snakemake call read it; the jobs read this copy."""
-DRY_RUN = any(re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*|--dry-?run", word) for word in sys.argv)
-"""Whether this is a dry run; Snakemake sets its own flag only later."""
+DRY_RUN = workflow.output_settings.dryrun
+"""Whether this is a dry run. `workflow.dryrun` is not set before all rules are read."""
+
+# Commands of a stage: on the CPU, on one GPU, and on all GPUs of a run.
+SLOTS = bool(config.get("gpu_slots"))
+"""Whether jobs reserve GPUs of this machine, which is set in profiles/workstation."""
+RUN_LAYOUT = Layout(STUDY.gpus_per_run, STUDY.nodes, SLOTS)
+MLSSL = shlex.join(Layout().command())
+ON_GPU = shlex.join(Layout(slots=SLOTS).command())
+ON_ALL_GPUS = shlex.join(RUN_LAYOUT.command())
+
+
+def threads_per_rank(wildcards, threads):
+    return RUN_LAYOUT.threads_per_rank(threads)
 
 
 def made(source):
@@ -51,55 +61,39 @@ except WorkflowError:  # schedulers set no number of cores; the profile sets the
 
 # Snakemake sees data sets, pretrainings and transfers only while they are unfinished. So a newer input, an edited
 # source or a touched file never makes it delete and repeat finished results; only `mlssl redo` does.
-# Jobs see all rules, because a job may have finished before; so does the report, which lists finished results.
-ALL_RULES = not workflow.is_main_process or "--report" in sys.argv
+# Jobs see all rules, because a job may have finished before; so does a report, which lists finished results. The
+# workflow object does not say that a report was requested, so this reads the command line. With --report-after-run
+# Snakemake also runs jobs.
+REPORT = any(word.split("=")[0] == "--report" for word in sys.argv) and "--report-after-run" not in sys.argv
+ALL_RULES = REPORT or not workflow.is_main_process
 CHANGED_CODE = "--changed-code" if config.get("changed_code") else ""
 """With `changed_code`, unfinished runs that other code started are resumed."""
+
+
+def pattern(names):
+    """Wildcard pattern of these names; it matches nothing if there are none."""
+    return "|".join(names) or "(?!)"
 
 
 def unfinished(stage):
     """Wildcard pattern of the runs that still need this stage."""
     wanted = STUDY.runs if stage == "pretrain" else STUDY.transfer_runs.get(stage, ())
     finished = set() if ALL_RULES else PROGRESS.finished(stage)
-    return "|".join(run for run in wanted if run not in finished) or "(?!)"
+    return pattern(run for run in wanted if run not in finished)
+
+
+SOURCES = {Path(s.data.root).name: s for s in (STUDY.transfer_source, STUDY.source) if s.kind in KINDS}
+"""Name of a data set under results/data -> how it is made: that of the pretrainings, and that of the transfers."""
+
+
+def unmade(kind):
+    """Wildcard pattern of the data sets of this kind that do not exist yet."""
+    return pattern(n for n, s in SOURCES.items() if s.kind == kind and (ALL_RULES or not s.ready.exists()))
 
 
 def code_of(stage):
     """Digest of the source code of a cheap stage; the stage runs again when it changes."""
     return digest_of(stage_code(stage))
-
-
-PER_NODE = STUDY.gpus_per_run // STUDY.nodes
-"""GPUs of a run per node."""
-SLOT = "{python} -m mlssl.runtime.gpu_slot --gpus {gpus} -- " if config.get("gpu_slots") else ""
-"""Command prefix that reserves GPUs not used by other jobs on this machine (workflow/profiles/workstation)."""
-ON_GPU = SLOT.format(python=PYTHON, gpus=1) + MLSSL
-"""Command of a stage that runs on one GPU."""
-if STUDY.gpus_per_run == 1:
-    BY_RANKS, RANKS = ON_GPU, {"gpu": 1}
-elif STUDY.nodes == 1:
-    BY_RANKS = SLOT.format(python=PYTHON, gpus=PER_NODE) + (
-        f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node {PER_NODE} -m mlssl"
-    )
-    RANKS = {"gpu": PER_NODE, "tasks_per_gpu": 0}  # one task, the launcher; Slurm's plugin would start one per GPU
-else:
-    # One launcher per node. The rendezvous is on the first node, where srun runs (SLURM_LAUNCH_NODE_IPADDR).
-    LAUNCH = (
-        f"exec {PYTHON} -m torch.distributed.run --nnodes {STUDY.nodes} --nproc-per-node {PER_NODE}"
-        " --rdzv-backend c10d --rdzv-id $SLURM_JOB_ID"
-        " --rdzv-endpoint $SLURM_LAUNCH_NODE_IPADDR:$((20000 + SLURM_JOB_ID % 20000)) -m mlssl"
-    )
-    BY_RANKS = (
-        f"srun --nodes {STUDY.nodes} --ntasks {STUDY.nodes} --ntasks-per-node 1 --gres gpu:{PER_NODE}"
-        f""" bash -c {shlex.quote(LAUNCH + ' "$@"')} mlssl"""
-    )
-    # `gres` counts per node, `gpu` per job; without `mpi` the plugin starts one task on one node.
-    RANKS = {"gres": f"gpu:{PER_NODE}", "nodes": STUDY.nodes, "tasks": STUDY.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
-"""Command of a stage that uses all GPUs of a run, and the resources of its job."""
-
-
-def threads_per_rank(wildcards, threads):
-    return max(1, threads // PER_NODE)
 
 
 # Functions, because Snakemake expands wildcards in plain strings.
@@ -111,6 +105,11 @@ CAPTION = {
 """Text for the report's captions."""
 
 
+def shown(files, caption, category):
+    """Tables or figures with the caption and labels that they have in the report."""
+    return [report(file, caption=caption, category=category, labels=outputs.report_labels(file)) for file in files]
+
+
 wildcard_constraints:
-    run="|".join(STUDY.runs),
-    method="|".join(STUDY.pictured) or "none",
+    run=pattern(STUDY.runs),
+    method=pattern(STUDY.pictured),

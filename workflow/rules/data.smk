@@ -1,30 +1,76 @@
 # Images: created or imported if necessary, then decoded once.
-IMPORT_REPORTS = {"scenes": [], "dataset": [], "photos": ["summary.txt", "skipped.tsv", "duplicates.tsv", "altered.tsv"]}
-"""Files of an import that the report also shows."""
 
 
-for SOURCE in {source.data.root: source for source in (STUDY.transfer_source, STUDY.source)}.values():
-    if SOURCE.kind in KINDS and (ALL_RULES or not SOURCE.ready.exists()):
+rule scenes:
+    """Draw the embedded data set."""
+    output:
+        directory("results/data/{images}"),
+    wildcard_constraints:
+        images=unmade("scenes"),
+    params:
+        command=lambda wildcards: shlex.join(SOURCES[wildcards.images].command()),
+    log:
+        OUT / "logs" / "{images}.log",
+    threads: CORES
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    benchmark:
+        OUT / "benchmarks" / "{images}.tsv"
+    shell:
+        "{MLSSL} {params.command} --workers {threads} > {log:q} 2>&1"
 
-        rule:
-            # Generate scenes, convert a public data set to COCO's layout, or import photos.
-            name:
-                SOURCE.kind if SOURCE == STUDY.source else f"transfer_{SOURCE.kind}"
-            output:
-                directory(SOURCE.ready) if SOURCE.kind == "scenes" else SOURCE.ready,
-                [report(Path(SOURCE.data.root) / name, caption="../report/import.rst", category="Photos") for name in IMPORT_REPORTS[SOURCE.kind]],
-            params:
-                command=lambda wildcards, words=SOURCE.command(): shlex.join(words),
-            log:
-                OUT / "logs" / f"{Path(SOURCE.data.root).name}.log",
-            threads: CORES
-            resources:
-                mem_mb=2000,
-                runtime=240,
-            benchmark:
-                OUT / "benchmarks" / f"{Path(SOURCE.data.root).name}.tsv"
-            shell:
-                "{MLSSL} {params.command}" + ("" if SOURCE.kind == "dataset" else " --workers {threads}") + " > {log:q} 2>&1"
+
+use rule scenes as photos with:
+    # Import own photos.
+    output:
+        Path("results/data/{images}") / READY["photos"],
+        report(
+            "results/data/{images}/summary.txt",
+            caption="../report/import.rst",
+            category="Photos",
+            labels={"data set": "{images}", "list": "summary"},
+        ),
+        report(
+            "results/data/{images}/skipped.tsv",
+            caption="../report/import.rst",
+            category="Photos",
+            labels={"data set": "{images}", "list": "photos that cannot be used"},
+        ),
+        report(
+            "results/data/{images}/duplicates.tsv",
+            caption="../report/import.rst",
+            category="Photos",
+            labels={"data set": "{images}", "list": "near-duplicates"},
+        ),
+        report(
+            "results/data/{images}/altered.tsv",
+            caption="../report/import.rst",
+            category="Photos",
+            labels={"data set": "{images}", "list": "anonymised or excluded photos"},
+        ),
+    wildcard_constraints:
+        images=unmade("photos"),
+
+
+rule dataset:
+    """Convert a public data set to COCO's layout."""
+    output:
+        Path("results/data/{images}") / READY["dataset"],
+    wildcard_constraints:
+        images=unmade("dataset"),
+    params:
+        command=lambda wildcards: shlex.join(SOURCES[wildcards.images].command()),
+    log:
+        OUT / "logs" / "{images}.log",
+    threads: CORES
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    benchmark:
+        OUT / "benchmarks" / "{images}.tsv"
+    shell:
+        "{MLSSL} {params.command} > {log:q} 2>&1"
 
 
 if ALL_RULES or not (STUDY.store / "index.json").exists():

@@ -16,14 +16,14 @@ rule pretrain:
         threads=threads_per_rank,
     log:
         OUT / "logs" / "pretrain" / "{run}.log",
-    threads: PER_NODE
+    threads: RUN_LAYOUT.per_node
     resources:
-        **RANKS,
-        mem_mb=3000 * PER_NODE,
+        **RUN_LAYOUT.resources(),
+        mem_mb=3000 * RUN_LAYOUT.per_node,
         runtime=1440,
     priority: 10
     benchmark:
         OUT / "benchmarks" / "pretrain" / "{run}.tsv"
     shell:
-        "{BY_RANKS} pretrain --study={FROZEN:q} --run-name={wildcards.run} {CHANGED_CODE}"
+        "{ON_ALL_GPUS} pretrain --study={FROZEN:q} --run-name={wildcards.run} {CHANGED_CODE}"
         " --threads {params.threads} > {log:q} 2>&1"

@@ -37,16 +37,16 @@ rule detection:
         threads=threads_per_rank,
     log:
         OUT / "logs" / "detection" / "{run}.log",
-    threads: PER_NODE
+    threads: RUN_LAYOUT.per_node
     resources:
-        **RANKS,
-        mem_mb=3000 * PER_NODE,
+        **RUN_LAYOUT.resources(),
+        mem_mb=3000 * RUN_LAYOUT.per_node,
         runtime=240,
     priority: 20
     benchmark:
         OUT / "benchmarks" / "detection" / "{run}.tsv"
     shell:
-        "{BY_RANKS} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {params.threads} > {log:q} 2>&1"
+        "{ON_ALL_GPUS} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {params.threads} > {log:q} 2>&1"
 
 
 use rule detection as segmentation with:
