@@ -63,8 +63,8 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
 
 def pretraining_start(config: Pretrain, folder: Path, device: torch.device) -> float:
     """Seconds of a pretraining with one small step, including the short time to build its store."""
-    small = {"epochs": None, "steps": 1, "batch_size": 2, "params": {**config.params, **fitting(config)}}
-    short = dataclasses.replace(config, data=Data(str(folder / str(FEW))), init=None, **small)
+    data, params = Data(str(folder / str(FEW))), {**config.params, **fitting(config)}
+    short = dataclasses.replace(config, data=data, init=None, epochs=None, steps=1, batch_size=2, params=params)
     return command_time("pretrain", short, folder, device, ["--out", folder / "run"])
 
 
