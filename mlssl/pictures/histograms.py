@@ -34,7 +34,7 @@ def write_histograms(
     z. The notes below the figure start with `about`. Raises DataError for fewer than two entries of other images.
     """
     query, dictionary = after
-    with plt.style.context(STYLE):
+    with plt.rc_context(STYLE):
         figure = draw(before, after, pixels)
         own = int((dictionary.image == query.image[0]).sum())
         notes = (

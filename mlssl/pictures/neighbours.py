@@ -49,7 +49,7 @@ def write_neighbours(
     """
     index, similarity = nearest(queries, dictionary, neighbours)
     chosen = choose(similarity, rows)
-    with plt.style.context(STYLE):
+    with plt.rc_context(STYLE):
         figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen)
         notes = (
             f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its "

@@ -24,7 +24,7 @@ MARKERS = "osD^v<>"
 
 def write_search_figure(table: pd.DataFrame, header: Mapping[str, Any], out: Path) -> None:
     """Write PNG and PDF (`out` is the path of one) of the benchmark's table and its result file's header."""
-    with plt.style.context(STYLE):
+    with plt.rc_context(STYLE):
         about = f"run {header['run']}, method {header['method']}"
         save(search_figure(table, about=about, notes=caption(header)), Path(out).with_suffix(""))
 
