@@ -1,10 +1,16 @@
 # One job per run. A killed run resumes from runs/<run>/state. No rule declares this folder, so none deletes it.
 
 
+def labels_of(wildcards):
+    """The annotations, for a supervised run; the others train without."""
+    return DATA if STUDY.runs[wildcards.run].config.supervised else []
+
+
 rule pretrain:
-    """Train one backbone without labels."""
+    """Train one backbone, without labels unless the method is supervised."""
     input:
         store=STUDY.store,
+        labels=labels_of,
     output:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         checkpoint=OUT / "runs" / "{run}" / "checkpoint.pt",
@@ -21,7 +27,6 @@ rule pretrain:
         **RUN_LAYOUT.resources(),
         mem_mb=3000 * RUN_LAYOUT.per_node,
         runtime=1440,
-    priority: 10
     benchmark:
         OUT / "benchmarks" / "pretrain" / "{run}.tsv"
     shell:

@@ -1,4 +1,5 @@
-# Evaluate pretrained backbones: one result file per run and transfer.
+# Evaluate pretrained backbones: one result file per run and transfer. All have a higher priority than pretraining, so
+# that the results of a run follow its training; long ones come first, so that no core is idle at the end.
 
 
 rule linear:
@@ -17,13 +18,13 @@ rule linear:
         gpu=1,
         mem_mb=3000,
         runtime=240,
+    priority: 5
     benchmark:
         OUT / "benchmarks" / "linear" / "{run}.tsv"
     shell:
         "{ON_GPU} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {threads} > {log:q} 2>&1"
 
 
-# Long jobs have a higher priority, so that no core is idle at the end.
 rule detection:
     """Mask R-CNN on a backbone; all layers are trained."""
     input:
@@ -77,6 +78,7 @@ rule pseudo_labels:
     resources:
         mem_mb=2000,
         runtime=60,
+    priority: 5
     benchmark:
         OUT / "benchmarks" / "pseudo_labels" / "{run}.tsv"
     shell:
