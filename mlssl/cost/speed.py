@@ -18,6 +18,8 @@ FULL = 640
 """Side in pixels assumed for images stored at full size: about COCO's."""
 CPU_PIXELS = 2**19
 """Maximum pixels of crops per step on a CPU; the time is then scaled up to the complete batch."""
+CATEGORIES = 80
+"""Categories of a supervised method, those of COCO; their number hardly changes the time."""
 WARM_UP = 2
 """Steps before timing starts: they allocate memory and choose kernels."""
 
@@ -34,7 +36,8 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     Images are random, square and of the size in the store. Reading the store and logging are not included, and
     the dictionary is nearly empty.
     """
-    module, _ = build_method(config, device)
+    labels = torch.zeros(config.batch_size, CATEGORIES, dtype=torch.bool) if config.supervised else None
+    module, _ = build_method(config, device, labels)
     optimizer, method = build_optimizer(config, module), prepare_method(config, module, device)
     side, batch = config.data.short_side, config.batch_size
     if device.type == "cpu":

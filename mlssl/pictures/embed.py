@@ -59,8 +59,13 @@ class Run:
     def method(self, device: torch.device, *, trained: bool = True) -> nn.Module:
         """The run's method in eval mode: with its trained weights, or as initialised.
 
-        Raises ConfigError if the checkpoint does not fit the method's code.
+        Raises ConfigError if the checkpoint does not fit the method's code, and for a supervised method, which has
+        no key encoder.
         """
+        if self.config.supervised:
+            raise ConfigError(
+                f"{self.path}: {self.config.method} is supervised and has no key encoder; give another run"
+            )
         method, _ = build_method(self.config, device)
         if trained:
             try:

@@ -153,8 +153,10 @@ class Study:
 
     @property
     def pictured(self) -> dict[str, str]:
-        """The runs that neighbours and histograms are drawn of, by method."""
-        return self.compared if self.pictures else {}
+        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder."""
+        if not self.pictures:
+            return {}
+        return {method: run for method, run in self.compared.items() if not self.runs[run].config.supervised}
 
     def picture_files(self, method: str) -> list[Path]:
         """What is drawn of a compared method."""
