@@ -30,6 +30,7 @@ rule all:
         TRANSFERRED,
         OUT / "metrics.tsv",
         OUT / "runs.tsv",
+        OUT / "image_groups.tsv",
         TABLES,
         FIGURES,
         OUT / "figures" / "contact_sheet.png" if STUDY.source.labelled else [],

@@ -64,6 +64,10 @@ def result(
 ) -> dict[str, Any]:
     """The content of a result file: a header, and rows of `protocol`, `metric`, `value` and `n` (examples).
 
+    A row may have one more key, `jackknife`: a list of G floats, the metric computed without each of G groups of
+    the n evaluation images. Image i belongs to group i mod G, and G = min(n, 50). `collect` writes the list to
+    `image_groups.tsv`, from which the standard error of the metric over images can be estimated.
+
     `about` says which experiment the numbers belong to (see `study.identity`). `code` has the digest of every
     source file that the stage imports, `data` that of every part of the data that it read. `device` is what
     computed; `peak_memory_mb` defaults to the process's peak resident memory. `notes` are facts to print with the

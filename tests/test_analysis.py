@@ -19,7 +19,7 @@ from mlssl.analysis.collect import collect
 from mlssl.errors import ConfigError
 from mlssl.figures.write import write_figures
 from mlssl.pictures.contact_sheet import write_contact_sheet
-from mlssl.study import expand as study
+from mlssl.study.expand import load
 from mlssl.tables.write import escape, write_tables
 
 PAPER = Path(__file__).parents[1] / "results" / "published"
@@ -57,10 +57,10 @@ def rows(protocol, scores, n=100):
     return [{"protocol": protocol, "metric": m, "value": v, "n": n} for m, v in scores.items()]
 
 
-def find(told, method, seed, **params):
+def find(study, method, seed, **params):
     return next(
         r
-        for r in told.runs.values()
+        for r in study.runs.values()
         if r.config.method == method
         and r.config.seed == seed
         and all(r.config.params[k] == v for k, v in params.items())
@@ -68,45 +68,45 @@ def find(told, method, seed, **params):
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def study(tmp_path, monkeypatch):
     """A study with every result there."""
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
-    told = study.load("study.yaml")
-    for run in told.runs.values():
-        put(told, run, "pretrain", rows("pretrain", {"steps": 92}), **MADE)
+    study = load("study.yaml")
+    for run in study.runs.values():
+        put(study, run, "pretrain", rows("pretrain", {"steps": 92}), **MADE)
         lines = [{"step": t, "loss": 9 / t, "info_nce": 8 / t, "lr": 0.1, "images_per_s": 9.0} for t in (10, 20)]
         log = lines if run.config.target else []
-        (told.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
+        (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
         value = MAP[run.config.seed]
         linear = rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": value / 2})
-        put(told, run, "linear", linear, notes=NOTES, **MADE)
-        if run.id in told.transfer_runs["detection"]:
+        put(study, run, "linear", linear, notes=NOTES, **MADE)
+        if run.id in study.transfer_runs["detection"]:
             dense = {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}
-            put(told, run, "detection", rows("detection", dense), **MADE)
-    return told
+            put(study, run, "detection", rows("detection", dense), **MADE)
+    return study
 
 
-def tables(told):
-    collect(told)
-    write_tables(told, PAPER)
+def tables(study):
+    collect(study)
+    write_tables(study, PAPER)
     return {
-        name: pd.read_csv(told.out / "tables" / f"{name}.tsv", sep="\t", keep_default_na=False).set_index(axis)
-        for name, axis in {outputs.stem(a): a for a in told.axes()}.items()
+        name: pd.read_csv(study.out / "tables" / f"{name}.tsv", sep="\t", keep_default_na=False).set_index(axis)
+        for name, axis in {outputs.stem(a): a for a in study.axes()}.items()
     }
 
 
-def diverge(told, run):
+def diverge(study, run):
     for stage in ("pretrain", "linear", "detection"):
-        told.result(run.id, stage).unlink(missing_ok=True)
-    (told.out / "runs" / run.id / "log.jsonl").unlink()
-    state = told.out / "runs" / run.id / "state"
+        study.result(run.id, stage).unlink(missing_ok=True)
+    (study.out / "runs" / run.id / "log.jsonl").unlink()
+    state = study.out / "runs" / run.id / "state"
     state.mkdir()
     (state / "failed.json").write_text(json.dumps({"reason": "step 7: the loss is not finite\t(loss = nan)"}))
 
 
-def test_means_and_spreads(told):
-    main = tables(told)["main"]
+def test_means_and_spreads(study):
+    main = tables(study)["main"]
     assert float(main.loc["mls", "linear_mAP_mean"]) == 43
     assert float(main.loc["mls", "linear_mAP_std"]) == pytest.approx(math.sqrt(13), abs=1e-6)
     assert main.loc["mls", "linear_mAP_n"] == 3
@@ -114,63 +114,102 @@ def test_means_and_spreads(told):
     assert float(main.loc["mls", "pretrain_minutes_mean"]) == 1.5
     assert main.loc["mls", "detection_AP_bbox_n"] == main.loc["mls", "detection_AP_bbox_n_expected"] == 1
     assert main.loc["mls", "detection_AP_bbox_std"] == "NA"
-    line = next(x for x in (told.out / "tables/main.md").read_text().splitlines() if x.startswith("| mls"))
+    line = next(x for x in (study.out / "tables/main.md").read_text().splitlines() if x.startswith("| mls"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == "43.00 ± 3.61"
     assert "20.00 (n = 1)" in cells
 
 
-def test_without_transfers_nothing_is_beside_the_papers_scores(told):
+def test_without_transfers_nothing_is_beside_the_papers_scores(study):
     Path("study.yaml").write_text(yaml.safe_dump(STUDY | {"transfers": {}}))
-    unjudged = study.load("study.yaml")
-    main = tables(unjudged)["main"]
+    without = load("study.yaml")
+    main = tables(without)["main"]
     assert float(main.loc["mls", "pretrain_minutes_mean"]) == 1.5
     assert not [column for column in main if "paper" in column]
-    assert "Transfer: none." in (unjudged.out / "tables" / "main.md").read_text()
+    assert "Transfer: none." in (without.out / "tables" / "main.md").read_text()
 
 
-def test_every_row_names_its_origin(told):
-    collect(told)
-    metrics = aggregate.read_metrics(told)
-    assert len(metrics) == 15 * 3 + 3 * 3
+def test_every_row_names_its_origin(study):
+    collect(study)
+    metrics = aggregate.read_metrics(study)
+    assert len(metrics) == 15 * 6 + 3 * 3
     assert set(metrics["status"]) == {"ok"}
     assert set(metrics["commit"]) == {"12e4"}
-    assert set(metrics["digest"]) == {run.digest for run in told.runs.values()}
+    assert set(metrics["digest"]) == {run.digest for run in study.runs.values()}
     pretrained = metrics["protocol"] == "pretrain"
-    assert set(metrics[pretrained]["images"]) == {told.data.images_id}
-    assert set(metrics[~pretrained]["data"]) == {told.transfers["linear"].data.data_id}
+    assert set(metrics[pretrained]["images"]) == {study.data.images_id}
+    assert set(metrics[~pretrained]["data"]) == {study.transfers["linear"].data.data_id}
     assert metrics[~pretrained]["images"].isna().all()
     assert metrics[pretrained]["data"].isna().all()
     assert metrics["other_code"].isna().all()
-    runs = pd.read_csv(told.out / "runs.tsv", sep="\t")
-    assert len(runs) == len(told.cells)
+    runs = pd.read_csv(study.out / "runs.tsv", sep="\t")
+    assert len(runs) == len(study.cells)
     assert set(runs["status"]) == {"ok"}
     assert runs["other_code"].isna().all()
 
 
-def test_what_has_changed_in_the_code_since_is_said(told):
-    run = find(told, "mls", 0, k=1)
-    code = json.loads(told.result(run.id, "linear").read_text())["header"]["code"]
+def test_numbers_of_the_header_are_rows_too(study):
+    run = find(study, "mls", 2, k=1)
+    put(study, run, "pretrain", rows("pretrain", {"steps": 92}), **MADE | {"wall_s": 75.0})
+    collect(study)
+    own = aggregate.read_metrics(study).query("run == @run.id").set_index(["protocol", "metric"])["value"]
+    assert own.to_dict() == {
+        ("pretrain", "steps"): 92,
+        ("pretrain", "minutes"): 1.25,
+        ("linear", "mAP"): 47,
+        ("linear", "train_images"): 1000,
+        ("linear_10pct", "mAP"): 23.5,
+        ("linear_10pct", "train_images"): 100,
+    }
+
+
+def test_label_savings_come_from_metrics_alone(study):
+    for seed, value in ((0, 20.0), (1, 21.0), (2, 23.5)):  # what the others reach with a tenth of the labels
+        run = find(study, "random", seed)
+        put(study, run, "linear", rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": 5.0}), notes=NOTES)
+    collect(study)
+    for path in study.out.glob("runs/*/*.json"):
+        path.unlink()
+    write_tables(study, PAPER)
+    text = (study.out / "tables" / "label_savings.md").read_text()
+    assert "mls: with pretraining, at most 100 ± 0 labelled images give the mAP that all 1000 give" in text
+
+
+def test_scores_without_groups_of_images_are_kept_for_their_spread(study):
+    run = find(study, "mls", 0, k=1)
+    linear = rows("linear", {"mAP": 1.0}) + rows("linear_10pct", {"mAP": 2.0})
+    linear[0]["jackknife"] = [1.5, 0.25]
+    put(study, run, "linear", linear)
+    collect(study)
+    about = {"run": run.id, "method": "mls", "seed": 0, "digest": run.digest, "protocol": "linear", "metric": "mAP"}
+    found = pd.read_csv(study.out / "image_groups.tsv", sep="\t", dtype={"digest": str})
+    assert found.to_dict("records") == [about | {"group": 0, "value": 1.5}, about | {"group": 1, "value": 0.25}]
+    assert list(aggregate.read_metrics(study).columns) == outputs.METRICS
+
+
+def test_what_has_changed_in_the_code_since_is_said(study):
+    run = find(study, "mls", 0, k=1)
+    code = json.loads(study.result(run.id, "linear").read_text())["header"]["code"]
     code |= {"mlssl/seeds.py": "0" * 12, "mlssl/gone.py": "0" * 12}
-    put(told, run, "linear", rows("linear", {"mAP": 1.0}) + rows("linear_10pct", {"mAP": 1.0}), code=code)
-    collect(told)
-    metrics = aggregate.read_metrics(told).query("run == @run.id").set_index("protocol")
+    put(study, run, "linear", rows("linear", {"mAP": 1.0}) + rows("linear_10pct", {"mAP": 1.0}), code=code)
+    collect(study)
+    metrics = aggregate.read_metrics(study).query("run == @run.id").groupby("protocol").first()
     assert metrics.loc["linear", "other_code"] == "mlssl/gone.py mlssl/seeds.py"
     assert pd.isna(metrics.loc["pretrain", "other_code"])
-    told_of = pd.read_csv(told.out / "runs.tsv", sep="\t").set_index("run")["other_code"].dropna()
-    assert told_of.to_dict() == {run.id: "linear: mlssl/gone.py mlssl/seeds.py"}
+    changed = pd.read_csv(study.out / "runs.tsv", sep="\t").set_index("run")["other_code"].dropna()
+    assert changed.to_dict() == {run.id: "linear: mlssl/gone.py mlssl/seeds.py"}
 
 
-def test_missing_and_failed_show_as_such(told):
-    told.result(find(told, "moco_v2", 1).id, "linear").unlink()
+def test_missing_and_failed_show_as_such(study):
+    study.result(find(study, "moco_v2", 1).id, "linear").unlink()
     for seed in (0, 1, 2):
-        diverge(told, find(told, "mls", seed, k=1))
-    diverge(told, find(told, "mls", 0, k=5, dictionary_size=4096))
-    found = tables(told)
-    metrics = (told.out / "metrics.tsv").read_text()
+        diverge(study, find(study, "mls", seed, k=1))
+    diverge(study, find(study, "mls", 0, k=5, dictionary_size=4096))
+    found = tables(study)
+    metrics = (study.out / "metrics.tsv").read_text()
     assert "failed: step 7: the loss is not finite (loss = nan)" in metrics
     assert "\t\t" not in metrics
-    absent = aggregate.read_metrics(told).query("metric == '-'")
+    absent = aggregate.read_metrics(study).query("metric == '-'")
     assert len(absent) == 2 + 4 * 3 + 1
     assert absent["value"].isna().all()
 
@@ -182,68 +221,68 @@ def test_missing_and_failed_show_as_such(told):
     assert found["k"].loc[1, "linear_mAP_mean"] == "NA"
     text = "failed: step 7: the loss is not finite (3 of 3 seeds)"
     assert found["k"].loc[1, "linear_mAP_status"] == text
-    assert f"| {text} " in (told.out / "tables" / "k.md").read_text()
-    assert "43.50 ± 4.95 (n = 2); missing (1 of 3 seeds)" in (told.out / "tables" / "main.md").read_text()
-    runs = pd.read_csv(told.out / "runs.tsv", sep="\t")
+    assert f"| {text} " in (study.out / "tables" / "k.md").read_text()
+    assert "43.50 ± 4.95 (n = 2); missing (1 of 3 seeds)" in (study.out / "tables" / "main.md").read_text()
+    runs = pd.read_csv(study.out / "runs.tsv", sep="\t")
     assert "missing: linear, linear_10pct" in set(runs["status"])
-    write_figures(told)
+    write_figures(study)
 
 
 def test_metrics_of_another_version_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
-    told = study.load("study.yaml")
-    (told.out / "runs").mkdir(parents=True)
-    (told.out / "metrics.tsv").write_text("run\tmethod\tseed\tvalue\n")
+    study = load("study.yaml")
+    (study.out / "runs").mkdir(parents=True)
+    (study.out / "metrics.tsv").write_text("run\tmethod\tseed\tvalue\n")
     with pytest.raises(ConfigError, match=r"metrics\.tsv: has no column .*another version; run `mlssl collect"):
-        write_figures(told)
+        write_figures(study)
 
 
 def test_nothing_there_at_all(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
-    told = study.load("study.yaml")
+    study = load("study.yaml")
     with pytest.raises(ConfigError, match="collect"):
-        write_figures(told)
-    assert set(tables(told)["main"]["linear_mAP_status"]) == {"missing (3 of 3 seeds)"}
-    write_figures(told)
-    assert all(path.exists() for path in outputs.figure_files(told))
+        write_figures(study)
+    assert set(tables(study)["main"]["linear_mAP_status"]) == {"missing (3 of 3 seeds)"}
+    write_figures(study)
+    assert all(path.exists() for path in outputs.figure_files(study))
 
 
-def test_only_the_studys_own_results_are_gathered(told):
-    run = find(told, "mls", 0, k=1)
-    path = told.result(run.id, "linear")
+def test_only_the_studys_own_results_are_gathered(study):
+    run = find(study, "mls", 0, k=1)
+    path = study.result(run.id, "linear")
     path.with_name("linear-12345678.json").write_text(path.read_text())  # of other settings
     other = path.parent.with_name("another-12345678-s0") / path.name
     other.parent.mkdir()
     other.write_text("{")
-    collect(told)
-    assert len(aggregate.read_metrics(told)) == 15 * 3 + 3 * 3
+    collect(study)
+    assert len(aggregate.read_metrics(study)) == 15 * 6 + 3 * 3
 
 
 @pytest.mark.parametrize(("stage", "key"), [("pretrain", "images"), ("linear", "all")])
-def test_results_on_different_data_are_not_put_together(told, stage, key):
-    run, first = find(told, "mls", 0, k=1), told.result(next(iter(told.runs)), stage)
-    other = {"images": told.data.images_id, "all": told.data.data_id, key: "another"}
-    path = put(told, run, stage, rows(stage, {"mAP": 1.0}), data=other)
+def test_results_on_different_data_are_not_put_together(study, stage, key):
+    run, first = find(study, "mls", 0, k=1), study.result(next(iter(study.runs)), stage)
+    other = {"images": study.data.images_id, "all": study.data.data_id, key: "another"}
+    path = put(study, run, stage, rows(stage, {"mAP": 1.0}), data=other)
     with pytest.raises(ConfigError, match="different data") as refused:
-        collect(told)
+        collect(study)
     assert str(path) in str(refused.value)
     assert str(first) in str(refused.value)
 
 
 @pytest.mark.parametrize("key", ["digest", "config_digest", "seed"])
-def test_a_result_of_another_configuration_is_refused(told, key):
+def test_a_result_of_another_configuration_is_refused(study, key):
     wrong = 7 if key == "seed" else "0" * 12
-    path = put(told, find(told, "mls", 0, k=1), "linear", rows("linear", {"mAP": 1.0}), **{key: wrong})
+    path = put(study, find(study, "mls", 0, k=1), "linear", rows("linear", {"mAP": 1.0}), **{key: wrong})
     with pytest.raises(ConfigError, match=key) as error:
-        collect(told)
+        collect(study)
     assert str(path) in str(error.value)
     assert "study.yaml" in str(error.value)
 
 
-def test_published_numbers_stand_beside_ours(told):
-    found = {name: frame.astype(str) for name, frame in tables(told).items()}
+def test_published_numbers_stand_beside_ours(study):
+    found = {name: frame.astype(str) for name, frame in tables(study).items()}
 
     def paper(name, level, metric="AP_bbox"):
         column = next(c for c in found[name] if c.startswith(f"paper {metric}"))
@@ -253,35 +292,35 @@ def test_published_numbers_stand_beside_ours(told):
     assert (paper("k", 1), paper("k", 5, "AP_segm")) == ("39.7", "36.1")
     assert (paper("loss", "infonce"), paper("loss", "infonce+bce")) == ("38.8", "40.1")
     assert set(found["dictionary_size"]["paper"]) == {"curve only (figure 5a)"}
-    assert "another budget" in (told.out / "tables" / "main.md").read_text()
+    assert "another budget" in (study.out / "tables" / "main.md").read_text()
 
 
-def test_captions_state_dataset_budget_and_seeds(told):
-    tables(told)
-    for path in outputs.table_files(told):
+def test_captions_state_dataset_budget_and_seeds(study):
+    tables(study)
+    for path in outputs.table_files(study):
         if path.suffix != ".tsv":
             first = path.read_text().splitlines()[0]
             assert "Drawn scenes" in first
             assert "resnet10t backbone, 32 px crops, 2 epochs of 3,000 images, batch 64" in first
             assert "seeds 0, 1, 2 (detection: 0)" in first
             assert "cpu, 2 threads" in first
-    text = (told.out / "tables" / "main.tex").read_text()
+    text = (study.out / "tables" / "main.tex").read_text()
     assert r"moco\_v2 & 43.00 $\pm$ 3.61" in text
     assert r"100 \% of the analysis" in text
     assert escape("a_b & 5 %") == r"a\_b \& 5 \%"
 
 
-def test_all_that_is_named_is_written_and_the_same_again(told):
-    tables(told)
-    write_figures(told)
-    files = outputs.table_files(told) + outputs.figure_files(told)
-    assert set(files) == {p for folder in ("tables", "figures") for p in (told.out / folder).iterdir()}
-    assert {p.stem for p in outputs.figure_files(told)} == {
+def test_all_that_is_named_is_written_and_the_same_again(study):
+    tables(study)
+    write_figures(study)
+    files = outputs.table_files(study) + outputs.figure_files(study)
+    assert set(files) == {p for folder in ("tables", "figures") for p in (study.out / folder).iterdir()}
+    assert {p.stem for p in outputs.figure_files(study)} == {
         *("main", "k", "dictionary_size", "loss", "labels", "training_curves")
     }
     before = {path: path.read_bytes() for path in files}
-    tables(told)
-    write_figures(told)
+    tables(study)
+    write_figures(study)
     for path in files:
         assert path.read_bytes() == before[path], path
         if path.suffix == ".png":

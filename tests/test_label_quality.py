@@ -1,4 +1,4 @@
-"""Pseudo-labels judged by annotations: every number against a slow loop, and the files around it."""
+"""Pseudo-labels evaluated with annotations: every number against a slow loop, and the files around it."""
 
 import json
 import re
@@ -13,16 +13,18 @@ from support.results import put
 from tiny_coco import write_coco
 
 from mlssl import results
+from mlssl.analysis.aggregate import read_metrics
+from mlssl.analysis.collect import collect
 from mlssl.analysis.outputs import label_axes
 from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
 from mlssl.errors import DataError
 from mlssl.figures import labels as label_figures
 from mlssl.figures.labels import label_quality as label_quality_figure
-from mlssl.study import expand as study
+from mlssl.study.expand import load
 from mlssl.study.settings import Data, PseudoLabels
-from mlssl.transfer.crop_categories import read_objects, shown
-from mlssl.transfer.pseudo_labels import evaluate, judge
+from mlssl.transfer.crop_categories import categories_shown, read_objects
+from mlssl.transfer.pseudo_labels import evaluate, label_quality
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_a_crop_shows_what_lies_in_it(data, visible):
     rng = np.random.default_rng(0)
     image, box = crops(rng, (40, 5))
     image[0, 0] = -1
-    found = shown(read_objects(split, data / "store"), image, box, visible)
+    found = categories_shown(read_objects(split, data / "store"), image, box, visible)
     for at in np.ndindex(image.shape):
         expected = slow_shown(split, image[at], box[at], visible)
         assert set(np.flatnonzero(found[at])) == expected, at
@@ -72,10 +74,10 @@ def test_a_crop_shows_what_lies_in_it(data, visible):
     assert not found.all()
 
 
-def test_judge_agrees_with_counting_pairs():
+def test_label_quality_agrees_with_counting_pairs():
     rng = np.random.default_rng(1)
     query, entries = rng.random((7, 4)) < 0.4, rng.random((7, 5, 4)) < 0.4
-    query[0] = False  # tells nothing
+    query[0] = False  # shows no category
     positive, own, sample = rng.random((7, 5)) < 0.6, rng.random((7, 5)) < 0.2, rng.random((6, 4)) < 0.4
     pairs = [(b, k) for b in range(7) for k in range(5) if query[b].any() and positive[b, k]]
     common = {(b, k): {*np.flatnonzero(query[b])} & {*np.flatnonzero(entries[b, k])} for b, k in pairs}
@@ -93,16 +95,18 @@ def test_judge_agrees_with_counting_pairs():
         "own_image": 100 * np.mean([own[pair] for pair in pairs]),
         "positives": len(pairs) / seen,
     }
-    told = judge(query, entries, positive, own, sample, filled=60)
-    assert {name: value for name, (value, _) in told.items()} == pytest.approx(expected)
-    assert told["shared"][1] == len(pairs)
-    assert told["positives"][1] == seen
+    found = label_quality(query, entries, positive, own, sample, filled=60)
+    assert {name: value for name, (value, _) in found.items()} == pytest.approx(expected)
+    assert found["shared"][1] == len(pairs)
+    assert found["positives"][1] == seen
 
 
 def test_what_nothing_defines_is_none():
     nothing = np.zeros((2, 3), dtype=bool)
-    told = judge(nothing, np.zeros((2, 4, 3), bool), np.ones((2, 4), bool), np.zeros((2, 4), bool), nothing, 10)
-    assert {value for value, _ in told.values()} == {None}
+    found = label_quality(
+        nothing, np.zeros((2, 4, 3), bool), np.ones((2, 4), bool), np.zeros((2, 4), bool), nothing, 10
+    )
+    assert {value for value, _ in found.values()} == {None}
 
 
 def write_records(path, **changes):
@@ -118,8 +122,8 @@ def write_records(path, **changes):
 
 
 def test_a_row_is_the_last_quarter_and_the_series_is_all(data, tmp_path):
-    told = PseudoLabels(Data(str(data)), visible=0.1)
-    rows, notes = evaluate(write_records(tmp_path / "r.npz"), data / "store", told)
+    config = PseudoLabels(Data(str(data)), visible=0.1)
+    rows, notes = evaluate(write_records(tmp_path / "r.npz"), data / "store", config)
     series = notes["series"]
     assert series["step"] == [1, 2, 3, 4]
     assert series["epoch"] == [0.5, 1, 1.5, 2]  # 12 images, batches of 6
@@ -141,24 +145,24 @@ def test_records_that_do_not_fit_are_refused(data, tmp_path, changes, word):
 
 
 def test_files_that_are_not_there_or_broken_are_named(data, tmp_path):
-    told = PseudoLabels(Data(str(data)))
+    config = PseudoLabels(Data(str(data)))
     with pytest.raises(DataError, match=r"no\.npz: no such file"):
-        evaluate(tmp_path / "no.npz", data / "store", told)
+        evaluate(tmp_path / "no.npz", data / "store", config)
     (tmp_path / "bad.npz").write_bytes(b"PK no zip")
     with pytest.raises(DataError, match=r"bad\.npz"):
-        evaluate(tmp_path / "bad.npz", data / "store", told)
+        evaluate(tmp_path / "bad.npz", data / "store", config)
     with pytest.raises(DataError, match="not an image store"):
-        evaluate(write_records(tmp_path / "r.npz"), tmp_path, told)
+        evaluate(write_records(tmp_path / "r.npz"), tmp_path, config)
 
 
 def test_the_verb_writes_a_whole_result_once_and_without_torch(data, tmp_path):
     write_records(tmp_path / "pseudo_labels.npz")
     run = {"run": "mls-x-s0", "method": "mls", "target": "mlssl.method.mls.MLS", "seed": 0, "digest": "0" * 12}
     run |= {"backbone": "test_resnet"}
-    (tmp_path / "told.yaml").write_text(f"data: {{root: {data}}}\nvisible: 0.3\n")
+    (tmp_path / "config.yaml").write_text(f"data: {{root: {data}}}\nvisible: 0.3\n")
     out = tmp_path / "pseudo_labels.json"
     command = [sys.executable, "-X", "importtime", "-m", "mlssl", "pseudo-labels", "--run-name", tmp_path]
-    command += ["--store", data / "store", "--config", tmp_path / "told.yaml", "--out", out]
+    command += ["--store", data / "store", "--config", tmp_path / "config.yaml", "--out", out]
     no_run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert no_run.returncode == 1
     assert f"{tmp_path}/pretrain.json: no such file; give a finished pretraining" in no_run.stderr
@@ -177,8 +181,8 @@ def test_the_verb_writes_a_whole_result_once_and_without_torch(data, tmp_path):
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """A study of two k, with the pseudo-labels of both judged."""
+def study(tmp_path, monkeypatch):
+    """A study of two k, with the pseudo-labels of both evaluated."""
     monkeypatch.chdir(tmp_path)
     values = {
         "name": "tiny",
@@ -192,21 +196,27 @@ def told(tmp_path, monkeypatch):
         "transfers": {"pseudo_labels": {}},
     }
     Path("study.yaml").write_text(yaml.safe_dump(values))
-    told = study.load("study.yaml")
-    for run, shared in zip(label_axes(told)["k"].values(), (40.0, 60.0), strict=True):
-        series = {"epoch": [1, 2, 3], "pairs": [9, 10, 50], "shared": [99.0, shared, 50.0]}
+    study = load("study.yaml")
+    for run, shared in zip(label_axes(study)["k"].values(), (40.0, 60.0), strict=True):
+        series = {"step": [5, 10, 15], "epoch": [1, 2, 3], "pairs": [9, 10, 50], "shared": [99.0, shared, 50.0]}
         series["chance"] = [30.0, shared / 2, 30.0]
-        put(told, told.runs[run[0]], "pseudo_labels", [], notes={"series": series})
-    return told
+        put(study, study.runs[run[0]], "pseudo_labels", [], notes={"series": series})
+    return study
+
+
+def figure_of(study):
+    """The figure as a user gets it: from metrics.tsv."""
+    collect(study)
+    return label_quality_figure(study, read_metrics(study))
 
 
 def lines(figure, style):
     return [line for line in figure.axes[0].lines if line.get_linestyle() == style]
 
 
-def test_the_figure_draws_a_line_per_level_and_its_chance(told):
-    assert list(label_axes(told)) == ["k"]
-    figure = label_quality_figure(told)
+def test_the_figure_draws_a_line_per_level_and_its_chance(study):
+    assert list(label_axes(study)) == ["k"]
+    figure = figure_of(study)
     means = [line.get_ydata() for line in lines(figure, "-") if line.get_linewidth() > 1]
     # Nine labels are too few to tell a share.
     np.testing.assert_array_equal(means, [[np.nan, 40, 50], [np.nan, 60, 50]])
@@ -215,10 +225,27 @@ def test_the_figure_draws_a_line_per_level_and_its_chance(told):
     assert "Not available" not in figure.get_suptitle()
 
 
-def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(told, monkeypatch):
-    monkeypatch.setattr(label_figures, "ALIKE", 10.0)
-    (grey,) = lines(label_quality_figure(told), "--")
+def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(study, monkeypatch):
+    monkeypatch.setattr(label_figures, "SAME_CHANCE", 10.0)
+    (grey,) = lines(figure_of(study), "--")
     assert grey.get_color() == "0.5"
     np.testing.assert_array_equal(grey.get_ydata(), [30, 25, 30])
-    told.result(label_axes(told)["k"]["5"][0], "pseudo_labels").unlink()
-    assert "k = 5: 1 of 1 seeds" in label_quality_figure(told).get_suptitle()
+    study.result(label_axes(study)["k"]["5"][0], "pseudo_labels").unlink()
+    assert "k = 5: 1 of 1 seeds" in figure_of(study).get_suptitle()
+
+
+def test_an_undefined_share_has_no_row_and_is_not_drawn(study):
+    run = label_axes(study)["k"]["1"][0]
+    series = {"step": [5, 10], "epoch": [1, 2], "pairs": [0, 50], "shared": [None, 40.0], "chance": [30.0, None]}
+    put(study, study.runs[run], "pseudo_labels", [], notes={"series": series})
+    collect(study)
+    metrics = read_metrics(study)
+    own = metrics[(metrics.run == run) & metrics.protocol.str.startswith("pseudo_labels_step_")]
+    assert own[["protocol", "metric", "value"]].values.tolist() == [
+        ["pseudo_labels_step_5", "epoch", 1],
+        ["pseudo_labels_step_5", "chance", 30],
+        ["pseudo_labels_step_10", "epoch", 2],
+        ["pseudo_labels_step_10", "shared", 40],
+    ]
+    mean = next(line for line in lines(label_quality_figure(study, metrics), "-") if line.get_linewidth() > 1)
+    np.testing.assert_array_equal(mean.get_ydata(), [np.nan, 40])

@@ -14,8 +14,8 @@ from support.results import put
 from mlssl.analysis import outputs
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
-from mlssl.study import expand as study
 from mlssl.study import settings
+from mlssl.study.expand import load
 from mlssl.study.methods import constructor
 from mlssl.tables.paper import PROTOCOLS, paper_tables
 from mlssl.tables.write import paper_columns, read_paper, write_tables
@@ -46,35 +46,35 @@ def rows(stage, scores):
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
-    told = study.load("study.yaml")
-    for run in told.runs.values():
-        put(told, run, "pretrain", rows("pretrain", {"steps": 1500}))
+    study = load("study.yaml")
+    for run in study.runs.values():
+        put(study, run, "pretrain", rows("pretrain", {"steps": 1500}))
         value = AP.get((run.config.method, run.config.seed))
         if value is not None:
-            put(told, run, "detection", rows("detection", {"AP_bbox": value, "AP_segm": value}))
-    collect(told)
-    write_tables(told, PUBLISHED)
-    return told
+            put(study, run, "detection", rows("detection", {"AP_bbox": value, "AP_segm": value}))
+    collect(study)
+    write_tables(study, PUBLISHED)
+    return study
 
 
-def tidy(told, name):
-    return pd.read_csv(told.out / "tables" / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
+def tidy(study, name):
+    return pd.read_csv(study.out / "tables" / f"{name}.tsv", sep="\t", dtype=str, keep_default_na=False)
 
 
-def printed(told, name):
+def printed(study, name):
     """Rows of the Markdown table: first cells joined -> column -> cell."""
-    lines = [x for x in (told.out / "tables" / f"{name}.md").read_text().splitlines() if x.startswith("|")]
+    lines = [x for x in (study.out / "tables" / f"{name}.md").read_text().splitlines() if x.startswith("|")]
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_every_published_number_has_its_row(told):
+def test_every_published_number_has_its_row(study):
     paper = pd.read_csv(PUBLISHED / "mls_iccv2023.csv", dtype=str, keep_default_na=False)
     for name in outputs.PAPER_TABLES:
-        rows = tidy(told, name)
+        rows = tidy(study, name)
         wanted = paper[paper["table"] == name.removeprefix("paper_")]
         assert len(wanted) == len(rows) > 0
         assert rows["published"].tolist() == wanted["value"].tolist()
@@ -82,8 +82,8 @@ def test_every_published_number_has_its_row(told):
         assert not (rows == "").any(axis=None)
 
 
-def test_measured_values_stand_beside_the_published_ones(told):
-    rows = tidy(told, "paper_table1").set_index(["method", "pretrain_epochs", "metric"])
+def test_measured_values_stand_beside_the_published_ones(study):
+    rows = tidy(study, "paper_table1").set_index(["method", "pretrain_epochs", "metric"])
     for epochs, published in (("400", "40.1"), ("800", "40.5")):
         row = rows.loc[("mls", epochs, "AP_bbox")]
         assert (row["published"], row["measured_n"], row["status"]) == (published, "2", "ok")
@@ -97,8 +97,8 @@ def test_measured_values_stand_beside_the_published_ones(told):
     assert rows.loc[("byol", "800", "AP_bbox"), "status"] == "no run"
 
 
-def test_the_study_has_rows_of_its_own_below(told):
-    rows = printed(told, "paper_table1")
+def test_the_study_has_rows_of_its_own_below(study):
+    rows = printed(study, "paper_table1")
     published, own = rows[:12], rows[12:]
     assert not [row for row in published if "this study" in row["method"]]
     assert all("this study" in row["method"] for row in own)
@@ -115,25 +115,25 @@ def test_the_study_has_rows_of_its_own_below(told):
     assert next(row for row in published if row["method"] == "self_emd")["AP_segm"] == "–"
 
 
-def test_no_cell_is_blank_or_zero_without_a_run(told):
+def test_no_cell_is_blank_or_zero_without_a_run(study):
     for name in outputs.PAPER_TABLES[1:]:
-        rows = printed(told, name)
+        rows = printed(study, name)
         assert all(cell for row in rows for cell in row.values())
-        metrics = [m for m in rows[0] if m in set(tidy(told, name)["metric"])]
+        metrics = [m for m in rows[0] if m in set(tidy(study, name)["metric"])]
         own = [row for row in rows if "this study" in row["method"]]
         assert {row[m] for row in own for m in metrics} == {"no run"}
-        assert set(tidy(told, name)["status"]) == {"no run"}
-        assert set(tidy(told, name)["measured_mean"]) == {"NA"}
+        assert set(tidy(study, name)["status"]) == {"no run"}
+        assert set(tidy(study, name)["measured_mean"]) == {"NA"}
 
 
-def test_captions_tell_the_other_budget(told):
+def test_captions_tell_the_other_budget(study):
     for name in outputs.PAPER_TABLES:
-        first = (told.out / "tables" / f"{name}.md").read_text().splitlines()[0]
+        first = (study.out / "tables" / f"{name}.md").read_text().splitlines()[0]
         assert "another budget" in first
         assert "Drawn scenes" in first
         assert "1,500 steps over 100 images" in first
-    assert "detection 10 iterations" in (told.out / "tables" / "paper_table1.md").read_text()
-    assert "none of this kind" in (told.out / "tables" / "paper_table5.md").read_text()
+    assert "detection 10 iterations" in (study.out / "tables" / "paper_table1.md").read_text()
+    assert "none of this kind" in (study.out / "tables" / "paper_table5.md").read_text()
 
 
 def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
@@ -143,10 +143,12 @@ def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
     assert {p for p in PROTOCOLS.values() if p} <= set(settings.TRANSFERS)
 
 
-def test_another_protocol_fills_another_table(told, monkeypatch):
+def test_another_protocol_fills_another_table(study, monkeypatch):
     """A benchmark the suite gets later is one entry in PROTOCOLS; the untrained backbone then says so."""
     monkeypatch.setitem(PROTOCOLS, ("coco_instances", "mask_rcnn_r50_c4"), "detection")
-    rows = paper_tables(told, read_metrics(told), read_paper(PUBLISHED))["paper_table2"].printed.set_index("method")
+    rows = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table2"].printed.set_index(
+        "method"
+    )
     assert rows.loc["mls, this study", "AP_bbox"] == "12.00 ± 2.83"
     assert rows.loc["random, this study", ["pretrain_data", "pretrain_epochs"]].tolist() == ["none", "0"]
 
@@ -193,7 +195,7 @@ def in_code(target, setting, demo):
 
 @pytest.mark.parametrize(("target", "setting", "default", "demo_value"), list(document_rows()))
 def test_the_document_tells_our_values(target, setting, default, demo_value):
-    ours, demo = map(plain_value, in_code(target, setting, study.load(ROOT / "config" / "demo.yaml")))
+    ours, demo = map(plain_value, in_code(target, setting, load(ROOT / "config" / "demo.yaml")))
     assert default == ours, f"{DOCUMENT.name}: our default of {setting} is {ours!r}, it says {default!r}"
     assert demo_value == demo, f"{DOCUMENT.name}: {setting} is {demo!r} in config/demo.yaml, it says {demo_value!r}"
 
@@ -207,7 +209,7 @@ def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
     assert len(rows) == len(set(rows))
     targets = {target for target, _ in rows if target}
     assert targets == {
-        run.config.target for run in study.load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
+        run.config.target for run in load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
     }
     for target in targets:
         assert {s for t, s in rows if t == target} == set(constructor(target).types)

@@ -313,7 +313,7 @@ def test_segmentation_trains_every_layer_and_the_batch_norm_statistics(backbone_
 
 def test_segmentation_names_the_iteration_of_a_loss_that_is_not_finite(backbone_file, data):
     config = segmentation_config(data, iterations=20, lr=1e12)
-    with pytest.raises(FloatingPointError, match=r"at iteration \d+; lower segmentation.lr"):
+    with pytest.raises(FloatingPointError, match=r"at iteration \d+ \(cross_entropy nan\); lower segmentation.lr"):
         segmentation.evaluate(backbone_file, config, seed=0, device=CPU, progress=False)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlssl.analysis.outputs import METRICS, MINUTES, Score, headline
+from mlssl.analysis.outputs import METRICS, Score, headline
 from mlssl.errors import ConfigError
 from mlssl.study.expand import Study
 
@@ -113,8 +113,6 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
     if len(bad):
         # runs.tsv also has the losses in parentheses; they do not fit into a table cell.
         return bad["status"].iloc[0].split(" (")[0]
-    if score == MINUTES:
-        return rows["wall_s"].iloc[0] / 60
     value = rows.loc[rows["metric"] == score.metric, "value"]
     return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"
 

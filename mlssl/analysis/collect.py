@@ -1,6 +1,7 @@
-"""Gather a study's result files into `metrics.tsv` (one row per run, protocol and metric) and `runs.tsv`.
+"""Gather a study's result files into `metrics.tsv`, `runs.tsv` and `image_groups.tsv`.
 
-A result that the study needs but that is missing has its own row, with the reason in its status.
+Every number of a table or of a figure of scores comes from `metrics.tsv`: one row per run, protocol and metric. A
+result that the study needs but that is missing has its own row, with the reason in its status.
 """
 
 from __future__ import annotations
@@ -11,35 +12,41 @@ from typing import Any
 
 import pandas as pd
 
-from mlssl.analysis.outputs import METRICS, RUNS, expected_protocols
+from mlssl.analysis.outputs import IMAGE_GROUPS, LABEL_RECORD, METRICS, MINUTES, RUNS, expected_protocols
 from mlssl.files import write_text
 from mlssl.study.expand import Run, Study
 from mlssl.study.progress import Progress, Result, refuse_mixed
 
 HEADER = ("config_digest", "commit", "device", "threads", "wall_s", "peak_memory_mb")
-NOTHING = "-"
+NO_METRIC = "-"
 """The metric in the row of a result that is missing."""
 
 
 def collect(study: Study) -> None:
-    """Write `metrics.tsv` and `runs.tsv` under the study's output.
+    """Write `metrics.tsv`, `runs.tsv` and `image_groups.tsv` under the study's output.
 
     A missing result has one row per protocol, with metric `-`, value `NA`, and status `missing` or
     `failed: <reason>`. `images` is the fingerprint of the pretraining images, `data` that of the transfer data;
-    `other_code` lists the source files that changed since the result was made. Raises ConfigError when results of
+    `other_code` lists the source files that changed since the result was made. `image_groups.tsv` has one row per
+    value of a result's `jackknife` (see `results.result`). Raises ConfigError when results of
     one stage were made on different data, or with other settings than the study's.
     """
     progress = Progress(study)
     refuse_mixed(progress.results.values())
-    rows, status, other_code = [], {}, {}
+    rows: list[dict[str, Any]] = []
+    groups: list[dict[str, Any]] = []
+    status, other_code = {}, {}
     for run in study.runs.values():
         found = {stage: r for (name, stage), r in progress.results.items() if name == run.id}
         others = {stage: " ".join(progress.other_code.get((run.id, stage), [])) for stage in found}
-        ok = [row(run, entry, r, others[r.stage]) for r in found.values() for entry in r.content["rows"]]
+        ok = [row(run, entry, r, others[r.stage]) for r in found.values() for entry in rows_of(r)]
+        groups += [
+            group for r in found.values() for entry in r.content["rows"] for group in image_groups(run, entry)
+        ]
         absent = [p for p in expected_protocols(study, run.id) if p not in {r["protocol"] for r in ok}]
         why = "missing" if "pretrain" in found else failure(study, run) or "missing"
-        nothing = {"metric": NOTHING, "value": None, "n": None}
-        rows += ok + [row(run, {"protocol": p, **nothing}, None, None, why) for p in absent]
+        empty = {"metric": NO_METRIC, "value": None, "n": None}
+        rows += ok + [row(run, {"protocol": p, **empty}, None, None, why) for p in absent]
         status[run.id] = "ok" if not absent else f"missing: {', '.join(absent)}" if why == "missing" else why
         other_code[run.id] = "; ".join(f"{stage}: {files}" for stage, files in others.items() if files)
     write_tsv(study.out / "metrics.tsv", rows, METRICS)
@@ -54,6 +61,38 @@ def collect(study: Study) -> None:
         for c in study.cells
     ]
     write_tsv(study.out / "runs.tsv", cells, RUNS)
+    write_tsv(study.out / "image_groups.tsv", groups, IMAGE_GROUPS)
+
+
+def rows_of(result: Result) -> list[dict[str, Any]]:
+    """The rows of a result, and those for the numbers in its header that tables and figures show.
+
+    These are `minutes` of a pretraining; `train_images` of each linear protocol, the number of labelled images;
+    and of each record of pseudo-labels `epoch`, `shared` and `chance`, except where they are undefined.
+    """
+    found = []
+    header, notes = result.header, result.header["notes"]
+    if result.stage == "pretrain":
+        found.append((MINUTES.protocol, MINUTES.metric, header["wall_s"] / 60, None))
+    elif result.stage == "linear":
+        for protocol, facts in notes.get("protocols", {}).items():
+            found.append((protocol, "train_images", facts["train_images"], None))
+    elif result.stage == "pseudo_labels" and "series" in notes:
+        series = notes["series"]
+        columns = (series[key] for key in ("step", "epoch", "shared", "chance", "pairs"))
+        for step, epoch, shared, chance, pairs in zip(*columns, strict=True):
+            protocol = f"{LABEL_RECORD}{step}"
+            found.append((protocol, "epoch", epoch, None))
+            found += [(protocol, "shared", shared, pairs)] if shared is not None else []
+            found += [(protocol, "chance", chance, None)] if chance is not None else []
+    names = ("protocol", "metric", "value", "n")
+    return [*result.content["rows"], *(dict(zip(names, values, strict=True)) for values in found)]
+
+
+def image_groups(run: Run, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of image_groups.tsv for one row of a result; none if it has no `jackknife`."""
+    about = {**_identity(run), "protocol": entry["protocol"], "metric": entry["metric"]}
+    return [{**about, "group": g, "value": value} for g, value in enumerate(entry.get("jackknife", ()))]
 
 
 def failure(study: Study, run: Run) -> str | None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study
+from mlssl.study.settings import Detection, Linear, PseudoLabels, Segmentation
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
 """Columns of metrics.tsv."""
 RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_code"]
 """Columns of runs.tsv."""
+IMAGE_GROUPS = ["run", "method", "seed", "digest", "protocol", "metric", "group", "value"]
+"""Columns of image_groups.tsv."""
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
@@ -35,6 +38,10 @@ class Score:
     metric: str
     title: str
     unit: str
+    digits: int = 2
+    """Decimal places in tables."""
+    is_cost: bool = False
+    """Whether it is a cost instead of a quality: its axis starts at zero."""
 
     @property
     def transfer(self) -> str:
@@ -47,8 +54,8 @@ class Score:
         return f"{self.title}, {self.unit}"
 
 
-MINUTES = Score("pretrain", "minutes", "pretraining", "minutes")
-"""Wall time of a pretraining, from the header of its result."""
+MINUTES = Score("pretrain", "minutes", "pretraining", "minutes", digits=1, is_cost=True)
+"""Wall time of a pretraining."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -61,15 +68,22 @@ LABELS = (
     Score("pseudo_labels", "positives", "labels per query", "number"),
 )
 """Scores of pseudo-labels, over the last quarter of the records of a run."""
+LABEL_RECORD = "pseudo_labels_step_"
+"""Start of the protocol of one record of pseudo-labels; the step follows. Metrics: epoch, shared, chance."""
+
+
+def linear_fractions(study: Study) -> list[float]:
+    """The shares of the labels that linear probes use, largest first; empty without a linear transfer."""
+    linear = study.transfers.get("linear")
+    return sorted(linear.fractions, reverse=True) if isinstance(linear, Linear) else []
 
 
 def linear_scores(study: Study) -> list[Score]:
-    """Linear mAP at each share of the labels, in descending order; empty without a linear transfer."""
-    if "linear" not in study.transfers:
-        return []
-    linear = study.transfers["linear"]
-    shares = sorted(linear.fractions, reverse=True)
-    return [Score(linear.protocol(f), "mAP", f"linear mAP, {100 * f:g} % of labels", "%") for f in shares]
+    """Linear mAP at each of `linear_fractions`."""
+    return [
+        Score(Linear.protocol(f), "mAP", f"linear mAP, {100 * f:g} % of labels", "%")
+        for f in linear_fractions(study)
+    ]
 
 
 def headline(study: Study) -> list[Score]:
@@ -111,30 +125,30 @@ def figure_names(study: Study) -> list[str]:
 
 def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
     """Axis -> level -> runs whose pseudo-labels are evaluated, for axes with at least two such levels."""
-    judged = study.transfer_runs.get("pseudo_labels", ())
+    evaluated = study.transfer_runs.get("pseudo_labels", ())
     found: dict[str, dict[str, list[str]]] = {}
     for cell in study.cells:
-        if cell.run in judged:
+        if cell.run in evaluated:
             found.setdefault(cell.axis, {}).setdefault(cell.level, []).append(cell.run)
     return {axis: levels for axis, levels in found.items() if len(levels) > 1}
 
 
-def pretrained_and_not(study: Study) -> tuple[list[str], str | None]:
+def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
     """The compared methods that are trained, and the first one that is not (or None)."""
     targets = {method: study.runs[run].config.target for method, run in study.compared.items()}
     untrained = next((method for method, target in targets.items() if target is None), None)
     return [method for method, target in targets.items() if target], untrained
 
 
-def savings_told(study: Study) -> bool:
-    """Whether the study can compute how many labels pretraining saves."""
-    pretrained, untrained = pretrained_and_not(study)
+def has_label_savings(study: Study) -> bool:
+    """Whether the study can compute how many labels pretraining saves: it needs an untrained method."""
+    pretrained, untrained = pretrained_and_untrained(study)
     return bool(pretrained and untrained) and len(linear_scores(study)) > 1
 
 
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
-    names = [*table_names(study), *([SAVINGS] if savings_told(study) else []), *PAPER_TABLES]
+    names = [*table_names(study), *([SAVINGS] if has_label_savings(study) else []), *PAPER_TABLES]
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
@@ -173,17 +187,17 @@ def seeds(study: Study) -> str:
     return f"{word} {_list(study.seeds)}" + (f" ({'; '.join(fewer)})" if fewer else "")
 
 
-def transfer_budget(study: Study, used: Collection[str] | None = None) -> str:
+def transfer_budget(study: Study, used: Collection[str | None] | None = None) -> str:
     """The budget of the study's transfers, all or those in `used`, without full stop."""
     parts = []
     for name, t in study.transfers.items():
         if used is not None and name not in used:
             continue
-        if name == "linear":
+        if isinstance(t, Linear):
             parts.append(f"linear probe on frozen features at {t.size} px")
-        elif name == "pseudo_labels":
+        elif isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
-        else:
+        elif isinstance(t, Detection | Segmentation):
             parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
     return "; ".join(parts)
 

@@ -55,7 +55,7 @@ def add(commands: Any) -> None:
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, function, text in (
-        ("collect", collect, "Gather a study's result files into metrics.tsv and runs.tsv."),
+        ("collect", collect, "Gather a study's result files into metrics.tsv, runs.tsv and image_groups.tsv."),
         ("tables", tables, "Write a study's tables (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
         ("figures", figures, "Draw a study's figures (PNG, PDF)."),
     ):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlssl.analysis.outputs import budget
@@ -54,11 +55,11 @@ def training_curves(study: Study) -> Figure:
         figure.legend(handles=handles, loc="outside right center")
     else:
         grid[0, 0].text(0, 0.5, "No run has a log yet.")
-    gone = [f"{m}: log of {sum(not log for _, log in r)} of {len(r)} seeds" for m, r in seeds.items()]
-    gone = [text for text, runs in zip(gone, seeds.values(), strict=True) if not all(log for _, log in runs)]
-    broken = [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
+    without_log = {method: sum(not log for _, log in runs) for method, runs in seeds.items()}
+    missing = [f"{m}: log of {n} of {len(seeds[m])} seeds" for m, n in without_log.items() if n]
+    missing += [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
     notes = f"{budget(study)}. Thin: seeds; thick: their mean; each point is the mean since the previous point"
-    finish(figure, "Training curves", notes, "; ".join(gone + broken))
+    finish(figure, "Training curves", notes, "; ".join(missing))
     return figure
 
 
@@ -66,7 +67,7 @@ def failed(folder: Path) -> bool:
     return (folder / "state" / "failed.json").exists() and not (folder / "pretrain.json").exists()
 
 
-def draw(ax, logs: list[list[dict[str, float]]], part: str, colour: str, label: str) -> None:
+def draw(ax: Axes, logs: list[list[dict[str, float]]], part: str, colour: str, label: str) -> None:
     """Draw seeds as thin lines, and their mean at the steps that all seeds have."""
     series = [{line["step"]: line[part] for line in log if part in line} for log in logs]
     series = [s for s in series if s]

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlssl.analysis.outputs import budget, label_axes
+from mlssl.analysis.outputs import LABEL_RECORD, budget, label_axes
 from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish
 from mlssl.study.expand import Study
 
-Series = dict[str, list[float | None]]
-"""From the notes of a `pseudo_labels` result: metric -> its value at every record."""
 MARKERS = "osD^vP*X"
-FEW = 10
+MIN_LABELS = 10
 """A share of fewer labels than this is not drawn: a strict threshold can leave one or two in a batch."""
-ALIKE = 1.0
+SAME_CHANCE = 1.0
 """Levels whose chance differs by at most this many percentage points share one grey line for it."""
 
 
-def label_quality(study: Study) -> Figure:
+def label_quality(study: Study, metrics: pd.DataFrame) -> Figure:
     """Share of pseudo-labels that have a category in common with their query, over the epochs of training.
 
     Thick lines are means over seeds, thin lines single seeds. Dashed lines are the share for labels drawn at
     random from the dictionary, in grey where it is the same for all levels.
     """
-    axes = label_axes(study)
+    axes, records = label_axes(study), read_records(metrics)
     columns = min(2, len(axes))
     rows = -(-len(axes) // columns)
     size = (WIDTH, 0.9 + 2.4 * rows)
@@ -38,7 +37,7 @@ def label_quality(study: Study) -> Figure:
     for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
         chances = []
         for i, (level, runs) in enumerate(levels.items()):
-            found = [s for run in runs if (s := read_series(study, run))]
+            found = [records[run] for run in runs if run in records]
             if len(found) < len(runs):
                 missing.append(f"{axis} = {level}: {len(runs) - len(found)} of {len(runs)} seeds")
             if found:
@@ -55,10 +54,11 @@ def label_quality(study: Study) -> Figure:
         below = [ax for ax in grid[:, column] if ax.axison][-1]
         below.set_xlabel("epoch")
         below.tick_params(labelbottom=True)
-    figure.supylabel("labels that share a category with their query, %", fontsize=9)
+    figure.supylabel("labels that share a\ncategory with their query, %", fontsize=9)
     notes = (
         f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random, grey where it "
-        f"is the same for all levels. A point is one step's batch; points with fewer than {FEW} labels are omitted"
+        f"is the same for all levels. A point is one step's batch; points with fewer than {MIN_LABELS} labels are "
+        "omitted"
     )
     if grid[0, 0].get_ylim()[0] > 0:
         notes += f". {TRUNCATED}"
@@ -66,21 +66,31 @@ def label_quality(study: Study) -> Figure:
     return figure
 
 
-def read_series(study: Study, run: str) -> Series | None:
-    """The series of a run's result; None if the result is missing."""
-    path = study.result(run, "pseudo_labels")
-    return json.loads(path.read_text())["header"]["notes"]["series"] if path.exists() else None
+def read_records(metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Run -> its records of pseudo-labels, by epoch: `shared` and `chance` in %, and `labels`, their number.
+
+    A share is NaN where it is undefined.
+    """
+    rows = metrics[metrics["protocol"].str.startswith(LABEL_RECORD)]
+    found = {}
+    for run, own in rows.groupby("run", sort=False):
+        table = own.pivot(index="protocol", columns="metric", values="value").reindex(
+            columns=["epoch", "shared", "chance"]
+        )
+        table["labels"] = own[own["metric"] == "shared"].set_index("protocol")["n"]
+        found[str(run)] = table.set_index("epoch")
+    return found
 
 
-def draw(ax: Axes, found: Sequence[Series], level: str, colour: str, marker: str) -> None:
+def draw(ax: Axes, found: Sequence[pd.DataFrame], level: str, colour: str, marker: str) -> None:
     """Draw one level: its seeds and their mean."""
     epoch, shared = common(found, "shared")
-    _, pairs = common(found, "pairs")
-    shared = np.where(pairs < FEW, np.nan, shared)
+    _, labels = common(found, "labels")
+    shared = np.where(labels < MIN_LABELS, np.nan, shared)
     for values in shared:
         ax.plot(epoch, values, color=colour, linewidth=0.5, alpha=0.5)
-    ends = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
-    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=level, **ends)
+    markers: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
+    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=level, **markers)
 
 
 def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]) -> None:
@@ -89,14 +99,13 @@ def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]
     epochs = [epoch for _, epoch, _ in lines]
     if lines and all(epoch == epochs[0] for epoch in epochs):
         values = np.array([chance for _, _, chance in lines])
-        if not np.any(np.ptp(values, axis=0) > ALIKE):
+        if not np.any(np.ptp(values, axis=0) > SAME_CHANCE):
             lines = [("0.5", epochs[0], values.mean(axis=0))]
     for colour, epoch, chance in lines:
         ax.plot(epoch, chance, color=colour, linewidth=0.8, linestyle="--")
 
 
-def common(found: Sequence[Series], metric: str) -> tuple[list[float], np.ndarray]:
+def common(found: Sequence[pd.DataFrame], metric: str) -> tuple[list[float], np.ndarray]:
     """The epochs that all seeds have, and a metric at these epochs, seeds x epochs; NaN where undefined."""
-    by_epoch = [dict(zip(s["epoch"], s[metric], strict=True)) for s in found]
-    epochs = sorted(set.intersection(*map(set, by_epoch)))
-    return epochs, np.array([[t[e] for e in epochs] for t in by_epoch], dtype=float)
+    table = pd.concat([seed[metric] for seed in found], axis=1, join="inner").sort_index()
+    return table.index.tolist(), table.to_numpy(dtype=float).T

@@ -6,6 +6,7 @@ import math
 import textwrap
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
@@ -15,9 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlssl.analysis.aggregate import Summary
-from mlssl.analysis.outputs import FIGURE_FORMATS, MINUTES, Score
+from mlssl.analysis.outputs import FIGURE_FORMATS, Score
 from mlssl.files import atomic
 from mlssl.study.expand import Study
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 DPI = 150
 WIDTH = 7.6
@@ -26,13 +30,19 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random": "#777777"}
 """A method keeps its colour in every figure."""
 TRUNCATED = "Score axes do not start at zero"
-FAR = 1.0
+MAX_DISTANCE = 1.0
 """A value further away than this multiple of the others' range is given as text, to keep the axis readable."""
-SPAN = 2.0
+MIN_SPAN = 2.0
 """Minimum span of a score axis in percentage points, so that noise does not look like a gap."""
-ASIDE = {"ha": "center", "va": "center", "color": "0.4", "fontsize": 7, "backgroundcolor": "white"}
-READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
-STYLE = {
+NOTE_STYLE: dict[str, Any] = {
+    "ha": "center",
+    "va": "center",
+    "color": "0.4",
+    "fontsize": 7,
+    "backgroundcolor": "white",
+}
+HOW_TO_READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -67,15 +77,16 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
 
     Scores are listed if only some of several are missing.
     """
-    titles_of: dict[str, list[str]] = {}
+    missing: dict[str, list[Score]] = {}
     for score, by_level in summaries.items():
         for level, s in by_level.items():
             if s.absent:
-                titles_of.setdefault(f"{prefix}{level}: {s.status}", []).append(score.title)
-    complete = ({MINUTES.title}, {score.title for score in summaries})
+                missing.setdefault(f"{prefix}{level}: {s.status}", []).append(score)
     parts = []
-    for text, titles in titles_of.items():
-        parts.append(text if any(c <= set(titles) for c in complete) else f"{text} in {', '.join(titles)}")
+    for text, scores in missing.items():
+        # Without its pretraining, a run has no score at all.
+        all_missing = len(scores) == len(summaries) or any(score.transfer == "pretrain" for score in scores)
+        parts.append(text if all_missing else f"{text} in {' and '.join(score.title for score in scores)}")
     return "; ".join(parts)
 
 
@@ -90,12 +101,12 @@ def untrained(study: Study) -> set[str]:
     return {run.config.method for run in study.runs.values() if not run.config.target}
 
 
-def reach(values: list[float]) -> tuple[float, float]:
+def range_near(values: list[float]) -> tuple[float, float]:
     """The range in which a reference is drawn next to these values; empty (inf, -inf) without values."""
     if not values:
         return math.inf, -math.inf
-    further = FAR * max(max(values) - min(values), 0.5)
-    return min(values) - further, max(values) + further
+    margin = MAX_DISTANCE * max(max(values) - min(values), 0.5)
+    return min(values) - margin, max(values) + margin
 
 
 def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
@@ -108,18 +119,17 @@ def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) 
     ax.plot(*xy(list(s.values.values())), "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
     if s.n:
         spread = None if s.n < 2 else s.std
-        error = {"yerr" if upright else "xerr": spread}
-        ax.errorbar(
-            *xy([s.mean]), **error, fmt="D", color=colour, markersize=5.5, capsize=3, markerfacecolor="none"
-        )
+        x_error, y_error = (None, spread) if upright else (spread, None)
+        marker: dict[str, Any] = {"fmt": "D", "markersize": 5.5, "markerfacecolor": "none"}
+        ax.errorbar(*xy([s.mean]), xerr=x_error, yerr=y_error, color=colour, capsize=3, **marker)
 
 
 def widen(ax: Axes, *, upright: bool = True) -> None:
-    """Make the score axis span at least SPAN, centred on what is drawn."""
+    """Make the score axis span at least MIN_SPAN, centred on what is drawn."""
     low, high = ax.get_ylim() if upright else ax.get_xlim()
-    if high - low < SPAN:
+    if high - low < MIN_SPAN:
         middle = (low + high) / 2
-        (ax.set_ylim if upright else ax.set_xlim)(middle - SPAN / 2, middle + SPAN / 2)
+        (ax.set_ylim if upright else ax.set_xlim)(middle - MIN_SPAN / 2, middle + MIN_SPAN / 2)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -7,24 +7,25 @@ has bars from zero: score axes start near the lowest score, and a note states it
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import MINUTES, Score, budget, figure_names, linear_scores, stem
+from mlssl.analysis.outputs import Score, budget, figure_names, linear_fractions, linear_scores, stem
 from mlssl.figures.curves import training_curves
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
-    ASIDE,
-    READ,
+    HOW_TO_READ,
+    NOTE_STYLE,
     STYLE,
     WIDTH,
     absent,
     colours,
     dots,
     finish,
-    reach,
+    range_near,
     save,
     two_lines,
     untrained,
@@ -34,6 +35,8 @@ from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
 """The method drawn as the reference in ablations, if the study has it."""
+LEGEND_WIDTH = 65
+"""Characters of two legend entries that fit side by side above an ablation."""
 
 
 def write_figures(study: Study) -> None:
@@ -47,7 +50,7 @@ def write_figures(study: Study) -> None:
             elif name == "training_curves":
                 figure = training_curves(study)
             elif name == "label_quality":
-                figure = label_quality(study)
+                figure = label_quality(study, metrics)
             elif axis_of[name] == COMPARE:
                 figure = main(study, metrics)
             else:
@@ -55,7 +58,7 @@ def write_figures(study: Study) -> None:
             save(figure, study.out / "figures" / name)
 
 
-def main(study: Study, metrics) -> Figure:
+def main(study: Study, metrics: pd.DataFrame) -> Figure:
     """Compare the methods: one panel per headline score, one line per method."""
     levels = study.axes()[COMPARE]
     scores = scores_of(study, COMPARE)
@@ -67,33 +70,33 @@ def main(study: Study, metrics) -> Figure:
     for ax, score in zip(grid.flat, scores, strict=False):
         by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
         trained = [v for lv in levels if lv not in untrained(study) for v in by_level[lv].values.values()]
-        low, high = reach(trained)
+        low, high = range_near(trained)
         for place, (level, s) in enumerate(by_level.items()):
             words = ""
-            if s.n and score != MINUTES and trained and not low <= s.mean <= high:
+            if s.n and not score.is_cost and trained and not low <= s.mean <= high:
                 words = f"off this axis:\n{s.text(usual_n=s.n)} {score.unit}"
             elif s.n:
                 dots(ax, place, s, colour[level], upright=False)
             elif s.expected:
                 words = "failed" if "failed" in s.status else "missing"
             if words:
-                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **ASIDE)
+                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
         ax.set_xlabel(two_lines(score))
-        if score == MINUTES:
-            ax.set_xlim(left=0)
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
-        if score != MINUTES:
+        if score.is_cost:
+            ax.set_xlim(left=0)
+        else:
             widen(ax, upright=False)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
     grid[0, 0].set_yticks(range(len(levels)), levels)
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
-    finish(figure, "Comparison of methods", f"{budget(study)}. {READ}", absent(summaries))
+    finish(figure, "Comparison of methods", f"{budget(study)}. {HOW_TO_READ}", absent(summaries))
     return figure
 
 
-def ablation(study: Study, metrics, axis: str) -> Figure:
+def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
     """One varied scalar or choice: the first headline score over its levels."""
     score: Score = scores_of(study, axis)[0]
     by_level = summarise(study, metrics, axis, score)
@@ -119,9 +122,9 @@ def ablation(study: Study, metrics, axis: str) -> Figure:
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
-    if score != MINUTES:
+    if not score.is_cost:
         widen(ax, upright=upright)
-    notes = ". ".join([budget(study), *words, READ])
+    notes = ". ".join([budget(study), *words, HOW_TO_READ])
     finish(figure, f"Ablation: {axis}", notes, absent({score: by_level}, f"{axis} = "))
     return figure
 
@@ -136,10 +139,10 @@ def numeric(levels: list[str]) -> list[float] | None:
 
 
 def references(
-    study: Study, metrics, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
+    study: Study, metrics: pd.DataFrame, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
     """Draw the baseline (line, ± std band) and the untrained backbone (dashed); return distant ones as text."""
-    low, high = reach([v for s in by_level.values() for v in s.values.values()])
+    low, high = range_near([v for s in by_level.values() for v in s.values.values()])
     words = []
     for method, s in summarise(study, metrics, COMPARE, score).items():
         bare = method in untrained(study)
@@ -154,16 +157,17 @@ def references(
         line(s.mean, color="0.3", linestyle="--" if bare else "-", linewidth=1, label=f"{name}: {value}")
         if s.n > 1:
             span(s.mean - s.std, s.mean + s.std, color="0.3", alpha=0.12, linewidth=0)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    if names := ax.get_legend_handles_labels()[1]:
+        columns = 2 if sum(map(len, names)) <= LEGEND_WIDTH else 1
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
     return words
 
 
-def labels(study: Study, metrics) -> Figure:
+def labels(study: Study, metrics: pd.DataFrame) -> Figure:
     """Linear mAP over the share of the labels, per method of the comparison."""
     figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
     scores = linear_scores(study)
-    shares = sorted(study.transfers["linear"].fractions, reverse=True)
+    shares = linear_fractions(study)
     results = [summarise(study, metrics, COMPARE, score) for score in scores]
     levels = study.axes()[COMPARE]
     for i, (level, colour) in enumerate(colours(levels).items()):
@@ -180,5 +184,5 @@ def labels(study: Study, metrics) -> Figure:
     ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     missing = absent(dict(zip(scores, results, strict=True)))
-    finish(figure, "Linear probe with few labels", f"{budget(study)}. {READ}", missing)
+    finish(figure, "Linear probe with few labels", f"{budget(study)}. {HOW_TO_READ}", missing)
     return figure

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from mlssl.analysis.aggregate import summarise
-from mlssl.analysis.outputs import linear_scores, pretrained_and_not
+from mlssl.analysis.outputs import linear_scores, pretrained_and_untrained
 from mlssl.study.expand import COMPARE, Study
 
 Curve = list[tuple[int, float]]
@@ -47,8 +46,12 @@ def saving(pretrained: Curve, untrained: Curve) -> Saving:
 
 
 def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]:
-    """Pretrained method -> seed -> Saving, for seeds with complete curves of this method and the untrained one."""
-    pretrained, untrained = pretrained_and_not(study)
+    """Pretrained method -> seed -> Saving, for seeds with complete curves of this method and the untrained one.
+
+    The study needs an untrained method, see `has_label_savings`.
+    """
+    pretrained, untrained = pretrained_and_untrained(study)
+    assert untrained is not None
     base = curves(study, metrics, untrained)
     found = {}
     for method in pretrained:
@@ -59,23 +62,18 @@ def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]
 
 def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]:
     """Seed -> curve of a compared method; seeds with a missing share are skipped."""
-    found: dict[int, Curve] = {}
-    scores = linear_scores(study)[::-1]
-    values = [summarise(study, metrics, COMPARE, score)[method].values for score in scores]
-    for cell in study.cells:
-        seed = study.runs[cell.run].config.seed
-        if cell.axis != COMPARE or cell.level != method or not all(seed in by_seed for by_seed in values):
-            continue
-        notes = json.loads(study.result(cell.run, "linear").read_text())["header"]["notes"]
-        images = [notes["protocols"][score.protocol]["train_images"] for score in scores]
-        found[seed] = [(n, by_seed[seed]) for n, by_seed in zip(images, values, strict=True)]
-    return found
+    points = []
+    for score in reversed(linear_scores(study)):
+        images = summarise(study, metrics, COMPARE, replace(score, metric="train_images"))[method].values
+        points.append((images, summarise(study, metrics, COMPARE, score)[method].values))
+    seeds = set.intersection(*(images.keys() & scores.keys() for images, scores in points))
+    return {seed: [(int(images[seed]), scores[seed]) for images, scores in points] for seed in sorted(seeds)}
 
 
 def sentence(method: str, found: list[Saving]) -> str:
     """One sentence on the labels that a method saves, with the uncertainty."""
     if not found:
-        return f"{method}: not known yet, because no seed has all its results."
+        return f"{method}: not known yet, because no seed has all results."
     labels, n = found[0].labels, len(found)
     target = statistics.fmean(s.target for s in found)
     reached = [s.needed for s in found if not math.isnan(s.needed)]
@@ -93,7 +91,11 @@ def sentence(method: str, found: list[Saving]) -> str:
     share = round(100 * (1 - mean / labels))
     if share == 0:
         return f"{method}: pretraining saved no labels; it takes all {labels} to reach {full} ({seeds})."
-    doubt = "" if n == 1 or mean + 2 * spread < labels else " Twice the spread reaches no saving at all: add seeds."
+    doubt = (
+        ""
+        if n == 1 or mean + 2 * spread < labels
+        else " Within two standard deviations the saving may be zero: add seeds."
+    )
     return (
         f"{method}: with pretraining, {most}{about} labelled images give {full}. "
         f"It saved about {share} % of the labels ({seeds}).{doubt}"
@@ -108,7 +110,7 @@ def table(found: dict[str, dict[int, Saving]]) -> pd.DataFrame:
             "seed": seed,
             "labelled images": s.labels,
             "mAP without pretraining, %": round(s.target, 2),
-            "images needed with it": "never as much"
+            "images needed with pretraining": "not reached"
             if math.isnan(s.needed)
             else f"{'≤ ' * s.at_most}{s.needed:.0f}",
         }

@@ -25,6 +25,8 @@ PROTOCOLS = {
 """Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any."""
 NO_RUN = "no run"
 ABSENT = Summary({}, 0)
+Measured = dict[tuple[str, ...], Summary]
+"""(benchmark, architecture, method, metric) -> the study's value."""
 COLUMNS = [
     *("table", "benchmark", "architecture", "method", "pretrain_data", "pretrain_epochs", "metric", "published"),
     *("measured_mean", "measured_std", "measured_n", "status"),
@@ -53,9 +55,9 @@ def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -
     return found
 
 
-def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> dict[tuple[str, ...], Summary]:
-    """(benchmark, architecture, method, metric) -> the study's value, for all methods that it compares."""
-    found = {}
+def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> Measured:
+    """The study's values for the metrics of a table of the paper, for all methods that it compares."""
+    found: Measured = {}
     for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
         protocol = PROTOCOLS[benchmark, architecture]
         if protocol is not None and COMPARE in study.axes():
@@ -64,7 +66,7 @@ def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> dict[t
     return found
 
 
-def numbers(table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
+def numbers(table: pd.DataFrame, found: Measured) -> pd.DataFrame:
     """Tidy: one row per published number, with the study's mean, std, n and status; NA if missing.
 
     All rows of a method repeat the study's measured value: `pretrain_epochs` describes only the published number.
@@ -85,7 +87,7 @@ def numbers(table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.Da
     return pd.DataFrame(tidy, columns=COLUMNS, dtype=object)
 
 
-def cells(study: Study, table: pd.DataFrame, found: dict[tuple[str, ...], Summary]) -> pd.DataFrame:
+def cells(study: Study, table: pd.DataFrame, found: Measured) -> pd.DataFrame:
     """Formatted for reading: the published rows, then one row with the study's values for each method."""
     keys = ["architecture", "method", "pretrain_data", "pretrain_epochs"]
     metrics = list(dict.fromkeys(table["metric"]))
@@ -93,16 +95,17 @@ def cells(study: Study, table: pd.DataFrame, found: dict[tuple[str, ...], Summar
     for key, group in table.groupby(keys, sort=False):
         values = dict(zip(group["metric"], group["value"], strict=True))
         rows.append(dict(zip(keys, key, strict=True)) | {m: values.get(m, NONE) for m in metrics})
-    for (benchmark, architecture, method), _ in table.groupby(["benchmark", "architecture", "method"], sort=False):
+    methods = table[["benchmark", "architecture", "method"]].astype(str).drop_duplicates()
+    for benchmark, architecture, method in methods.itertuples(index=False):
         own = {m: found.get((benchmark, architecture, method, m), ABSENT) for m in metrics}
-        data, epochs = length(study, method) if any(s.expected for s in own.values()) else (NONE, NONE)
+        data, epochs = pretraining_of(study, method) if any(s.expected for s in own.values()) else (NONE, NONE)
         row = {"architecture": architecture, "method": f"{method}, this study"}
         row |= {"pretrain_data": data, "pretrain_epochs": epochs}
         rows.append(row | {m: text(summary, len(study.seeds)) for m, summary in own.items()})
     return pd.DataFrame(rows, dtype=object).replace("", NONE)
 
 
-def length(study: Study, method: str) -> tuple[str, str]:
+def pretraining_of(study: Study, method: str) -> tuple[str, str]:
     """Pretraining data and length of a method, in the format of the paper's columns: epochs, or `200 steps`."""
     config = next(run.config for run in study.runs.values() if run.config.method == method)
     if config.target is None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import (
-    MINUTES,
     NONE,
     SAVINGS,
     Score,
     budget,
+    has_label_savings,
     linear_scores,
-    savings_told,
     stem,
     transfer_budget,
 )
@@ -59,21 +59,20 @@ def write_tables(study: Study, published: Path) -> None:
     for axis, levels in study.axes().items():
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
-        judged = any(score.transfer != "pretrain" for score in scores)
-        paper = paper_columns(axis, levels, published) if judged else {}
+        transferred = any(score.transfer != "pretrain" for score in scores)
+        paper = paper_columns(axis, levels, published) if transferred else {}
         text = caption(study, axis, metrics, summaries)
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
-    if savings_told(study):
+    if has_label_savings(study):
         found = savings(study, metrics)
         sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
-        scores = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
-        text = (
-            f"{sentences} {caption(study, COMPARE, metrics, scores)} Images are interpolated over their logarithm."
-        )
+        summaries = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
+        about = caption(study, COMPARE, metrics, summaries)
+        text = f"{sentences} {about} The number of images is interpolated over its logarithm."
         write_table(study, SAVINGS, text, table(found), table(found))
-    for name, paper in paper_tables(study, metrics, read_paper(published)).items():
-        write_table(study, name, paper.text, paper.tidy, paper.printed)
+    for name, filled in paper_tables(study, metrics, read_paper(published)).items():
+        write_table(study, name, filled.text, filled.tidy, filled.printed)
 
 
 def write_table(study: Study, name: str, text: str, tidy: pd.DataFrame, printed: pd.DataFrame) -> None:
@@ -97,8 +96,9 @@ def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[
     if isinstance(where, str):
         return {"paper": [where] * len(levels)}
     rows = read_paper(folder)
-    known = {(r.table, r.pretrain_data, r.pretrain_epochs, r.method, r.metric): r.value for r in rows.itertuples()}
-    columns = {}
+    keys_of_rows = ["table", "pretrain_data", "pretrain_epochs", "method", "metric"]
+    known: dict[Any, str] = rows.set_index(keys_of_rows)["value"].to_dict()
+    columns: dict[str, list[str]] = {}
     for metric in PAPER_METRICS:
         title = f"paper {metric} (COCO, R50-FPN, {where.epochs} epochs; another budget)"
         keys = [(where.table, "coco", where.epochs, where.level.format(level), metric) for level in levels]
@@ -149,9 +149,8 @@ def cells(
     """Formatted for reading: one row per level, `mean ± std` in each cell."""
     columns = {axis: levels}
     for score, by_level in summaries.items():
-        digits = 1 if score == MINUTES else 2
         title = score.title if score.unit == "%" else score.label
-        columns[title] = [by_level[lv].text(digits=digits, usual_n=len(study.seeds)) for lv in levels]
+        columns[title] = [by_level[lv].text(digits=score.digits, usual_n=len(study.seeds)) for lv in levels]
     return pd.DataFrame(columns | paper, dtype=object)
 
 

@@ -65,7 +65,7 @@ def read_objects(split: Split, store: Path) -> Objects:
     return Objects(first, np.concatenate(boxes), np.array(labels, dtype=np.int64), len(label_of))
 
 
-def shown(objects: Objects, image: np.ndarray, box: np.ndarray, visible: float) -> np.ndarray:
+def categories_shown(objects: Objects, image: np.ndarray, box: np.ndarray, visible: float) -> np.ndarray:
     """Which categories the crops show, bool ... x C: at least `visible` (in (0, 1]) of an object's box is inside.
 
     `image` is int ..., -1 for no crop (shows no category); `box` is ... x 4, x y width height in pixels of the

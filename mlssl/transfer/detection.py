@@ -30,25 +30,23 @@ from mlssl.parts.backbone import stage_maps
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Detection
+from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
     bar,
     batches,
-    by_all_ranks,
     draw,
     evaluation_order,
     image_tensor,
     load_backbone,
     private_rng,
     read_splits,
-    training_order,
 )
 
 METRICS = ("AP", "AP50", "AP75")
 """The first three of COCOeval's summary, in its order."""
 COCO_SIZE = 800
 """Short side, in pixels, for which COCO's anchor sizes are designed."""
-SGD_MOMENTUM = 0.9
 SCORE_THRESHOLD = 0.05
 DETECTIONS_PER_IMAGE = 100
 
@@ -162,6 +160,15 @@ def _as_lists(examples: list[tuple]) -> tuple[list, list]:
     return list(first), list(second)
 
 
+def loss_terms(model: nn.Module, batch: tuple[list, list], device: torch.device) -> dict[str, Tensor]:
+    """Mask R-CNN's losses of a batch, by their names in torchvision."""
+    images, targets = batch
+    return model(
+        [image.to(device) for image in images],
+        [{name: value.to(device) for name, value in target.items()} for target in targets],
+    )
+
+
 def train(
     model: MaskRCNN, split: Split, config: Detection, *, seed: int, device: torch.device, progress: bool
 ) -> None:
@@ -171,35 +178,20 @@ def train(
 
     Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite.
     """
-    read = partial(training_example, split, trainable(split), seed)
-    order = training_order(config.iterations, config.batch_size)
-    loader = batches(read, order, config.batch_size // distributed.count(), device, _as_lists)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
-    )
-    model.train()
-    together = by_all_ranks(model, device)
-    steps = bar(loader, "detection", progress)
-    for iteration, (images, targets) in enumerate(steps):
+    finetune(
+        model,
+        partial(training_example, split, trainable(split), seed),
+        partial(loss_terms, device=device),
+        partial(learning_rate, config=config),
+        config,
+        task="detection",
         # The anchor and region samplers use torch's global random generator.
-        torch.manual_seed(seed_of(seed, "detection", "samplers", iteration) + distributed.own())
-        optimiser.param_groups[0]["lr"] = learning_rate(iteration, config)
-        losses = together(
-            [image.to(device) for image in images],
-            [{name: value.to(device) for name, value in target.items()} for target in targets],
-        )
-        loss = sum(losses.values())
-        terms = distributed.mean({"loss": loss.detach(), **losses})
-        if not math.isfinite(value := terms.pop("loss").item()):
-            parts = ", ".join(f"{name} {part.item():.4g}" for name, part in terms.items())
-            raise FloatingPointError(
-                f"detection: the loss is {value} at iteration {iteration} ({parts}); "
-                f"lower detection.lr ({config.lr})"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        steps.set_postfix(loss=f"{value:.2f}", refresh=False)
+        random="samplers",
+        collate=_as_lists,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
 
 
 def coco_results(prediction: dict[str, Tensor], image_id: int, category_ids: list[int]) -> list[dict[str, Any]]:
@@ -259,12 +251,12 @@ def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict
             # COCO computes an object's area from its box if it has one, so each kind needs separate results.
             found = [{k: v for k, v in r.items() if k != other} for r in results]
             # loadRes cannot read an empty list.
-            judged = truth.loadRes(found) if found else COCO()
-            judge = COCOeval(truth, judged, kind)
-            judge.evaluate()
-            judge.accumulate()
-            judge.summarize()
-            for metric, value in zip(METRICS, judge.stats, strict=False):
+            detected = truth.loadRes(found) if found else COCO()
+            evaluation = COCOeval(truth, detected, kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            for metric, value in zip(METRICS, evaluation.stats, strict=False):
                 scores[f"{metric}_{kind}"] = None if value < 0 else 100 * float(value)
     return scores
 

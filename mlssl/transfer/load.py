@@ -21,7 +21,6 @@ from mlssl.data.coco import Split, read_split
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
 from mlssl.runtime import distributed
-from mlssl.runtime.batch_norm import synchronise
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Data
@@ -153,13 +152,6 @@ def bar(steps: Iterable, what: str, progress: bool) -> tqdm:
     """Progress bar of the first rank, with rate and time left; updates less often if stderr is not a terminal."""
     shown = progress and distributed.is_main()
     return tqdm(steps, desc=what, disable=not shown, mininterval=0.2 if sys.stderr.isatty() else 5.0)
-
-
-def by_all_ranks(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap `model` for distributed training: gradients are averaged over ranks and batch norm is synchronised."""
-    if distributed.count() == 1:
-        return model
-    return distributed.averaged(synchronise(model, device))
 
 
 def autocast(device: torch.device) -> torch.autocast:

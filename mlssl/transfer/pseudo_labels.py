@@ -17,11 +17,14 @@ from tqdm import tqdm
 from mlssl.data.coco import read_split
 from mlssl.errors import DataError
 from mlssl.study.settings import PseudoLabels
-from mlssl.transfer.crop_categories import Objects, read_objects, shown
+from mlssl.transfer.crop_categories import Objects, categories_shown, read_objects
 
 PROTOCOL = "pseudo_labels"
-COLUMNS = ("step", "query_image", "query_box", "image", "box", "positive", "filled")
-COLUMNS += ("dictionary_image", "dictionary_box")
+COLUMNS = (
+    *("step", "query_image", "query_box", "image", "box", "positive", "filled"),
+    *("dictionary_image", "dictionary_box"),
+)
+"""Columns of `pseudo_labels.npz` that the metrics need."""
 Measured = dict[str, tuple[float | None, int]]
 """Metric -> (value, number of pairs or queries behind it); the value is None where it is undefined."""
 
@@ -39,7 +42,9 @@ def evaluate(records: Path, store: Path, config: PseudoLabels) -> tuple[list[dic
     measured = []
     for r in tqdm(range(len(kept["step"])), desc="pseudo-labels", unit="record", mininterval=1):
         measured.append(
-            judge(**relations(objects, {name: column[r] for name, column in kept.items()}, config.visible))
+            label_quality(
+                **crop_relations(objects, {name: column[r] for name, column in kept.items()}, config.visible)
+            )
         )
     steps_per_epoch = len(objects) // kept["query_image"].shape[1]
     series = {"step": kept["step"].tolist(), "epoch": (kept["step"] / steps_per_epoch).round(4).tolist()}
@@ -58,7 +63,7 @@ def mean(metric: str, measured: list[tuple[float | None, int]]) -> dict[str, Any
     return {"metric": metric, "value": value, "n": sum(n for _, n in measured)}
 
 
-def judge(
+def label_quality(
     query: np.ndarray,
     entries: np.ndarray,
     positive: np.ndarray,
@@ -109,15 +114,17 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def relations(objects: Objects, record: dict[str, np.ndarray], visible: float) -> dict[str, Any]:
-    """The arguments of `judge` for one record: the categories that its crops show."""
+def crop_relations(objects: Objects, record: dict[str, np.ndarray], visible: float) -> dict[str, Any]:
+    """The arguments of `label_quality` for one record: the categories that its crops show."""
     there = record["dictionary_image"] >= 0
     return {
-        "query": shown(objects, record["query_image"], record["query_box"], visible),
-        "entries": shown(objects, record["image"], record["box"], visible),
+        "query": categories_shown(objects, record["query_image"], record["query_box"], visible),
+        "entries": categories_shown(objects, record["image"], record["box"], visible),
         "positive": record["positive"],
         "own": record["image"] == record["query_image"][:, None],
-        "sample": shown(objects, record["dictionary_image"][there], record["dictionary_box"][there], visible),
+        "sample": categories_shown(
+            objects, record["dictionary_image"][there], record["dictionary_box"][there], visible
+        ),
         "filled": int(record["filled"]),
     }
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,11 @@ from mlssl.data.coco import IGNORE, Split
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Segmentation
+from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
     bar,
     batches,
-    by_all_ranks,
     draw,
     evaluation_order,
     image_tensor,
@@ -29,13 +28,11 @@ from mlssl.transfer.load import (
     private_rng,
     read_splits,
     resize,
-    training_order,
 )
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
 SCALE = (0.5, 2.0)
 """Range of the random scale in training, relative to `size`."""
-SGD_MOMENTUM = 0.9
 POLY_POWER = 0.9
 DROPOUT = 0.1
 
@@ -47,7 +44,7 @@ class FCN(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Sequential(
-            nn.Conv2d(backbone.num_features, head_channels, 3, padding=1, bias=False),
+            nn.Conv2d(cast(int, backbone.num_features), head_channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(head_channels),
             nn.ReLU(),
             nn.Dropout(DROPOUT),
@@ -103,6 +100,23 @@ def _list_masks(examples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[Ten
     return torch.stack(images), list(masks)
 
 
+def loss_terms(model: nn.Module, batch: tuple[Tensor, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Cross entropy of a batch of uint8 images B x 3 x S x S and masks B x S x S, without the pixels IGNORE.
+
+    The mean is over the labelled pixels of all ranks; it is 0 if there are none.
+    """
+    images, masks = batch
+    x = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+    target = masks.to(device, non_blocking=True).long()
+    with autocast(device):
+        logits = model(x)
+    logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    # The wrapped model averages gradients over ranks, so each rank divides by the mean number of pixels per rank.
+    pixels = distributed.total((target != IGNORE).sum().float()) / distributed.count()
+    return {"cross_entropy": total / pixels.clamp_min(1)}
+
+
 def train(
     model: FCN, split: Split, config: Segmentation, *, seed: int, device: torch.device, progress: bool
 ) -> None:
@@ -110,35 +124,18 @@ def train(
 
     Raises FloatingPointError, with the iteration, when the loss is not finite.
     """
-    read = partial(_training_example, split, config.size, seed)
-    order = training_order(config.iterations, config.batch_size)
-    loader = batches(read, order, config.batch_size // distributed.count(), device)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
+    finetune(
+        model,
+        partial(_training_example, split, config.size, seed),
+        partial(loss_terms, device=device),
+        partial(poly_lr, config=config),
+        config,
+        task="segmentation",
+        random="dropout",
+        seed=seed,
+        device=device,
+        progress=progress,
     )
-    model.train()
-    together = by_all_ranks(model, device)
-    steps = bar(loader, "segmentation", progress)
-    for iteration, (images, masks) in enumerate(steps):
-        torch.manual_seed(seed_of(seed, "segmentation", "dropout", iteration) + distributed.own())
-        optimiser.param_groups[0]["lr"] = poly_lr(iteration, config)
-        x = normalise(images.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-        target = masks.to(device, non_blocking=True).long()
-        with autocast(device):
-            logits = together(x)
-        logits = F.interpolate(logits.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
-        # Mean over the labelled pixels of all ranks; the clamp gives 0 instead of 0 / 0 if a batch has none.
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-        counted = distributed.total((target != IGNORE).sum().float()) / distributed.count()
-        loss = loss / counted.clamp_min(1)
-        if not math.isfinite(value := distributed.mean({"loss": loss})["loss"].item()):
-            raise FloatingPointError(
-                f"segmentation: the loss is {value} at iteration {iteration}; lower segmentation.lr ({config.lr})"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        steps.set_postfix(loss=f"{value:.2f}", refresh=False)
 
 
 @torch.no_grad()
@@ -181,7 +178,7 @@ def evaluate(
     with private_rng(device):
         backbone, _ = load_backbone(backbone_file, output_stride=config.output_stride)
         torch.manual_seed(seed_of(seed, "segmentation", "head"))
-        model = FCN(backbone, config.head_channels, classes).to(device, memory_format=torch.channels_last)
+        model = FCN(backbone, config.head_channels, classes).to(device).to(memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
         counts = confusion(model, val, count, config, device=device, progress=progress)
     rows = [

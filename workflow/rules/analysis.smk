@@ -8,13 +8,14 @@ OWN_CAPTION = ("training_curves", "label_quality")
 
 
 rule collect:
-    """Gather all result files into two tidy tables."""
+    """Gather all result files into tidy tables."""
     input:
         pretrain=PRETRAINED,
         transfers=TRANSFERRED,
     output:
         metrics=report(OUT / "metrics.tsv", caption="../report/metrics.rst", category="Results"),
         runs=OUT / "runs.tsv",
+        image_groups=OUT / "image_groups.tsv",
     params:
         # Inputs that are not files: the cells of the tables, and the results that older code made.
         cells=digest_of([[c.axis, c.level, c.run] for c in STUDY.cells]),

@@ -1,0 +1,82 @@
+"""Finetuning of all layers of a model, the same for detection and segmentation: SGD on one or several ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlssl.runtime import distributed
+from mlssl.runtime.batch_norm import synchronise
+from mlssl.seeds import seed_of
+from mlssl.study.settings import Detection, Segmentation
+from mlssl.transfer.load import bar, batches, training_order
+
+SGD_MOMENTUM = 0.9
+
+
+def finetune(
+    model: nn.Module,
+    example: Callable[[int], Any],
+    losses: Callable[[nn.Module, Any], dict[str, Tensor]],
+    learning_rate: Callable[[int], float],
+    config: Detection | Segmentation,
+    *,
+    task: str,
+    random: str,
+    collate: Callable[[list[Any]], Any] | None = None,
+    seed: int,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Train `model` in place for `config.iterations` batches of `config.batch_size` examples, over all ranks.
+
+    `example(t)` reads the t-th training sample; `collate` makes a batch of several (torch's default if None).
+    `losses(model, batch)` returns the loss terms of this rank's part of a batch, 0-d tensors whose sum is
+    minimised; it calls the model that it is given, which averages the gradients over ranks. `learning_rate(i)` is
+    that of iteration i, from 0. `task` is the section of the settings, which messages name. Before each iteration,
+    torch's global random generator is seeded from `seed`, `task`, the iteration, the rank and `random`, which says
+    what draws from it.
+
+    Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite.
+    """
+    order = training_order(config.iterations, config.batch_size)
+    loader = batches(example, order, config.batch_size // distributed.count(), device, collate)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
+    )
+    model.train()
+    wrapped = wrap_for_ranks(model, device)
+    steps = bar(loader, task, progress)
+    for iteration, batch in enumerate(steps):
+        torch.manual_seed(seed_of(seed, task, random, iteration) + distributed.own())
+        optimiser.param_groups[0]["lr"] = learning_rate(iteration)
+        terms = losses(wrapped, batch)
+        loss = sum(terms.values(), start=torch.zeros((), device=device))
+        value = finite_loss(loss, terms, iteration, task, config.lr)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        steps.set_postfix(loss=f"{value:.2f}", refresh=False)
+
+
+def finite_loss(loss: Tensor, terms: dict[str, Tensor], iteration: int, task: str, lr: float) -> float:
+    """The loss averaged over ranks; FloatingPointError if it is not finite."""
+    means = distributed.mean({"loss": loss.detach(), **terms})
+    value = means.pop("loss").item()
+    if not math.isfinite(value):
+        parts = ", ".join(f"{name} {part.item():.4g}" for name, part in means.items())
+        raise FloatingPointError(
+            f"{task}: the loss is {value} at iteration {iteration} ({parts}); lower {task}.lr ({lr})"
+        )
+    return value
+
+
+def wrap_for_ranks(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model for distributed training: gradients are averaged over ranks, batch norm is synchronised."""
+    if distributed.count() == 1:
+        return model
+    return distributed.averaged(synchronise(model, device))
