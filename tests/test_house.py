@@ -37,11 +37,17 @@ ALLOWED = {
     "mlssl/analysis": LEAVES | {"mlssl.analysis", "mlssl.study"},
     # Pure functions on arrays.
     "mlssl/statistics": {"mlssl.statistics"},
-    "mlssl/claims": LEAVES
-    | {"mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study", "mlssl.datasets.counts"},
+    "mlssl/claims": LEAVES | {"mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
     "mlssl/figures": LEAVES | {"mlssl.figures", "mlssl.claims", "mlssl.analysis", "mlssl.study"},
     "mlssl/tables": LEAVES
-    | {"mlssl.tables", "mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
+    | {
+        "mlssl.tables",
+        "mlssl.claims",
+        "mlssl.statistics",
+        "mlssl.analysis",
+        "mlssl.study",
+        "mlssl.datasets.counts",
+    },
     "mlssl/pictures": LEAVES
     | {
         "mlssl.pictures",

@@ -4,6 +4,7 @@ MARGIN = {
     "AP_bbox": 0.5,
     "mIoU": 1.0,
     "mAP": 1.0,
+    "mAcc": 1.0,
     "mean_class_accuracy": 1.0,
     "accuracy": 1.0,
     "shared": 1.0,

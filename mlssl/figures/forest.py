@@ -36,7 +36,7 @@ def claims(study: Study, rows: list[Row]) -> Figure:
     shown = [row for row in rows if row.primary and row.outcomes]
     heads = [textwrap.wrap(title(row), WIDE) for row in shown]
     height = sum(len(head) + len(row.outcomes) + 0.6 for head, row in zip(heads, shown, strict=True))
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.19 * max(height, 3)))
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.19 * max(height, 5)))
     limit = reach([o for row in shown for o in row.outcomes])
     place, ticks, labels = 0.0, [], []
     for head, row in zip(heads, shown, strict=True):
