@@ -1,6 +1,7 @@
 """How many labels pretraining saved, by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_the_sentence_has_the_interval_of_the_logarithm():
     assert f"labels saved: supported. With pretraining, {mean} images [{low}, {high}]" in text
     assert "70 % of the labels saved [" in text
     assert "n = 3" in text
+
+
+def test_noise_of_the_evaluation_images_widens_the_interval():
+    found = savings(300.0, 320.0, 280.0)
+    noisy = [replace(s, without=tuple(replace(s, needed=s.needed * f) for f in (0.9, 1.1, 1.0))) for s in found]
+    assert decide(noisy)[1].half_width() > decide(found)[1].half_width()
+    assert "n = 3 seeds and the images" in sentence("mls", noisy)
+    never = replace(noisy[0], without=(replace(found[0], needed=math.nan), *noisy[0].without[1:]))
+    assert decide([never, *noisy[1:]]) == decide(found)
 
 
 def test_two_seeds_that_disagree_claim_nothing():

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 from scipy.optimize import brentq
-from statsmodels.stats.power import ttest_power
 
 LEVEL = 0.95
 """Coverage of every reported interval."""
@@ -167,12 +166,12 @@ def _images(without: np.ndarray, n: int) -> Images:
 def detectable_effect(df: float, alpha: float = 2 * ALPHA, power: float = POWER) -> float:
     """Smallest effect, in standard errors, that a two-sided t test with `df` degrees of freedom finds.
 
-    From the noncentral t distribution (statsmodels' `ttest_power`), by its upper side: the other adds nothing at
-    such effects.
+    From the noncentral t distribution, by its upper side: the other adds nothing at such effects.
     """
+    critical = special.stdtrit(df, 1 - alpha / 2)
 
     def missing(effect: float) -> float:
-        return float(ttest_power(effect, 1, alpha / 2, df=df, alternative="larger")) - power
+        return 1 - float(special.nctdtr(df, effect, critical)) - power
 
     return float(brentq(missing, 0.1, LARGEST_EFFECT))
 

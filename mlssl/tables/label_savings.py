@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from mlssl.analysis.aggregate import summarise
 from mlssl.analysis.outputs import linear_scores, pretrained_and_untrained
+from mlssl.claims.evaluate import Samples
+from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
 from mlssl.statistics.paired import Difference, difference
 from mlssl.study.expand import COMPARE, Study
@@ -33,6 +34,8 @@ class Saving:
     """Labelled images with which the pretrained backbone reaches `target`; NaN if it never does."""
     at_most: bool
     """Whether the smallest share already reaches `target`, so that fewer images may suffice."""
+    without: tuple[Saving, ...] = ()
+    """The same without each group of evaluation images; empty if that is not known."""
 
 
 def saving(pretrained: Curve, untrained: Curve) -> Saving:
@@ -49,29 +52,48 @@ def saving(pretrained: Curve, untrained: Curve) -> Saving:
     return Saving(labels, target, float(needed), at_most=False)
 
 
-def savings(study: Study, metrics: pd.DataFrame) -> dict[str, dict[int, Saving]]:
+def savings(
+    study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None = None
+) -> dict[str, dict[int, Saving]]:
     """Pretrained method -> seed -> Saving, for seeds with complete curves of this method and the untrained one.
 
-    The study needs an untrained method, see `has_label_savings`.
+    The study needs an untrained method, see `has_label_savings`. `groups` has the columns of image_groups.tsv.
     """
+    samples = Samples(study, metrics, groups)
     pretrained, untrained = pretrained_and_untrained(study)
     assert untrained is not None
-    base = curves(study, metrics, untrained)
+    base = curves(samples, untrained)
     found = {}
     for method in pretrained:
-        own = curves(study, metrics, method)
-        found[method] = {seed: saving(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
+        own = curves(samples, method)
+        found[method] = {seed: paired(own[seed], base[seed]) for seed in sorted(own.keys() & base.keys())}
     return found
 
 
-def curves(study: Study, metrics: pd.DataFrame, method: str) -> dict[int, Curve]:
-    """Seed -> curve of a compared method; seeds with a missing share are skipped."""
-    points = []
-    for score in reversed(linear_scores(study)):
-        images = summarise(study, metrics, COMPARE, replace(score, metric="train_images"))[method].values
-        points.append((images, summarise(study, metrics, COMPARE, score)[method].values))
-    seeds = set.intersection(*(images.keys() & scores.keys() for images, scores in points))
-    return {seed: [(int(images[seed]), scores[seed]) for images, scores in points] for seed in sorted(seeds)}
+def paired(pretrained: list[Curve], untrained: list[Curve]) -> Saving:
+    """The saving of one seed, with that without each group of images where both have the same number of groups."""
+    whole = saving(pretrained[0], untrained[0])
+    if len(pretrained) != len(untrained):
+        return whole
+    return replace(whole, without=tuple(map(saving, pretrained[1:], untrained[1:])))
+
+
+def curves(samples: Samples, method: str) -> dict[int, list[Curve]]:
+    """Seed -> curve of a compared method, then its curves without each group of images, where these are known.
+
+    Seeds with a missing share are skipped.
+    """
+    level, scores = Level(((COMPARE, method),)), linear_scores(samples.study)[::-1]
+    images = [samples.get(level, replace(score, metric="train_images")).values for score in scores]
+    found = [samples.get(level, score) for score in scores]
+    result = {}
+    for seed in sorted(set.intersection(*(set(x) for x in (*images, *(f.values for f in found))))):
+        labels = [int(by_seed[seed]) for by_seed in images]
+        result[seed] = [list(zip(labels, (f.values[seed] for f in found), strict=True))]
+        groups = [f.groups.get(seed, np.empty(0)) for f in found]
+        if len({len(g) for g in groups}) == 1:
+            result[seed] += [list(zip(labels, values, strict=True)) for values in zip(*groups, strict=True)]
+    return result
 
 
 MARGIN = 0.1
@@ -98,7 +120,9 @@ def decide(found: Sequence[Saving]) -> tuple[str, Difference | None]:
         above, below = (binomtest(k, len(found), alternative="greater").pvalue for k in (saved, len(found) - saved))
         word = verdict.decide(verdict.Evidence(above=above, below=below))
         return word or verdict.UNDECIDED.format(max(CERTAIN, len(found) + 1)), None
-    saving = difference([-ratio(s) for s in found])
+    without = [[-ratio(w) for w in s.without] for s in found]
+    known = len({len(w) for w in without}) == 1 and len(without[0]) > 1 and np.isfinite(without).all()
+    saving = difference([-ratio(s) for s in found], *([without] if known else []))
     margin = -math.log(1 - MARGIN)
     word = verdict.decide(verdict.of(saving, margin))
     if word == verdict.SMALL:
@@ -135,7 +159,7 @@ def sentence(method: str, found: list[Saving]) -> str:
     return (
         f"{method}: labels saved: {word}. With pretraining, {needed:.0f} images [{least_needed:.0f}, "
         f"{most_needed:.0f}] give {full}: {share:.0f} % of the labels saved [{least:.0f}, {most_saved:.0f}] "
-        f"(geometric mean, 95 % interval over n = {n} seeds)."
+        f"(geometric mean, 95 % interval over n = {n} seeds{' and the images' if saving.images else ''})."
     )
 
 

@@ -22,6 +22,7 @@ from mlssl.analysis.outputs import (
     stem,
     transfer_budget,
 )
+from mlssl.claims.evaluate import read_groups
 from mlssl.files import write_text
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
@@ -68,7 +69,7 @@ def write_tables(study: Study, published: Path) -> None:
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
     if has_label_savings(study):
-        found = savings(study, metrics)
+        found = savings(study, metrics, read_groups(study))
         sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
         summaries = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
         about = caption(study, COMPARE, metrics, summaries)
