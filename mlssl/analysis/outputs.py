@@ -24,6 +24,8 @@ TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
 """File stems of the paper's tables; every study fills in the values that it measured."""
+CLAIMS, NOISE = "claims", "noise"
+"""File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -120,6 +122,7 @@ def figure_names(study: Study) -> list[str]:
         names.append("training_curves")
     if label_axes(study):
         names.append("label_quality")
+    names.append(CLAIMS)
     return names
 
 
@@ -148,7 +151,7 @@ def has_label_savings(study: Study) -> bool:
 
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
-    names = [*table_names(study), *([SAVINGS] if has_label_savings(study) else []), *PAPER_TABLES]
+    names = [*table_names(study), *([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE, *PAPER_TABLES]
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import Score, budget, figure_names, linear_fractions, linear_scores, stem
+from mlssl.analysis.outputs import CLAIMS, Score, budget, figure_names, linear_fractions, linear_scores, stem
+from mlssl.claims.evaluate import evaluate, read_groups
 from mlssl.figures.curves import training_curves
+from mlssl.figures.forest import claims
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
@@ -51,6 +53,8 @@ def write_figures(study: Study) -> None:
                 figure = training_curves(study)
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
+            elif name == CLAIMS:
+                figure = claims(study, evaluate(study, metrics, read_groups(study)))
             elif axis_of[name] == COMPARE:
                 figure = main(study, metrics)
             else:

@@ -11,6 +11,8 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import (
+    CLAIMS,
+    NOISE,
     NONE,
     SAVINGS,
     Score,
@@ -20,8 +22,10 @@ from mlssl.analysis.outputs import (
     stem,
     transfer_budget,
 )
+from mlssl.claims.evaluate import read_groups
 from mlssl.files import write_text
 from mlssl.study.expand import COMPARE, Study
+from mlssl.tables.claims import claims_table, noise_table
 from mlssl.tables.label_savings import savings, sentence, table
 from mlssl.tables.paper import paper_tables
 
@@ -55,7 +59,7 @@ def write_tables(study: Study, published: Path) -> None:
 
     `published` is the folder with the paper's numbers.
     """
-    metrics = read_metrics(study)
+    metrics, published_rows = read_metrics(study), read_paper(published)
     for axis, levels in study.axes().items():
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
@@ -65,13 +69,15 @@ def write_tables(study: Study, published: Path) -> None:
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
     if has_label_savings(study):
-        found = savings(study, metrics)
+        found = savings(study, metrics, read_groups(study))
         sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
         summaries = {score: summarise(study, metrics, COMPARE, score) for score in linear_scores(study)}
         about = caption(study, COMPARE, metrics, summaries)
         text = f"{sentences} {about} The number of images is interpolated over its logarithm."
         write_table(study, SAVINGS, text, table(found), table(found))
-    for name, filled in paper_tables(study, metrics, read_paper(published)).items():
+    write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
+    write_table(study, NOISE, *noise_table(study, metrics))
+    for name, filled in paper_tables(study, metrics, published_rows).items():
         write_table(study, name, filled.text, filled.tidy, filled.printed)
 
 
