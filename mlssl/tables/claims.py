@@ -16,7 +16,8 @@ from mlssl.claims.paper import Claim
 from mlssl.datasets.counts import SPLITS
 from mlssl.statistics.paired import Difference
 from mlssl.study.expand import Study
-from mlssl.study.settings import Pretrain, build
+from mlssl.study.settings import Pretrain
+from mlssl.study.validation import build
 
 PAPER_IMAGES = SPLITS["coco2017"]["train2017"]
 PAPER: Pretrain = build(Pretrain, {"data": {"root": "-"}, "method": "-"}, "the paper")
