@@ -163,9 +163,13 @@ CELL = re.compile(r"(?<!\\)\|")
 
 
 def document_rows():
-    """(target or None, setting, our default, demo study) of every row of the document's tables."""
-    target = None
+    """(target or None, setting, our default, demo study) of every row of the tables of settings."""
+    target, explains = None, False
     for line in DOCUMENT.read_text().splitlines():
+        if line.startswith("#"):
+            explains = line.startswith("### ")
+        if explains:
+            continue
         if line.startswith("## "):
             found = re.search(r": `(.+)`", line)
             target = found and found[1]
