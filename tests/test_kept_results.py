@@ -131,7 +131,8 @@ def test_one_call_ends_with_all_there_and_every_old_result_untouched(own):
     change = {"seeds": [0, 1], "transfers": {"linear": {"iterations": 9}}}
     changed = write(cwd / "changed.yaml", merged(small(pictures=None), change))
     planned = jobs(cwd, changed, project=project)
-    assert planned == {"scenes": 1, "store": 1, "pretrain": 2, "linear": 4, "pseudo_labels": 1, **CHEAP}
+    training = {"pretrain": 2, "linear": 4, "pseudo_labels": 1}
+    assert planned == {"scenes": 1, "store": 1, "contact_sheet": 1, **training, **CHEAP}
     snakemake(cwd, changed, project=project)
     assert jobs(cwd, changed, project=project) == {}
     metrics = pd.read_csv(cwd / "results/tiny/metrics.tsv", sep="\t")
@@ -208,7 +209,10 @@ def test_data_changed_in_place_is_noticed_and_never_mixed(tmp_path):
 
 def test_results_of_two_data_sets_are_refused(own):
     project, cwd, study = own
-    linear = sorted((cwd / "results/tiny/runs").glob("*/linear-*.json"))
+    runs = pd.read_csv(cwd / "results/tiny/runs.tsv", sep="\t")
+    compared = runs[(runs.axis == "method") & runs.method.isin(["random", "mls"])].run
+    linear = sorted(next((cwd / "results/tiny/runs" / run).glob("linear-*.json")) for run in compared)
+    assert len(linear) == 2
     content = json.loads(linear[0].read_text())
     content["header"]["data"]["all"] = "another"
     linear[0].write_text(json.dumps(content))
