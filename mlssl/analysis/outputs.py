@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study
+from mlssl.study.settings import TRANSFERS
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
@@ -38,8 +39,8 @@ class Score:
 
     @property
     def transfer(self) -> str:
-        """The stage whose result file contains it: pretrain, linear, detection or segmentation."""
-        return "linear" if self.protocol.startswith("linear") else self.protocol
+        """The stage whose result file contains it; `dense_c4` is a protocol of the stage `dense`."""
+        return next((t for t in TRANSFERS if f"{self.protocol}_".startswith(f"{t}_")), self.protocol)
 
     @property
     def label(self) -> str:
@@ -49,6 +50,16 @@ class Score:
 
 MINUTES = Score("pretrain", "minutes", "pretraining", "minutes")
 """Wall time of a pretraining, from the header of its result."""
+FROZEN = (
+    Score("knn", "mAP", "k-NN mAP", "%"),
+    Score("dense", "mIoU", "linear segmentation mIoU", "%"),
+    Score("regions", "mAcc", "region accuracy", "%"),
+    Score("correspondence", "accuracy", "matched cells", "%"),
+    Score("correspondence_retrieval", "precision_at_1", "retrieved regions", "%"),
+)
+"""Scores of frozen features beside the linear probe's."""
+SECOND_MAPS = ("dense_c4", "regions_c4")
+"""Protocols that are measured beside those of `FROZEN`, and are not in the tables."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -74,7 +85,7 @@ def linear_scores(study: Study) -> list[Score]:
 
 def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
-    others = [score for score in (*DENSE, *LABELS) if score.protocol in study.transfers]
+    others = [score for score in (*FROZEN, *DENSE, *LABELS) if score.transfer in study.transfers]
     return [*linear_scores(study), *others, MINUTES]
 
 
@@ -83,8 +94,16 @@ def expected_protocols(study: Study, run: str) -> list[str]:
     protocols = ["pretrain"]
     for transfer, runs in study.transfer_runs.items():
         if run in runs:
-            protocols += [s.protocol for s in linear_scores(study)] if transfer == "linear" else [transfer]
+            protocols += protocols_of(study, transfer)
     return protocols
+
+
+def protocols_of(study: Study, transfer: str) -> list[str]:
+    """All protocols that a transfer measures."""
+    if transfer == "linear":
+        return [score.protocol for score in linear_scores(study)]
+    known = dict.fromkeys([*(score.protocol for score in (*FROZEN, *DENSE, *LABELS)), *SECOND_MAPS])
+    return [protocol for protocol in known if f"{protocol}_".startswith(f"{transfer}_")]
 
 
 def stem(axis: str) -> str:
@@ -181,6 +200,8 @@ def transfer_budget(study: Study, used: Collection[str] | None = None) -> str:
             continue
         if name == "linear":
             parts.append(f"linear probe on frozen features at {t.size} px")
+        elif name in ("knn", "dense", "regions", "correspondence"):
+            parts.append(f"{name} on frozen features at {t.size} px")
         elif name == "pseudo_labels":
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         else:

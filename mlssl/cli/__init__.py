@@ -12,12 +12,11 @@ from mlssl.cli import data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, Busy, Taken
 from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
+from mlssl.study.settings import FROZEN
 
 NEEDED = {
     "pretrain": {"study": ["run"], "config": ["out"]},
-    "linear": {"study": ["run"], "config": ["backbone", "out"]},
-    "detection": {"study": ["run"], "config": ["backbone", "out"]},
-    "segmentation": {"study": ["run"], "config": ["backbone", "out"]},
+    **{name: {"study": ["run"], "config": ["backbone", "out"]} for name in (*FROZEN, "detection", "segmentation")},
     "search-benchmark": {"checkpoint": ["out"]},
     "pseudo-labels": {"study": ["run"], "config": ["store", "out"]},
 }

@@ -12,13 +12,13 @@ from mlssl.cli.options import command, compute, exists_already, of_run
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import TRANSFERS, Pretrain, PseudoLabels, plain, read
+from mlssl.study.settings import FROZEN, TRANSFERS, Pretrain, PseudoLabels, plain, read
 
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
     sub = command(commands, "resolve", resolve, "Write the full configuration of one run or transfer of a study.")
-    sub.add_argument("name", help="a run's name, or linear, detection, segmentation")
+    sub.add_argument("name", help="a run's name, or a transfer's, such as linear")
     sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
@@ -36,6 +36,10 @@ def add(commands: Any) -> None:
 
     for name, text in {
         "linear": "Multi-label linear probe on a frozen backbone: mAP, also with few labels.",
+        "knn": "Nearest neighbours of frozen features: mAP.",
+        "dense": "Linear segmentation on frozen maps: mIoU, mAcc.",
+        "regions": "Categories of annotated boxes by frozen maps: accuracy of a linear layer and of neighbours.",
+        "correspondence": "Matching cells of two crops, and retrieving objects, by frozen maps.",
         "detection": "Mask R-CNN with an FPN on a backbone: box and mask AP.",
         "segmentation": "FCN on a backbone: mIoU, mAcc, aAcc.",
     }.items():
@@ -138,8 +142,8 @@ def transfer(args: argparse.Namespace) -> None:
         meta["seed"] = args.seed
     about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.command == "linear":
-            raise ConfigError("linear: fits on one device; start it as one process")
+        if distributed.count() > 1 and args.command in FROZEN:
+            raise ConfigError(f"{args.command}: runs on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return
         on = device.choose(own_device, args.threads)
@@ -151,7 +155,7 @@ def transfer(args: argparse.Namespace) -> None:
     result = results.result(about, rows, **made_by, **device.facts(on), watch=watch, notes=notes)
     results.write_result(out, result)
     for row in rows:
-        print(f"{row['protocol']:>14} {row['metric']:<10} {row['value']:6.2f}  (n = {row['n']})")
+        print(f"{row['protocol']:>24} {row['metric']:<14} {row['value']:6.2f}  (n = {row['n']})")
 
 
 def pseudo_labels(args: argparse.Namespace) -> None:

@@ -593,6 +593,8 @@ TRANSFERS: dict[str, type] = {
     "segmentation": Segmentation,
     "pseudo_labels": PseudoLabels,
 }
+FROZEN = ("linear", "knn", "dense", "regions", "correspondence")
+"""Transfers that read a frozen backbone, on one device."""
 Config = Pretrain | Linear | Knn | Dense | Regions | Correspondence | Detection | Segmentation | PseudoLabels
 RESOLVED = {"data", "method", "target", "params", "seed", "init_id"}
 """Fields of a stage's settings that a study gives elsewhere, or that are found by looking at files."""

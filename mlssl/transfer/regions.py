@@ -52,20 +52,24 @@ class Boxes(NamedTuple):
 
 def missing(train: Split, val: Split) -> str | None:
     """Why the data cannot be evaluated, in one sentence; None if it can."""
-    for split in (train, val):
-        sizes = {image["id"]: (image["width"], image["height"]) for image in split.images}
-        boxes = [
-            (a["category_id"], a["bbox"][2:] != list(sizes[a["image_id"]]))
-            for records in split.annotations.values()
-            for a in records
-            if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0
-        ]
-        if not any(part for _, part in boxes):
-            return f"{split.annotation_file}: no box of an object is smaller than its image; annotate boxes"
-        if len({category for category, _ in boxes}) < 2:
-            return f"{split.annotation_file}: all boxes have one category; regions need two to tell apart"
     if len(train) < 4:
         return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
+    return missing_boxes(train) or missing_boxes(val)
+
+
+def missing_boxes(split: Split) -> str | None:
+    """Why the boxes of a split cannot be told apart, in one sentence; None if they can."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in split.images}
+    boxes = [
+        (a["category_id"], tuple(a["bbox"][2:]) != sizes[a["image_id"]])
+        for records in split.annotations.values()
+        for a in records
+        if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0
+    ]
+    if not any(is_part for _, is_part in boxes):
+        return f"{split.annotation_file}: no box of an object is smaller than its image; annotate boxes"
+    if len({category for category, _ in boxes}) < 2:
+        return f"{split.annotation_file}: all boxes have one category; give at least two"
     return None
 
 
