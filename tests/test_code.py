@@ -306,7 +306,7 @@ VERBS = {
     "dataset": ("dataset",),
     "import_": ("photos",),
     "pretrain": ("pretrain",),
-    "transfer": ("linear", "detection", "segmentation"),
+    "transfer": ("linear", "knn", "dense", "regions", "correspondence", "detection", "segmentation"),
     "pseudo_labels": ("pseudo_labels",),
     "collect": ("collect",),
     "tables": ("tables",),

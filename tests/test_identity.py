@@ -17,16 +17,20 @@ from mlssl.study import sources as sources_module
 from mlssl.study.expand import load
 from mlssl.study.identity import kind_of
 from mlssl.study.settings import (
+    Correspondence,
     Data,
     Dataset,
     DataSource,
+    Dense,
     Detection,
     Kind,
+    Knn,
     Linear,
     Photos,
     Pictures,
     Pretrain,
     PseudoLabels,
+    Regions,
     Scenes,
     SearchBenchmark,
     Segmentation,
@@ -48,9 +52,21 @@ DATA = {"root": "photos", "images_id": "i", "data_id": "d"}
 BASE = {
     Pretrain: {"data": DATA, "method": "mls", "target": MLS, "params": {"k": 5, "lam": 0.5}},
     Linear: {"data": DATA},
+    Knn: {"data": DATA},
+    Dense: {"data": DATA},
+    Regions: {"data": DATA},
+    Correspondence: {"data": DATA},
     Detection: {"data": DATA},
     Segmentation: {"data": DATA},
     PseudoLabels: {"data": DATA},
+}
+FROZEN = {
+    "size": 64,
+    "batch_size": 8,
+    "output_stride": 16,
+    "train_images": 50,
+    "eval_images": 5,
+    "selection": 0.3,
 }
 RENAMES = {
     Pretrain: {
@@ -90,8 +106,15 @@ RENAMES = {
         "fractions": [1.0, 0.5],
         "selection": 0.3,
         "weight_decays": [1, 2],
+        "subsets": 2,
+        "tolerance": 1e-4,
         "iterations": 5,
     },
+    Knn: {"size": 64, "batch_size": 8, "neighbours": [3], "temperature": 1, "selection": 0.3},
+    Dense: FROZEN | {"shrinkages": [0.5]},
+    Regions: FROZEN
+    | {"weight_decays": [1], "tolerance": 1e-4, "iterations": 5, "neighbours": [3], "temperature": 1},
+    Correspondence: {"size": 64, "batch_size": 8, "eval_images": 5, "scale": [0.5, 1], "ratio": [1, 1]},
     Detection: {
         "size": 64,
         "iterations": 5,
@@ -130,6 +153,10 @@ KEEPS = {
     },
     Views: {},
     Linear: {},
+    Knn: {},
+    Dense: {},
+    Regions: {},
+    Correspondence: {},
     Detection: {},
     Segmentation: {},
     PseudoLabels: {},

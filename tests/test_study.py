@@ -88,7 +88,7 @@ REFUSED = [
     ({"ablations.k.param": "kk"}, "ablations.k.values.params.kk", "no such parameter"),
     ({"ablations.loss.levels.infonce.param": 3}, "ablations.loss.levels.infonce: unknown key 'param'", "params"),
     ({"ablations.loss.levels.infonce.params": {"k": 3}}, "ablations.loss.levels.infonce.params.k", "MoCoV2 has no"),
-    ({"transfers.knn": {}}, "transfers: unknown key 'knn'", "linear"),
+    ({"transfers.nn": {}}, "transfers: unknown key 'nn'", "linear"),
     ({"transfers.linear.sizes": 3}, "transfers.linear: unknown key 'sizes'", "fractions"),
     ({"pictures": {"query": 3}}, "pictures: unknown key 'query'", "queries"),
     ({"search_benchmark": SEARCH | {"size": 3}}, "search_benchmark: unknown key 'size'", "sizes"),

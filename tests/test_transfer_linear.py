@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from support.tiny_coco import write_backbone, write_coco
-from torch.nn import functional as F
 
 from mlssl import tensors
 from mlssl.data.coco import read_split
@@ -17,6 +16,8 @@ from mlssl.study.settings import Data, Linear
 from mlssl.study.validation import build
 from mlssl.transfer import features, linear
 from mlssl.transfer.load import draw, image_tensor, load_backbone, normalise, read_splits, resize
+from mlssl.transfer.logistic import basis, fit
+from mlssl.transfer.metrics import mean_average_precision
 
 CPU = torch.device("cpu")
 
@@ -127,6 +128,8 @@ def test_smaller_subsets_lie_in_larger_ones_and_depend_on_the_seed():
     assert set(hundredth) < set(tenth) < set(whole)
     assert linear.subset(3000, 0.1, seed=3).tolist() == tenth
     assert set(linear.subset(3000, 0.1, seed=4).tolist()) != set(tenth)
+    assert set(linear.subset(3000, 0.1, seed=3, index=1).tolist()) != set(tenth)
+    assert linear.subset(3000, 0.1, seed=3, index=1).tolist()[:30] == linear.subset(3000, 0.01, 3, 1).tolist()
     assert len(linear.subset(92, 0.01, seed=0)) == linear.FEWEST
 
 
@@ -140,41 +143,16 @@ def test_selection_images_are_held_out():
         linear.hold_out(indices, 1.0)
 
 
-def test_fit_reaches_the_minimum_of_its_objective():
-    rng = torch.Generator().manual_seed(0)
-    x = 3 + 5 * torch.randn(80, 6, generator=rng)
-    y = torch.rand(80, 3, generator=rng) < torch.sigmoid(x[:, :3] - 3)
-    probe = linear.fit(x, y, weight_decay=0.05, iterations=200)
-    z = ((x - x.mean(0)) / x.std(0, correction=0)).double()
-    weight, bias = (p.double().requires_grad_() for p in (probe.weight, probe.bias))
-    losses = [
-        F.binary_cross_entropy_with_logits(z @ weight[c] + bias[c], y[:, c].double())
-        + 0.025 * (weight[c] ** 2).sum()
-        for c in range(3)
-    ]
-    gradients = torch.autograd.grad(sum(losses), (weight, bias))
-    assert max(float(g.abs().max()) for g in gradients) < 1e-4
-    torch.testing.assert_close(probe.scores(x), (z @ weight.T + bias).detach().float(), rtol=1e-4, atol=1e-4)
-
-
-def test_constant_features_do_no_harm():
-    x = torch.cat([torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.full((20, 1), 4.0)], dim=1)
-    probe = linear.fit(x, x[:, :1] > 0, weight_decay=0.01, iterations=50)
-    far = x.clone()
-    far[:, 2] = 1e6
-    assert torch.equal(probe.scores(far), probe.scores(x))
-
-
 def test_strong_penalty_is_chosen_for_noise_and_is_seen_in_the_choice():
     rng = torch.Generator().manual_seed(1)
     signal = torch.randn(200, 4, generator=rng)
     x = torch.cat([signal, torch.randn(200, 150, generator=rng)], dim=1)
     y = signal + torch.randn(200, 4, generator=rng) > 0
-    choice = linear.choose(x, y, linear.subset(200, 1.0, 0), 0.3, (1e-4, 1.0), 50)
+    choice = linear.choose(x, y, linear.subset(200, 1.0, 0), 0.3, (1e-4, 1.0), 1e-6, 50)
     assert choice.weight_decay == 1.0
     assert choice.scores[1.0] > choice.scores[1e-4]
-    unscorable = linear.choose(x, torch.zeros_like(y), linear.subset(200, 1.0, 0), 0.3, (1e-4, 1e-2, 1.0), 50)
-    assert unscorable == linear.Choice(1e-2, None, 60)
+    unscorable = linear.choose(x, torch.zeros_like(y), linear.subset(200, 1.0, 0), 0.3, (1e-4, 1e-2, 1.0), 1e-6, 50)
+    assert unscorable == linear.Choice(1e-2, None, 60, {})
 
 
 def run(monkeypatch, data, backbone_file, make_features, **settings):
@@ -217,6 +195,9 @@ def test_the_reported_split_decides_nothing(monkeypatch, data, backbone_file):
         run(monkeypatch, data, backbone_file, noisy(scale), fractions=(1.0,)) for scale in (0.1, 5.0)
     )
     assert rows[0]["value"] != others[0]["value"]
+    for noted in (notes, other_notes):
+        (subset,) = noted["protocols"]["linear"]["subsets"]
+        del subset["mAP"]
     assert notes["protocols"] == other_notes["protocols"]
 
 
@@ -229,6 +210,40 @@ def test_the_probe_runs_end_to_end_and_repeats_itself(data, backbone_file):
     assert backbone_file.read_bytes() == before
     assert rows[0]["value"] > notes["constant_mAP"] + 10
     assert notes["parameters"] == (512 + 1) * 3
+    assert notes["not_converged"] == []
+    assert len(notes["protocols"]["linear"]["subsets"]) == 1
+    assert len(notes["protocols"]["linear_30pct"]["subsets"]) == 5
+
+
+def test_the_value_of_a_share_is_the_mean_over_its_subsets_and_so_are_the_values_without_a_group(
+    data, backbone_file
+):
+    config = Linear(data, size=32, fractions=(0.3,), subsets=2, weight_decays=(0.01,))
+    (row,), notes = linear.evaluate(backbone_file, config, seed=0, device=CPU, progress=False)
+    train, val = read_splits(data)
+    backbone, _ = load_backbone(backbone_file)
+    x, x_val = (features.extract(backbone, s, size=32, batch_size=64, device=CPU) for s in (train, val))
+    y, y_val = (torch.from_numpy(s.labels()) for s in (train, val))
+    values, without = [], []
+    for index in (0, 1):
+        own = linear.subset(len(train), 0.3, 0, index)
+        found = fit(basis(x[own]), y[own], 0.01, softmax=False, tolerance=1e-6, iterations=100)
+        scores = found.probe.scores(x_val)
+        values.append(mean_average_precision(scores, y_val)[0])
+        rest = [[i for i in range(20) if i != g] for g in range(20)]
+        without.append([mean_average_precision(scores[r], y_val[r])[0] for r in rest])
+    assert [s["mAP"] for s in notes["protocols"]["linear_30pct"]["subsets"]] == values
+    assert row["value"] == pytest.approx(sum(values) / 2)
+    assert row["jackknife"] == [round((a + b) / 2, 4) for a, b in zip(*without, strict=True)]
+
+
+def test_fits_that_reach_the_cap_are_listed(data, backbone_file):
+    config = Linear(data, size=32, fractions=(1.0,), weight_decays=(0.001,), iterations=1)
+    _, notes = linear.evaluate(backbone_file, config, seed=0, device=CPU, progress=False)
+    assert [(entry["fit"], entry["weight_decay"]) for entry in notes["not_converged"]] == [
+        ("selection", 0.001),
+        ("final", 0.001),
+    ]
 
 
 def test_a_validation_split_that_cannot_score_is_refused_before_any_work(tmp_path, backbone_file):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study
-from mlssl.study.settings import Detection, Linear, PseudoLabels, Segmentation
+from mlssl.study.settings import FROZEN as FROZEN_STAGES
+from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
@@ -47,8 +48,8 @@ class Score:
 
     @property
     def transfer(self) -> str:
-        """The stage whose result file contains it: pretrain, linear, detection or segmentation."""
-        return "linear" if self.protocol.startswith("linear") else self.protocol
+        """The stage whose result file contains it; `dense_c4` is a protocol of the stage `dense`."""
+        return next((t for t in TRANSFERS if f"{self.protocol}_".startswith(f"{t}_")), self.protocol)
 
     @property
     def label(self) -> str:
@@ -58,6 +59,16 @@ class Score:
 
 MINUTES = Score("pretrain", "minutes", "pretraining", "minutes", digits=1, is_cost=True)
 """Wall time of a pretraining."""
+FROZEN = (
+    Score("knn", "mAP", "k-NN mAP", "%"),
+    Score("dense", "mIoU", "linear segmentation mIoU", "%"),
+    Score("regions", "mAcc", "region accuracy", "%"),
+    Score("correspondence", "accuracy", "matched cells", "%"),
+    Score("correspondence_retrieval", "precision_at_1", "retrieved regions", "%"),
+)
+"""Scores of frozen features beside the linear probe's."""
+SECOND_MAPS = ("dense_c4", "regions_c4")
+"""Protocols that are measured beside those of `FROZEN`, and are not in the tables."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -90,7 +101,7 @@ def linear_scores(study: Study) -> list[Score]:
 
 def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
-    others = [score for score in (*DENSE, *LABELS) if score.protocol in study.transfers]
+    others = [score for score in (*FROZEN, *DENSE, *LABELS) if score.transfer in study.transfers]
     return [*linear_scores(study), *others, MINUTES]
 
 
@@ -99,8 +110,16 @@ def expected_protocols(study: Study, run: str) -> list[str]:
     protocols = ["pretrain"]
     for transfer, runs in study.transfer_runs.items():
         if run in runs:
-            protocols += [s.protocol for s in linear_scores(study)] if transfer == "linear" else [transfer]
+            protocols += protocols_of(study, transfer)
     return protocols
+
+
+def protocols_of(study: Study, transfer: str) -> list[str]:
+    """All protocols that a transfer measures."""
+    if transfer == "linear":
+        return [score.protocol for score in linear_scores(study)]
+    known = dict.fromkeys([*(score.protocol for score in (*FROZEN, *DENSE, *LABELS)), *SECOND_MAPS])
+    return [protocol for protocol in known if f"{protocol}_".startswith(f"{transfer}_")]
 
 
 def stem(axis: str) -> str:
@@ -214,6 +233,8 @@ def transfer_budget(study: Study, used: Collection[str | None] | None = None) ->
             continue
         if isinstance(t, Linear):
             parts.append(f"linear probe on frozen features at {t.size} px")
+        elif name in FROZEN_STAGES:
+            parts.append(f"{name} on frozen features at {t.size} px")
         elif isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         elif isinstance(t, Detection | Segmentation):

@@ -13,7 +13,7 @@ from mlssl.cli.options import add_device, add_run, add_study, command, exists_al
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import TRANSFERS, Pretrain
+from mlssl.study.settings import FROZEN, TRANSFERS, Pretrain
 from mlssl.study.validation import plain, read
 
 SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     sub = command(
         commands, "resolve", resolve, "Write the full settings of one run or transfer of a study as YAML."
     )
-    sub.add_argument("name", help="name of a run or of a transfer: linear, detection, segmentation, pseudo_labels")
+    sub.add_argument("name", help="name of a run, or of a transfer such as linear")
     add_study(sub)
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
@@ -43,6 +43,10 @@ def add(commands: Any) -> None:
 
     for name, text in {
         "linear": "Evaluate a frozen backbone by a multi-label linear probe: mAP with all and with few labels.",
+        "knn": "Evaluate a frozen backbone by the labels of nearest training images: mAP.",
+        "dense": "Evaluate a frozen backbone by linear segmentation of its maps: mIoU, mAcc.",
+        "regions": "Evaluate a frozen backbone by classifying annotated boxes: accuracy.",
+        "correspondence": "Evaluate a frozen backbone by matching cells of two crops, and by retrieving objects.",
         "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
         "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
@@ -121,8 +125,8 @@ def transfer(args: argparse.Namespace) -> None:
         meta["seed"] = args.seed
     about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.command == "linear":
-            raise ConfigError("linear: fits on one device; start it as one process")
+        if distributed.count() > 1 and args.command in FROZEN:
+            raise ConfigError(f"{args.command}: runs on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return
         on = device.choose(own_device)
@@ -184,4 +188,4 @@ def write_transfer(
     results.write_result(out, results.result(about, rows, code=code, data=data, **facts, watch=watch, notes=notes))
     for row in rows:
         value = "undefined" if row["value"] is None else f"{row['value']:.2f}"
-        print(f"{row['protocol']:>14} {row['metric']:<10} {value:>9}  (n = {row['n']})")
+        print(f"{row['protocol']:>24} {row['metric']:<14} {value:>9}  (n = {row['n']})")

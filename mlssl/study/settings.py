@@ -210,13 +210,101 @@ class Linear:
     """Share of the labelled training images that is held out to choose the L2 penalty."""
     weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Candidates for the L2 penalty on standardised features."""
+    subsets: Count = 5
+    """Random subsets of each share below 1; the result is their mean. Subsets depend on the seed alone."""
+    tolerance: Positive = 1e-6
+    """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
     iterations: Count = 100
-    """Largest number of L-BFGS iterations per fit."""
+    """Largest number of Newton steps per fit; the notes of a result list the fits that reach it."""
 
     @staticmethod
     def protocol(fraction: float) -> str:
         """Name of the protocol that trains on this share of the labels: linear, linear_10pct, …"""
         return "linear" if fraction == 1 else f"linear_{100 * fraction:g}pct"
+
+
+@settings
+class Knn:
+    """Multi-label k-nearest-neighbour classification with frozen features of whole images; nothing is trained."""
+
+    data: Data
+    size: Pixels = 224
+    """Images are resized to size x size pixels."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50, 100, 200)
+    """Candidates for the number of neighbours."""
+    temperature: Positive = 0.07
+    """Of the softmax over the neighbours' cosine similarities, which gives their weights."""
+    selection: Inside = 0.2
+    """Share of the training images held out to choose the number of neighbours; never the reported split."""
+
+
+@settings
+class Dense:
+    """Linear segmentation on frozen maps: a classifier of cells in closed form; classes as in segmentation."""
+
+    data: Data
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 224
+    """Images are resized to size x size pixels."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Input pixels per cell of C5; 8 and 16 replace strides by dilation, and C4 has at most this stride."""
+    train_images: Annotated[int, Field(ge=4)] | None = 5000
+    """Train on this number of training images, drawn by the seed; null takes all."""
+    eval_images: Count | None = None
+    """Evaluate on this number of validation images, the first ones; null takes all."""
+    selection: Inside = 0.2
+    """Share of those training images held out to choose the regularisation; never the reported split."""
+    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
+    """Candidates for the regularisation of the covariance, relative to its mean variance."""
+
+
+@settings
+class Regions:
+    """Classification of annotated boxes by RoIAligned frozen maps: linear softmax layer and nearest neighbours."""
+
+    data: Data
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 224
+    """Images are resized to size x size pixels."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    output_stride: Literal[8, 16, 32] = 32
+    """Input pixels per cell of C5; 8 and 16 replace strides by dilation, and C4 has at most this stride."""
+    train_images: Annotated[int, Field(ge=4)] | None = 5000
+    """Train on this number of training images, drawn by the seed; null takes all."""
+    eval_images: Count | None = None
+    """Evaluate on this number of validation images, the first ones; null takes all."""
+    selection: Inside = 0.2
+    """Share of those training images held out to choose the regularisation; never the reported split."""
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1)
+    """Candidates for the L2 penalty on standardised features."""
+    tolerance: Positive = 1e-5
+    """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
+    iterations: Count = 100
+    """Largest number of Newton steps per fit; the notes of a result list the fits that reach it."""
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50, 100, 200)
+    """Candidates for the number of neighbours."""
+    temperature: Positive = 0.07
+    """Of the softmax over the neighbours' cosine similarities, which gives their weights."""
+
+
+@settings
+class Correspondence:
+    """Local features without training: matching cells between two crops of an image, and retrieving objects."""
+
+    data: Data
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 224
+    """Images and crops are resized to size x size pixels."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    eval_images: Count | None = None
+    """Evaluate on this number of validation images, the first ones; null takes all."""
+    scale: ShareRange = (0.3, 1.0)
+    """Share of the image's area that a crop covers."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of a crop, before it is resized to a square."""
 
 
 @settings
@@ -284,14 +372,22 @@ class PseudoLabels:
     """A crop shows a category if at least this share of the box of one of its objects is inside."""
 
 
-TRANSFERS: dict[str, type[Linear] | type[Detection] | type[Segmentation] | type[PseudoLabels]] = {
+Transfer = Linear | Knn | Dense | Regions | Correspondence | Detection | Segmentation | PseudoLabels
+"""The settings of a transfer."""
+TRANSFERS: dict[str, type[Transfer]] = {
     "linear": Linear,
+    "knn": Knn,
+    "dense": Dense,
+    "regions": Regions,
+    "correspondence": Correspondence,
     "detection": Detection,
     "segmentation": Segmentation,
     "pseudo_labels": PseudoLabels,
 }
 """Stage -> its settings."""
-Config = Pretrain | Linear | Detection | Segmentation | PseudoLabels
+FROZEN = ("linear", "knn", "dense", "regions", "correspondence")
+"""Transfers that read a frozen backbone, on one device."""
+Config = Pretrain | Transfer
 """The settings of a pretraining or a transfer."""
 RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised"}
 """Fields of a stage's settings that a study file gives in other sections, or that are computed from files."""

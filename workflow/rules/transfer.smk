@@ -25,6 +25,50 @@ rule linear:
         "{ON_GPU} {rule} --study={FROZEN:q} --run-name={wildcards.run} --threads {threads} > {log:q} 2>&1"
 
 
+use rule linear as knn with:
+    output:
+        STUDY.result("{run}", "knn"),
+    wildcard_constraints:
+        run=unfinished("knn"),
+    log:
+        OUT / "logs" / "knn" / "{run}.log",
+    benchmark:
+        OUT / "benchmarks" / "knn" / "{run}.tsv"
+
+
+use rule linear as dense with:
+    output:
+        STUDY.result("{run}", "dense"),
+    wildcard_constraints:
+        run=unfinished("dense"),
+    log:
+        OUT / "logs" / "dense" / "{run}.log",
+    benchmark:
+        OUT / "benchmarks" / "dense" / "{run}.tsv"
+
+
+use rule linear as regions with:
+    output:
+        STUDY.result("{run}", "regions"),
+    wildcard_constraints:
+        run=unfinished("regions"),
+    log:
+        OUT / "logs" / "regions" / "{run}.log",
+    benchmark:
+        OUT / "benchmarks" / "regions" / "{run}.tsv"
+
+
+use rule linear as correspondence with:
+    output:
+        STUDY.result("{run}", "correspondence"),
+    wildcard_constraints:
+        run=unfinished("correspondence"),
+    log:
+        OUT / "logs" / "correspondence" / "{run}.log",
+    benchmark:
+        OUT / "benchmarks" / "correspondence" / "{run}.tsv"
+
+
 rule detection:
     """Mask R-CNN on a backbone; all layers are trained."""
     input:
