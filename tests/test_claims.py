@@ -231,7 +231,7 @@ def test_tables_say_what_was_found(study_of):
     assert (first["comparison"], first["n"], first["verdict"]) == ("mls − moco_v2", 5, "supported")
     assert first["low"] < first["difference"] < first["high"]
     assert first["image_views_of_paper"] == f"1/{118_287 * 800 / 17664:,.0f}"
-    assert printed.loc[0, "verdict"] == "**supported**"
+    assert printed.loc[0, "verdict"] == "supported"
     assert "n = 5, images fixed" in printed.loc[0, "difference [95 % interval]"]
     missing = printed[printed["claim"].str.startswith("4.")].iloc[0]
     assert missing["verdict"].startswith("not in this study (needs loss = infonce+bce")

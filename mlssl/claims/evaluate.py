@@ -70,6 +70,7 @@ class Row:
     """Whether this evaluator decides the claim."""
     outcomes: tuple[Outcome, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
+    """Of the whole claim, corrected where one of its comparisons is enough."""
     missing: str = ""
     """What the study lacks for it."""
     because: str = ""

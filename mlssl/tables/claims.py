@@ -52,6 +52,9 @@ def lines(study: Study, row: Row, published: pd.DataFrame, views: dict[str, floa
         "decides": row.primary,
         "verdict": row.verdict,
         "because": row.because or None,
+        "p_supported": number(row.evidence.above) if row.outcomes else None,
+        "p_contradicted": number(row.evidence.below) if row.outcomes else None,
+        "p_no_difference": number(row.evidence.within) if row.outcomes else None,
         "missing": row.missing or None,
     }
     empty = Outcome("", math.nan)
@@ -104,8 +107,6 @@ def printed_row(study: Study, row: Row, published: pd.DataFrame, views: dict[str
     verdict = row.verdict + (f" ({row.because})" if row.because else "")
     if row.missing:
         verdict += f" (needs {row.missing})"
-    elif row.primary and row.score:
-        verdict = f"**{verdict}**"
     return {
         "claim": f"{row.claim.number}. {row.claim.sentence}" if row.primary else f"{row.claim.number}.",
         "paper": paper_numbers(row.claim, published) if row.primary else "",
@@ -186,7 +187,7 @@ def caption(study: Study, metrics: pd.DataFrame, found: list[Row]) -> str:
         f"backbone, {PAPER.views.crop} px crops, 400 or 800 epochs of {PAPER_IMAGES:,} images. "
         "Image views: images seen in pretraining, as a share of the paper's. Differences are paired by seed, in "
         "percentage points, with 95 % intervals over seeds and evaluation images; where no groups of images are "
-        "known, `images fixed`. The evaluator in the first row of a claim decides it (bold) and was chosen before "
+        "known, `images fixed`. The evaluator in the first row of a claim decides it and was chosen before "
         f"there were results. δ: {margins}. "
         f"{absent} of {len({row.claim.number for row in found})} claims are not in this study. {RULES}. "
         f"{where[0].upper()}{where[1:]}."

@@ -179,5 +179,5 @@ def escape(text: str) -> str:
     """Escape text for LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
-    special |= {"<": r"$<$", ">": r"$>$"}
+    special |= {"<": r"$<$", ">": r"$>$", "≤": r"$\leq$", "−": "$-$", "λ": r"$\lambda$", "δ": r"$\delta$"}
     return "".join(special.get(c, c) for c in text)
