@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from mlssl.analysis.outputs import METRICS, Score, headline
+from mlssl.analysis.outputs import LABEL_FORCE, METRICS, Score, headline, runs_with
 from mlssl.errors import ConfigError
-from mlssl.study.expand import Study
+from mlssl.study.expand import COMPARE, Study
 
 OTHER_CODE = "†"
 """Marks a cell with a result that other code than the current code made."""
@@ -89,8 +89,7 @@ def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> d
     by_run = dict(list(rows.groupby("run", sort=False)))
     cells: dict[str, list[str]] = {level: [] for level in study.axes()[axis]}
     for cell in study.cells:
-        wanted = score.transfer == "pretrain" or cell.run in study.transfer_runs.get(score.transfer, ())
-        if cell.axis == axis and wanted:
+        if cell.axis == axis and cell.run in runs_with(study, score):
             cells[cell.level].append(cell.run)
     summaries = {}
     for level, runs in cells.items():
@@ -118,11 +117,14 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
 
 
 def scores_of(study: Study, axis: str) -> list[Score]:
-    """The scores that get a column: those with at least two levels of the axis (or its only level)."""
+    """The scores that get a column: those with at least two levels of the axis (or its only level).
+
+    Ablations also have the strength of their labels.
+    """
     levels = study.axes()[axis]
     found = []
-    for score in headline(study):
-        runs = study.runs if score.transfer == "pretrain" else study.transfer_runs[score.transfer]
+    for score in [*headline(study), *([] if axis == COMPARE else [LABEL_FORCE])]:
+        runs = runs_with(study, score)
         through = {c.level for c in study.cells if c.axis == axis and c.run in runs}
         if len(through) >= min(2, len(levels)):
             found.append(score)

@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlssl.study.expand import COMPARE, Study
-from mlssl.study.settings import FROZEN as FROZEN_STAGES
+from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
 from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
@@ -59,16 +58,18 @@ class Score:
 
 MINUTES = Score("pretrain", "minutes", "pretraining", "minutes", digits=1, is_cost=True)
 """Wall time of a pretraining."""
+LABEL_FORCE = Score("pretrain", "label_force", "gradient of the labels, of InfoNCE's", "%")
+"""How strongly pseudo-labels pull at the query embedding, mean over a run (docs/faithfulness.md)."""
 FROZEN = (
     Score("knn", "mAP", "k-NN mAP", "%"),
     Score("dense", "mIoU", "linear segmentation mIoU", "%"),
+    Score("dense_c4", "mIoU", "linear segmentation mIoU on C4", "%"),
     Score("regions", "mAcc", "region accuracy", "%"),
+    Score("regions_c4", "mAcc", "region accuracy on C4", "%"),
     Score("correspondence", "accuracy", "matched cells", "%"),
     Score("correspondence_retrieval", "precision_at_1", "retrieved regions", "%"),
 )
-"""Scores of frozen features beside the linear probe's."""
-SECOND_MAPS = ("dense_c4", "regions_c4")
-"""Protocols that are measured beside those of `FROZEN`, and are not in the tables."""
+"""Scores of frozen features beside the linear probe's: of the last map, and of C4, the map before it."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -105,6 +106,13 @@ def headline(study: Study) -> list[Score]:
     return [*linear_scores(study), *others, MINUTES]
 
 
+def runs_with(study: Study, score: Score) -> Collection[str]:
+    """The runs of the study that have this score."""
+    if score == LABEL_FORCE:
+        return [run.id for run in study.runs.values() if has_pseudo_labels(run.config)]
+    return study.runs if score.transfer == "pretrain" else study.transfer_runs.get(score.transfer, ())
+
+
 def expected_protocols(study: Study, run: str) -> list[str]:
     """All protocols that the study needs for a run, `pretrain` first."""
     protocols = ["pretrain"]
@@ -118,7 +126,7 @@ def protocols_of(study: Study, transfer: str) -> list[str]:
     """All protocols that a transfer measures."""
     if transfer == "linear":
         return [score.protocol for score in linear_scores(study)]
-    known = dict.fromkeys([*(score.protocol for score in (*FROZEN, *DENSE, *LABELS)), *SECOND_MAPS])
+    known = dict.fromkeys(score.protocol for score in (*FROZEN, *DENSE, *LABELS))
     return [protocol for protocol in known if f"{protocol}_".startswith(f"{transfer}_")]
 
 
@@ -231,14 +239,12 @@ def transfer_budget(study: Study, used: Collection[str | None] | None = None) ->
     for name, t in study.transfers.items():
         if used is not None and name not in used:
             continue
-        if isinstance(t, Linear):
-            parts.append(f"linear probe on frozen features at {t.size} px")
-        elif name in FROZEN_STAGES:
-            parts.append(f"{name} on frozen features at {t.size} px")
-        elif isinstance(t, PseudoLabels):
+        if isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         elif isinstance(t, Detection | Segmentation):
             parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
+        else:
+            parts.append(f"{'linear probe' if name == 'linear' else name} on frozen features at {t.size} px")
     return "; ".join(parts)
 
 

@@ -73,17 +73,11 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
     colour, summaries = colours(levels), {}
     for ax, score in zip(grid.flat, scores, strict=False):
         by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
-        trained = [v for lv in levels if lv not in untrained(study) for v in by_level[lv].values.values()]
-        low, high = range_near(trained)
         for place, (level, s) in enumerate(by_level.items()):
-            words = ""
-            if s.n and not score.is_cost and trained and not low <= s.mean <= high:
-                words = f"off this axis:\n{s.text(usual_n=s.n)} {score.unit}"
-            elif s.n:
+            if s.n:
                 dots(ax, place, s, colour[level], upright=False)
             elif s.expected:
                 words = "failed" if "failed" in s.status else "missing"
-            if words:
                 ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
         ax.set_xlabel(two_lines(score))
         ax.grid(axis="y", color="0.9")

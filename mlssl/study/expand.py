@@ -31,6 +31,7 @@ from mlssl.study.settings import (
     Segmentation,
     Selection,
     StudyFile,
+    Transfer,
 )
 from mlssl.study.sources import CACHE, Source, identify, read_source
 from mlssl.study.validation import build, check_section, plain
@@ -76,7 +77,7 @@ class Study:
     """Where the images of the transfers come from; `source` unless the study has `transfer_data`."""
     runs: dict[str, Run]
     cells: tuple[Cell, ...]
-    transfers: dict[str, Config]
+    transfers: dict[str, Transfer]
     transfer_runs: dict[str, tuple[str, ...]]
     """The runs that each transfer evaluates."""
     weights: dict[str, str]
@@ -268,7 +269,7 @@ def expand(
 ) -> Study:
     """A study's runs, their places in its tables, and their transfers."""
     runs, cells = expand_runs(file, source, weights, path)
-    transfers: dict[str, Config] = {}
+    transfers: dict[str, Transfer] = {}
     transfer_runs: dict[str, tuple[str, ...]] = {}
     compared = {cell.run for cell in cells if cell.axis == COMPARE}
     # Photos without labels have no transfers.

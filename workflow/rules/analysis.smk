@@ -42,6 +42,7 @@ rule tables:
     input:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
+        image_groups=OUT / "image_groups.tsv",
     output:
         own=shown(OWN_TABLES, "../report/table.rst", "Comparisons"),
         published=shown(PAPER_TABLES, "../report/paper_table.rst", "Tables of the paper"),
@@ -61,6 +62,7 @@ rule figures:
     input:
         metrics=OUT / "metrics.tsv",
         runs=OUT / "runs.tsv",
+        image_groups=OUT / "image_groups.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
     output:
         axes=shown(AXIS_FIGURES, "../report/figure.rst", "Comparisons"),
