@@ -269,7 +269,7 @@ class Regions:
     """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
     iterations: Count = 100
     """Largest number of Newton steps per fit; the notes of a result list the fits that reach it."""
-    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50, 100, 200)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 3, 5, 10, 20, 50)
     """Candidates for the number of neighbours."""
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities, which gives their weights."""
