@@ -263,7 +263,7 @@ class Regions:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1)
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the L2 penalty on standardised features."""
     tolerance: Positive = 1e-5
     """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
