@@ -278,13 +278,13 @@ class Regions:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1)
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the L2 penalty on standardised features."""
     tolerance: Positive = 1e-5
     """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
     iterations: Count = 100
     """Largest number of Newton steps per fit; the notes of a result list the fits that reach it."""
-    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50, 100, 200)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 3, 5, 10, 20, 50)
     """Candidates for the number of neighbours."""
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities, which gives their weights."""

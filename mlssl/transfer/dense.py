@@ -151,7 +151,9 @@ def evaluate(
             masks = [torch.from_numpy(train.semantic_mask(i)) for i in index]
             for name, found in maps.items():
                 cells = found.flatten(2).transpose(1, 2).flatten(0, 1)
-                shares = torch.cat([cell_shares(m, *found.shape[2:], classes) for m in masks]).to(device)
+                shares = torch.cat([cell_shares(m, found.shape[2], found.shape[3], classes) for m in masks]).to(
+                    device
+                )
                 own = sums(cells, shares)
                 parts[name][is_held] = parts[name][is_held] + own if is_held in parts[name] else own
                 if is_held:

@@ -94,7 +94,7 @@ def frozen(
     """
     layout = torch.channels_last if gains_from_bf16(device) else torch.contiguous_format
     was_training = backbone.training
-    backbone.eval().to(device=device, memory_format=layout)
+    backbone.eval().to(device).to(memory_format=layout)
     loader = batches(read, images, batch_size, device)
     seen: list[int] = []
     for index, pixels in bar(loader, f"features of {split.folder.name}", progress):

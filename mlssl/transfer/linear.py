@@ -89,7 +89,9 @@ def choose(
     fitted, held = hold_out(indices, share)
     if not scorable(targets[held]).any():
         return Choice(sorted(candidates)[len(candidates) // 2], None, len(held), {})
-    scores, capped, start = {}, {}, None
+    scores: dict[float, float] = {}
+    capped: dict[float, float] = {}
+    start = None
     of = basis(features[fitted])
     for candidate in sorted(candidates, reverse=True):
         found = fit(
@@ -134,9 +136,11 @@ def evaluate(
         extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
         for s in (train, val)
     )
-    rows, protocols, capped = [], {}, []
+    rows, protocols = [], {}
+    capped: list[dict[str, Any]] = []
     for fraction in bar(config.fractions, "linear probes", progress):
         protocol = config.protocol(fraction)
+        values: list[float] = []
         found, jackknives = [], []
         for index in range(1 if fraction == 1 else config.subsets):
             indices = subset(len(train), fraction, seed, index).to(device)
@@ -153,25 +157,25 @@ def evaluate(
             )
             scores = final.probe.scores(x_val)
             jackknives.append(mean_ap_without_each(scores, y_val))
+            named = None if choice.scores is None else {f"{c:g}": s for c, s in choice.scores.items()}
+            values.append(mean_average_precision(scores, y_val)[0])
             found.append(
                 {
-                    "mAP": mean_average_precision(scores, y_val)[0],
+                    "mAP": values[-1],
                     "weight_decay": choice.weight_decay,
-                    "selection_mAP": choice.scores and {f"{c:g}": s for c, s in choice.scores.items()},
+                    "selection_mAP": named,
                     "categories_without_positive": int((~y[indices].any(dim=0)).sum()),
                 }
             )
-            for phase, gradients in (
-                ("selection", choice.capped),
-                ("final", {} if final.converged else {choice.weight_decay: final.gradient}),
-            ):
+            missed = {} if final.converged else {choice.weight_decay: final.gradient}
+            for phase, gradients in (("selection", choice.capped), ("final", missed)):
                 capped += [
                     {"protocol": protocol, "subset": index, "fit": phase, "weight_decay": c, "gradient": g}
                     for c, g in gradients.items()
                 ]
         known = [j for j in jackknives if j is not None]
         jackknife = [_mean(v) for v in zip(*known, strict=True)] if len(known) == len(found) else None
-        rows.append(row(protocol, "mAP", _mean([f["mAP"] for f in found]), len(val), jackknife))
+        rows.append(row(protocol, "mAP", _mean(values), len(val), jackknife))
         protocols[protocol] = {
             "train_images": len(indices),
             "selection_images": choice.held_out,

@@ -215,7 +215,12 @@ def evaluate(
     _, held_images = hold_out(order, config.selection)
     count = min(config.eval_images or len(val), len(val))
     classes = len(val.categories)
-    how = {"size": config.size, "batch_size": config.batch_size, "device": device, "progress": progress}
+    how: dict[str, Any] = {
+        "size": config.size,
+        "batch_size": config.batch_size,
+        "device": device,
+        "progress": progress,
+    }
     learned = read_boxes(backbone, train, order.tolist(), **how)
     judged = read_boxes(backbone, val, range(count), **how)
     held = torch.isin(learned.image, held_images.to(device))
