@@ -72,7 +72,7 @@ def make_settings(method="mls", **changes):
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing in the engine catches it."""
+    """Simulates kill -9: nothing in the engine catches it."""
 
 
 def train(settings, store, out, *, kill_after=None, monkeypatch=None):

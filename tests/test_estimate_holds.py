@@ -39,10 +39,10 @@ def test_a_measured_estimate_comes_true_within_30_percent(tmp_path, monkeypatch)
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "mlssl", "estimate", "--study", str(file), "--measure"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert "unknown" not in told.stdout.replace("weights unknown", "")
-    assert "6 jobs by steps measured on this machine" in told.stdout
+    estimated = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert estimated.returncode == 0, estimated.stderr
+    assert "unknown" not in estimated.stdout.replace("weights unknown", "")
+    assert "6 jobs by steps measured on this machine" in estimated.stdout
 
     study = studies.load(file)
     expected = estimate.jobs(study, rates.sources(Path("results"), device="cpu", reference=Path("nowhere.json")))

@@ -23,7 +23,7 @@ from mlssl.data import placement
 from mlssl.data.store import build_store
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.run import checkpoint
-from mlssl.pretrain.run.signals import GO_ON_LATER, SIGNALS, Interrupted, listening
+from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, SIGNALS, Interrupted, listening
 from mlssl.study.identity import experiment
 from mlssl.study.validation import plain
 
@@ -224,7 +224,7 @@ def test_the_command_exits_with_75_and_goes_on_when_called_again(images, tmp_pat
         time.sleep(0.01)
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=120)
-    assert running.returncode == GO_ON_LATER == 75
+    assert running.returncode == RUN_AGAIN_LATER == 75
     assert said.strip().splitlines()[-1].startswith("mlssl pretrain: run: stopped by SIGTERM after step ")
     assert "Traceback" not in said
     assert (out / "state" / "checkpoint.pt").exists()

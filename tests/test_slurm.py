@@ -55,7 +55,7 @@ def begin(cwd, slurm, *arguments):
         return subprocess.Popen(watched, cwd=cwd, env=slurm, stdout=log, stderr=log, start_new_session=True)
 
 
-def told(cwd):
+def driver_log(cwd):
     logs = [cwd / "snakemake.log", *cwd.glob("results/*/logs/**/*.log"), *cwd.rglob("slurm_logs/**/*.log")]
     return "\n".join(f"--- {log}\n{log.read_text()[-3000:]}" for log in logs)
 
@@ -96,7 +96,7 @@ def jobs_of(cwd, slurm):
 def finished(slurm, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("study")
     study = write_study(cwd, compare=["mls", "random"])
-    assert begin(cwd, slurm).wait() == 0, told(cwd)
+    assert begin(cwd, slurm).wait() == 0, driver_log(cwd)
     return cwd, study
 
 
@@ -105,7 +105,7 @@ def test_a_run_is_shared_by_ranks_on_two_nodes(slurm, finished, tmp_path):
     shutil.copytree(finished[0] / "results" / "data", tmp_path / "results" / "data")
     (run_id,) = study.runs
     result = study.out / "runs" / run_id / "pretrain.json"
-    assert begin(tmp_path, slurm, result).wait() == 0, told(tmp_path)
+    assert begin(tmp_path, slurm, result).wait() == 0, driver_log(tmp_path)
     assert json.loads((tmp_path / result).read_text())["header"]["notes"]["ranks"] == 2
     (job,) = jobs_of(tmp_path, slurm)
     assert "NodeList=gpu[1-2]\n" in run(["scontrol", "show", "job", job], slurm)
@@ -124,7 +124,7 @@ def training(finished, slurm, tmp_path):
     result = folder.relative_to(tmp_path) / "pretrain.json"
     driver = begin(tmp_path, slurm, result)
     until(lambda: (folder / "state" / "checkpoint.pt").exists() or driver.poll() is not None, "a state", 90)
-    assert driver.poll() is None, told(tmp_path)
+    assert driver.poll() is None, driver_log(tmp_path)
     jobs = run(["squeue", "-h", "-t", "R", "-p", "gpu", "-o", "%i %N %Z"], slurm).splitlines()
     (job,) = [job.split()[:2] for job in jobs if job.endswith(str(tmp_path))]
     yield driver, tmp_path, folder, job
@@ -165,7 +165,7 @@ def resumed_at(cwd, folder):
 
 
 def assert_went_on(cwd, folder, whole):
-    assert resumed_at(cwd, folder) > 0, told(cwd)
+    assert resumed_at(cwd, folder) > 0, driver_log(cwd)
     assert losses(folder) == whole
     assert [path.name for path in (folder / "state").glob("*.pt")] == ["checkpoint.pt"]
 
@@ -173,7 +173,7 @@ def assert_went_on(cwd, folder, whole):
 def test_a_cancelled_job_is_started_again_and_goes_on(slurm, training, whole):
     driver, cwd, folder, (job, _) = training
     run(["scancel", job], slurm)
-    assert driver.wait() == 0, told(cwd)
+    assert driver.wait() == 0, driver_log(cwd)
     assert f"'{job}' failed, SLURM status is: 'CANCELLED'" in (cwd / "snakemake.log").read_text()
     assert_went_on(cwd, folder, whole)
 
@@ -181,7 +181,7 @@ def test_a_cancelled_job_is_started_again_and_goes_on(slurm, training, whole):
 def test_a_preempted_job_is_requeued_and_goes_on(slurm, training, whole):
     driver, cwd, folder, (job, _) = training
     run(["scontrol", "requeue", job], slurm)
-    assert driver.wait() == 0, told(cwd)
+    assert driver.wait() == 0, driver_log(cwd)
     assert "Restarts=1" in run(["scontrol", "show", "job", job], slurm)
     assert_went_on(cwd, folder, whole)
 
@@ -193,7 +193,7 @@ def test_a_second_snakemake_says_that_the_first_has_the_study_and_harms_nothing(
     )
     assert second.returncode == 1
     assert "cannot be locked" in second.stdout + second.stderr
-    assert driver.wait() == 0, told(cwd)
+    assert driver.wait() == 0, driver_log(cwd)
     assert resumed_at(cwd, folder) == 0
     assert losses(folder) == whole
 
@@ -207,18 +207,18 @@ def test_after_kill_9_of_snakemake_its_job_ends_and_nothing_is_trained_twice(slu
     assert locked.wait() == 1
     assert "cannot be locked" in (cwd / "snakemake.log").read_text()
     assert begin(cwd, slurm, "--unlock").wait() == 0
-    assert begin(cwd, slurm, result).wait() == 0, told(cwd)
+    assert begin(cwd, slurm, result).wait() == 0, driver_log(cwd)
     assert losses(folder) == whole
     attempts = jobs_of(cwd, slurm)
     # Its result is taken as it is, before or after the second trainer starts, or that one goes on from its state.
-    taken_or_went_on = "has ended already; nothing is left to do" in told(cwd) or resumed_at(cwd, folder) > 0
-    assert attempts == [job] or taken_or_went_on, told(cwd)
+    taken_or_went_on = "has ended already; nothing is left to do" in driver_log(cwd) or resumed_at(cwd, folder) > 0
+    assert attempts == [job] or taken_or_went_on, driver_log(cwd)
 
 
 def test_a_lost_node_s_job_is_requeued_on_another_and_goes_on(slurm, training, whole):
     driver, cwd, folder, (job, node) = training
     slurm_cluster.lose_node(Path(slurm[slurm_cluster.MARK]), node, job)
-    assert driver.wait() == 0, told(cwd)
+    assert driver.wait() == 0, driver_log(cwd)
     shown = run(["scontrol", "show", "job", job], slurm)
     assert "Restarts=1" in shown
     assert f"NodeList={node}\n" not in shown

@@ -92,7 +92,7 @@ class Samples:
         self._summaries = functools.cache(lambda axis, score: summarise(study, metrics, axis, score))
 
     def score(self, protocol: str) -> Score | None:
-        """The score of the study that stands for a protocol."""
+        """The score that the study has for a protocol."""
         return next((s for s in self.scores if s.protocol == protocol), None)
 
     def expected(self, level: Level, score: Score) -> int:

@@ -1,4 +1,4 @@
-"""The paper's ten claims: a sentence, the test that stands for it, and where the paper has numbers for it.
+"""The paper's ten claims: a sentence, its operational test, and where the paper has numbers for it.
 
 A claim is a tree of comparisons `better - worse` of two levels of a study, all of which must hold (`every`), or one
 of which is enough (`some`). Which evaluator decides is fixed here, before there are results.
@@ -85,7 +85,7 @@ class Claim:
     number: int
     sentence: str
     test: str
-    """The test that stands for it, in words."""
+    """Its operational test, in words."""
     tree: Callable[[Axes], Parts | None]
     """The comparisons in a study with these axes; None without the levels that `needs` lists."""
     protocols: tuple[str, ...]

@@ -11,7 +11,7 @@ import sys
 from mlssl.cli import data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
-from mlssl.pretrain.run.signals import GO_ON_LATER, Interrupted
+from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
 from mlssl.study.settings import FROZEN
 
 STAGE_NEEDS = {"study": ["run_name"], "config": ["backbone", "out"]}
@@ -54,5 +54,5 @@ def main() -> int:
         print(f"mlssl {args.command}: {error}", file=sys.stderr)
         if isinstance(error, TakenOver):
             return NOT_OWNER
-        return GO_ON_LATER if isinstance(error, Interrupted | RunInUse) else 1
+        return RUN_AGAIN_LATER if isinstance(error, Interrupted | RunInUse) else 1
     return 0

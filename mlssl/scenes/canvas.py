@@ -216,7 +216,7 @@ class Canvas:
         self._paint(inside, pattern, low, colour)
 
     def cut(self, outline: Points, shape: Points, colour: Colour) -> None:
-        """The part of `shape` that lies inside `outline`."""
+        """The part of `shape` inside `outline`."""
         if (found := self._inside(outline, within=shape)) is None:
             return
         inside, low = found

@@ -58,7 +58,7 @@ def missing(train: Split, val: Split) -> str | None:
 
 
 def missing_boxes(split: Split) -> str | None:
-    """Why the boxes of a split cannot be told apart, in one sentence; None if they can."""
+    """Why the boxes of a split cannot be classified, in one sentence; None if they can."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in split.images}
     boxes = [
         (a["category_id"], tuple(a["bbox"][2:]) != sizes[a["image_id"]])
@@ -222,7 +222,7 @@ def evaluate(
         "progress": progress,
     }
     learned = read_boxes(backbone, train, order.tolist(), **how)
-    judged = read_boxes(backbone, val, range(count), **how)
+    scored = read_boxes(backbone, val, range(count), **how)
     held = torch.isin(learned.image, held_images.to(device))
     for what, boxes in (("training", learned.labels), ("held-out", learned.labels[held])):
         if not len(boxes):
@@ -230,7 +230,7 @@ def evaluate(
     rows, maps, capped = [], {}, []
     for name in reversed(MAPS):
         protocol = "regions" if name == "c5" else f"regions_{name}"
-        x, y, x_val = learned.features[name], learned.labels, judged.features[name]
+        x, y, x_val = learned.features[name], learned.labels, scored.features[name]
         weight_decay, scores, fits = choose_weight_decay(x, y, held, classes, config)
         k, knn_scores = choose_neighbours(x, y, held, classes, config)
         final = fit(
@@ -243,12 +243,12 @@ def evaluate(
         )
         capped += [{"protocol": protocol, "gradient": f.gradient} for f in (*fits, final) if not f.converged]
         prediction = final.probe.scores(x_val).argmax(dim=1)
-        rows += rows_of(protocol, "", prediction, judged, classes, count, ("mAcc", "aAcc"))
+        rows += rows_of(protocol, "", prediction, scored, classes, count, ("mAcc", "aAcc"))
         for size, (low, high) in limits(config.size).items():
-            kept = (judged.side >= low) & (judged.side < high)
-            rows += rows_of(protocol, "", prediction, judged, classes, count, ("mAcc",), kept, f"_{size}")
+            kept = (scored.side >= low) & (scored.side < high)
+            rows += rows_of(protocol, "", prediction, scored, classes, count, ("mAcc",), kept, f"_{size}")
         (votes,) = vote(x_val, x, F.one_hot(y, classes), [k], config.temperature)
-        rows += rows_of(protocol, "knn_", votes.argmax(dim=1), judged, classes, count, ("mAcc", "aAcc"))
+        rows += rows_of(protocol, "knn_", votes.argmax(dim=1), scored, classes, count, ("mAcc", "aAcc"))
         maps[protocol] = {
             "features": x.shape[1],
             "parameters": (x.shape[1] + 1) * classes,
@@ -271,11 +271,11 @@ def evaluate(
         "selection_images": len(held_images),
         "selection_boxes": int(held.sum()),
         "eval_images": count,
-        "eval_boxes": len(judged.labels),
+        "eval_boxes": len(scored.labels),
         "categories": classes,
-        "categories_scored": len(judged.labels.unique()),
-        "chance_mAcc": 100 / len(judged.labels.unique()),
-        "most_frequent_aAcc": 100 * float(judged.labels.bincount().max()) / len(judged.labels),
+        "categories_scored": len(scored.labels.unique()),
+        "chance_mAcc": 100 / len(scored.labels.unique()),
+        "most_frequent_aAcc": 100 * float(scored.labels.bincount().max()) / len(scored.labels),
         "maps": maps,
     }
     return rows, notes

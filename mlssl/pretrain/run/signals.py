@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GO_ON_LATER = 75
+RUN_AGAIN_LATER = 75
 """Exit code (EX_TEMPFAIL of sysexits.h) of a stopped run: the same command, run again later, resumes it."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

@@ -1,7 +1,7 @@
 """The places of the scenes: each draws its backdrop and says where objects may be.
 
 All take `back` (a canvas of the whole image; the unit is the image height), `front` (an empty canvas of the
-same size for what stands before the floor, such as a table), the light and the generator, and return the
+same size for objects in front of the floor, such as a table), the light and the generator, and return the
 zones in which objects are placed.
 """
 
