@@ -49,7 +49,7 @@ docs: .venv/ready
 	$(BIN)/python -m mkdocs build --strict
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or later is needed, this is {sys.version}"'
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11, 4), f"Python 3.11.4 or later is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
 	touch $@

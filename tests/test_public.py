@@ -1,6 +1,5 @@
 """Public datasets of a few tiny images, in their official layouts, read back as COCO's."""
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -20,7 +19,6 @@ from mlssl.datasets.prepare import prepare
 from mlssl.errors import DataError
 
 SIZE = (40, 30)
-needs_scipy = pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="scipy is not installed")
 
 
 def draw(path, colour=(200, 30, 30), size=SIZE):
@@ -339,7 +337,6 @@ def test_dtd(tmp_path, at):
     assert labels_by_name(out, "test") == {"woven--woven_2.jpg": ["woven"]}
 
 
-@needs_scipy
 def test_flowers(tmp_path, monkeypatch):
     from scipy.io import savemat
     from torchvision.datasets import Flowers102
@@ -358,7 +355,6 @@ def test_flowers(tmp_path, monkeypatch):
     assert len(read_split(out, "test").categories) == 102
 
 
-@needs_scipy
 def test_cars(tmp_path):
     import scipy.io
 
