@@ -104,6 +104,8 @@ def test_the_peak_is_that_of_this_process():
     del held
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_tables_and_refuses_to_replace_them(tmp_path):
     """The store alone, and complete pretrainings."""
     out = tmp_path / "speed.json"

@@ -13,6 +13,11 @@ import pytest
 import yaml
 from support.snakemake import ROOT, small, write
 
+WITHOUT_CHECKOUT = """
+import os, sys
+sys.path[:] = [path for path in sys.path if not os.path.isfile(os.path.join(path or ".", "Snakefile"))]
+"""
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
@@ -24,6 +29,8 @@ def installed(tmp_path_factory):
     site = out / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    # An editable installation of a checkout must not lend its `baselines` to the wheel.
+    (site / "sitecustomize.py").write_text(WITHOUT_CHECKOUT)
     return site
 
 
@@ -36,7 +43,7 @@ def call(site, cwd, *arguments):
 @pytest.mark.slow
 def test_a_wheel_has_one_package_and_the_command(installed, tmp_path):
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"mlssl", "bin"}
+    assert top == {"mlssl", "bin", "sitecustomize.py"}
     done = call(installed, tmp_path, "--help")
     assert done.returncode == 0
     assert "pretrain" in done.stdout

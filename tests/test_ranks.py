@@ -111,7 +111,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_losses_gradients_and_dictionaries_are_those_of_one_process(images, tmp_path, world):
     found = by_ranks(world, partial(trained_all, images), tmp_path)
     for name, settings in SETTINGS.items():
@@ -355,6 +355,7 @@ def end_of(out):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_ranks_and_ends_as_with_one(images, with_images, tmp_path):
     settings = with_images(steps=40, log_every=4, label_records=3, lr=0.01)
     engine.pretrain(settings, images, tmp_path / "alone" / "run", run="run", device=CPU, progress=False)
