@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,19 @@ from mlssl.parts.backbone import create_backbone
 from mlssl.scenes import write_scenes
 from mlssl.study.expand import Study
 from mlssl.study.identity import about_run
-from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation
+from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation, Transfer
 from mlssl.study.validation import plain
 from mlssl.tensors import save
-from mlssl.transfer import detection, linear, segmentation
+from mlssl.transfer import correspondence, dense, detection, knn, linear, regions, segmentation
 
 FEW, MORE = 24, 96
 """Training images of the two generated datasets; each has half as many validation images."""
 STAGES: dict[str, Callable[..., Any]] = {
     "linear": linear.evaluate,
+    "knn": knn.evaluate,
+    "dense": dense.evaluate,
+    "regions": regions.evaluate,
+    "correspondence": correspondence.evaluate,
     "detection": detection.evaluate,
     "segmentation": segmentation.evaluate,
 }
@@ -74,9 +78,7 @@ def fitting(config: Pretrain) -> dict[str, Any]:
     return size | ({"k": 1} if "k" in config.params else {})
 
 
-def transfer(
-    stage: str, config: Linear | Detection | Segmentation, file: Path, folder: Path, device: torch.device
-) -> tuple[float, float]:
+def transfer(stage: str, config: Transfer, file: Path, folder: Path, device: torch.device) -> tuple[float, float]:
     """Seconds per unit of a transfer's work, and seconds before the work."""
     short, long = lengths(config, folder)
     timed(stage, short, file, device)  # warm-up: allocates memory and chooses kernels
@@ -87,24 +89,28 @@ def transfer(
     return each, max(0.0, job - each * work[0])
 
 
-def lengths(config: Linear | Detection | Segmentation, folder: Path) -> list[Linear | Detection | Segmentation]:
+def lengths(config: Transfer, folder: Path) -> Sequence[Transfer]:
     """A short and a longer version of a transfer: few images or iterations, in batches that fit on any machine."""
     few, more = (Data(str(folder / str(images))) for images in (FEW, MORE))
     if isinstance(config, Linear):
         fractions = tuple(f for f in config.fractions if f * FEW >= 8) or (1.0,)
         return [dataclasses.replace(config, data=data, fractions=fractions) for data in (few, more)]
-    batch = min(config.batch_size, 4)
-    return [dataclasses.replace(config, data=few, batch_size=batch, iterations=n, eval_images=n) for n in (2, 8)]
+    if isinstance(config, Detection | Segmentation):
+        batch = min(config.batch_size, 4)
+        return [
+            dataclasses.replace(config, data=few, batch_size=batch, iterations=n, eval_images=n) for n in (2, 8)
+        ]
+    return [dataclasses.replace(config, data=data) for data in (few, more)]
 
 
-def units(stage: str, config: Linear | Detection | Segmentation) -> float:
+def units(stage: str, config: Transfer) -> float:
     images = int(Path(config.data.root).name)
     work = rates.units(stage, plain(config), steps=0, train_images=images, val_images=images // 2)
     assert work is not None
     return work
 
 
-def timed(stage: str, config: Linear | Detection | Segmentation, file: Path, device: torch.device) -> float:
+def timed(stage: str, config: Transfer, file: Path, device: torch.device) -> float:
     began = time.perf_counter()
     STAGES[stage](file, config, seed=0, device=device, progress=False)
     return time.perf_counter() - began

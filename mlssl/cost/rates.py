@@ -41,7 +41,15 @@ DENSE = {
     "detection": ["size", "fpn_channels", "box_head_channels", "mask_head_layers", "proposals", "rois_per_image"],
     "segmentation": ["size", "output_stride", "head_channels"],
 }
-"""Settings that change the cost of an image in a dense transfer."""
+"""Settings that change the cost of an image in a transfer that trains all layers."""
+PROBES = {
+    "linear": ["size"],
+    "knn": ["size"],
+    "dense": ["size", "output_stride"],
+    "regions": ["size", "output_stride"],
+    "correspondence": ["size"],
+}
+"""The same for frozen backbones."""
 
 
 def start(stage: str) -> str:
@@ -67,10 +75,8 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
     if stage == "pretrain":
         crop, batch = config["views"]["crop"], config["batch_size"]
         return f"pretrain {config['target']}, {backbone}, crop {crop}, batch {batch}, {config['precision']}"
-    if stage == "linear":
-        return f"linear, {backbone}, size {config['size']}"
-    if stage in DENSE:
-        return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in DENSE[stage])
+    if stage in (DENSE | PROBES):
+        return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in (DENSE | PROBES)[stage])
     own = {name: value for name, value in config.items() if name != "data"}
     return f"{stage}, {backbone}, settings {digest_of(own)}"
 
@@ -80,23 +86,31 @@ def units(
 ) -> float | None:
     """Amount of work: optimiser steps, images, or 1 if only the time of a complete run is known; None if unknown.
 
-    In a dense transfer, a training image counts as BACKWARD evaluated images.
+    Where all layers are trained, a training image counts as BACKWARD evaluated images.
     """
     if stage == "pretrain":
         return steps or 1
-    if stage == "linear":
-        return None if train_images is None or val_images is None else train_images + val_images
+    if stage in PROBES:
+        train = 0 if stage == "correspondence" else at_most(train_images, config.get("train_images"))
+        val = at_most(val_images, config.get("eval_images"))
+        return None if train is None or val is None else train + val
     if stage in DENSE:
-        counts = [n for n in (config["eval_images"], val_images) if n is not None]
-        return BACKWARD * config["iterations"] * config["batch_size"] + min(counts) if counts else None
+        val = at_most(val_images, config["eval_images"])
+        return None if val is None else BACKWARD * config["iterations"] * config["batch_size"] + val
     return 1
+
+
+def at_most(images: int | None, limit: int | None) -> int | None:
+    """The smaller number, where one may be unknown or unlimited; None if both are."""
+    known = [n for n in (images, limit) if n is not None]
+    return min(known) if known else None
 
 
 def of_result(stage: str, content: Mapping[str, Any]) -> tuple[str, float]:
     """The rate from one result file: its key, and seconds per unit."""
     header, config = content["header"], content["header"]["config"]
     steps = sum(row["value"] for row in content["rows"] if row["metric"] == "steps")
-    train, val = None, header["notes"].get("eval_images")
+    train, val = header["notes"].get("train_images"), header["notes"].get("eval_images")
     if stage == "linear":
         share = max(config["fractions"])
         train = round(header["notes"]["protocols"][Linear.protocol(share)]["train_images"] / share)
