@@ -76,11 +76,13 @@ def study(tmp_path, monkeypatch):
         lines = [{"step": t, "loss": 9 / t, "info_nce": 8 / t, "lr": 0.1, "images_per_s": 9.0} for t in (10, 20)]
         log = lines if run.config.target else []
         (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
-        value = MAP[run.config.seed]
+        value = MAP[run.config.seed] - (10 if run.config.target is None else 0)
         linear = rows("linear", {"mAP": value}) + rows("linear_10pct", {"mAP": value / 2})
         put(study, run, "linear", linear, notes=NOTES, **MADE)
         if run.id in study.transfer_runs["detection"]:
             dense = {"AP_bbox": 20.0, "AP50_bbox": 30.0, "AP_segm": 18.0}
+            if run.config.target is None:
+                dense = {metric: value / 2 for metric, value in dense.items()}
             put(study, run, "detection", rows("detection", dense), **MADE)
     return study
 
@@ -352,3 +354,17 @@ def test_contact_sheet(tmp_path):
     assert out.with_suffix(".pdf").exists()
     write_contact_sheet(tmp_path, "val", out, images=2)
     assert out.read_bytes() == first
+
+
+def test_a_score_that_cannot_tell_trained_from_untrained_has_no_number_in_tables(study):
+    for run in study.runs.values():
+        if run.id in study.transfer_runs["detection"]:
+            study.result(run.id, "detection").unlink()
+            put(study, run, "detection", rows("detection", {"AP_bbox": 0.01, "AP50_bbox": 30.0}), **MADE)
+    main = tables(study)["main"]
+    assert float(main.loc["mls", "detection_AP_bbox_mean"]) == 0.01
+    text = (study.out / "tables" / "main.md").read_text()
+    assert "differ by less than δ" in text
+    line = next(x for x in text.splitlines() if x.startswith("| mls"))
+    assert line.count("below resolution") == 2  # AP and AP50, which is alike for all methods
+    assert "43.00 ± 3.61" in line

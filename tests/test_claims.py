@@ -17,6 +17,7 @@ from mlssl.claims.evaluate import CEILING, NO_RESULT, NOT_IN_STUDY, evaluate
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.noise import noise
 from mlssl.claims.paper import CLAIMS, Level
+from mlssl.claims.resolution import below_resolution
 from mlssl.figures.forest import claims as forest
 from mlssl.study.expand import COMPARE, load
 from mlssl.tables.claims import claims_table, noise_table, paper_numbers
@@ -59,11 +60,14 @@ def simulate(study, means=None, *, noise=0.1, images=0.0, failed=(), seed=1):
     """Metrics and image groups: a score is its base, the mean of its level, and noise shared or not by seeds.
 
     `means` has (axis, level) -> difference from the base, for all metrics but `chance`; `failed` levels diverge.
+    Random weights are 20 points below the base, so that no score is below resolution.
     """
     rng = np.random.default_rng(seed)
     shift, gone = {}, set()
     for cell in study.cells:
-        shift[cell.run] = shift.get(cell.run, 0.0) + (means or {}).get((cell.axis, cell.level), 0.0)
+        place = (cell.axis, cell.level)
+        floor = -20.0 if place == (COMPARE, "random") else 0.0
+        shift[cell.run] = shift.get(cell.run, 0.0) + (means or {}).get(place, floor)
         gone |= {cell.run} if (cell.axis, cell.level) in failed else set()
     common = {s: rng.normal() for s in study.seeds}
     rows, groups = [], []
@@ -168,7 +172,7 @@ def test_a_weight_of_zero_is_moco(study_of):
 def test_runs_that_fail_are_counted(study_of):
     study, alone = study_of(axes=["loss"]), ("loss", "bce alone")
     assert verdicts(study, *simulate(study, {(COMPARE, "random"): -5.0}, failed=[alone]))[9] == "supported"
-    assert verdicts(study, *simulate(study, {alone: -5.0}))[9] == "supported"
+    assert verdicts(study, *simulate(study, {alone: -25.0}))[9] == "supported"
     assert verdicts(study, *simulate(study, {(COMPARE, "random"): -5.0}))[9] == "contradicted"
     study = study_of(axes=["loss"], seeds=[0, 1])
     assert verdicts(study, *simulate(study, failed=[alone]))[9] == "undecided (needs n = 5)"
@@ -196,6 +200,18 @@ def test_noise_of_the_images_widens_the_interval_and_cannot_be_cured_by_seeds(st
     # A run without groups leaves the images fixed.
     some = groups[groups["run"] != next(run.id for run in study.runs.values() if run.config.method == "moco_v2")]
     assert [bool(row.outcomes[0].found.images) for row in evaluate(study, metrics, some)[:2]] == [False, True]
+
+
+def test_a_score_that_cannot_tell_trained_from_untrained_decides_nothing(study_of):
+    study = study_of(detection={"runs": "compare"})
+    metrics, groups = simulate(study, {(COMPARE, "mls"): 3.0})
+    assert not below_resolution(study, metrics)
+    detection = metrics["protocol"] == "detection"
+    metrics.loc[detection, "value"] = 0.01
+    assert {score.protocol for score in below_resolution(study, metrics)} == {"detection"}
+    row = evaluate(study, metrics, groups)[0]
+    assert row.score.protocol == "linear"
+    assert row.verdict == "supported"
 
 
 def test_a_gain_is_a_share_of_the_way_to_supervised(study_of, monkeypatch):

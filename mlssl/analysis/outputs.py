@@ -164,10 +164,17 @@ def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
 
 
 def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
-    """The compared methods that are trained, and the first one that is not (or None)."""
-    targets = {method: study.runs[run].config.target for method, run in study.compared.items()}
-    untrained = next((method for method, target in targets.items() if target is None), None)
-    return [method for method, target in targets.items() if target], untrained
+    """The compared methods that train without labels, and the one with their backbone untrained (or None)."""
+    configs = {method: study.runs[run].config for method, run in study.compared.items()}
+    pretrained = [method for method, c in configs.items() if c.target and not c.supervised]
+    backbones = {c.backbone for c in configs.values() if c.target}
+    untrained = next((m for m, c in configs.items() if c.target is None and c.backbone in backbones), None)
+    return pretrained, untrained
+
+
+def supervised(study: Study) -> list[str]:
+    """The compared methods that train with labels."""
+    return [method for method, run in study.compared.items() if study.runs[run].config.supervised]
 
 
 def has_label_savings(study: Study) -> bool:

@@ -18,6 +18,7 @@ from mlssl.analysis.aggregate import Summary, summarise
 from mlssl.analysis.outputs import Score, headline
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import CLAIMS, RANDOM, Claim, Comparison, Failures, Level, Parts
+from mlssl.claims.resolution import below_resolution
 from mlssl.statistics import paired, verdict
 from mlssl.statistics.paired import Difference
 from mlssl.statistics.verdict import Evidence
@@ -82,7 +83,13 @@ class Samples:
 
     def __init__(self, study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None) -> None:
         self.study, self.metrics, self.axes = study, metrics, study.axes()
-        self.scores = [s for s in headline(study) if s.metric in MARGIN]
+        first: dict[str, Score] = {}
+        for score in headline(study):
+            if score.metric in MARGIN:
+                first.setdefault(score.protocol, score)
+        unresolved = below_resolution(study, metrics)
+        self.scores = [score for score in first.values() if score not in unresolved]
+        """The first score of each protocol, unless it is below resolution."""
         self._groups: dict[Any, np.ndarray] = {}
         """By run, protocol and metric."""
         if groups is not None and len(groups):

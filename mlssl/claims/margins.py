@@ -2,6 +2,8 @@
 
 MARGIN = {
     "AP_bbox": 0.5,
+    "AP50_bbox": 0.5,
+    "AP_segm": 0.5,
     "mIoU": 1.0,
     "mAP": 1.0,
     "mAcc": 1.0,

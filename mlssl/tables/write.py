@@ -23,6 +23,7 @@ from mlssl.analysis.outputs import (
     transfer_budget,
 )
 from mlssl.claims.evaluate import read_groups
+from mlssl.claims.resolution import below_resolution
 from mlssl.files import write_text
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
@@ -51,6 +52,8 @@ PUBLISHED: dict[str, Published | str] = {
     "lam": "curve only (figure 5b)",
 }
 """Axis -> its table in the paper, or the reason why the paper has no numbers."""
+BELOW_RESOLUTION = "below resolution"
+"""In place of a score that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
 PAPER_METRICS = ("AP_bbox", "AP_segm")
 
 
@@ -60,14 +63,17 @@ def write_tables(study: Study, published: Path) -> None:
     `published` is the folder with the paper's numbers.
     """
     metrics, published_rows = read_metrics(study), read_paper(published)
+    unresolved = below_resolution(study, metrics)
     for axis, levels in study.axes().items():
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
         transferred = any(score.transfer != "pretrain" for score in scores)
         paper = paper_columns(axis, levels, published) if transferred else {}
         text = caption(study, axis, metrics, summaries)
+        if unresolved & summaries.keys():
+            text += f' "{BELOW_RESOLUTION}": supervised training and random weights differ by less than δ.'
         tidy = numbers(axis, levels, summaries, paper)
-        write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper))
+        write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper, unresolved))
     if has_label_savings(study):
         found = savings(study, metrics, read_groups(study))
         sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
@@ -151,12 +157,16 @@ def cells(
     levels: list[str],
     summaries: dict[Score, dict[str, Summary]],
     paper: dict[str, list[str]],
+    unresolved: set[Score],
 ) -> pd.DataFrame:
-    """Formatted for reading: one row per level, `mean ± std` in each cell."""
+    """Formatted for reading: one row per level, `mean ± std` in each cell; no number of a score in `unresolved`."""
     columns = {axis: levels}
     for score, by_level in summaries.items():
         title = score.title if score.unit == "%" else score.label
-        columns[title] = [by_level[lv].text(digits=score.digits, usual_n=len(study.seeds)) for lv in levels]
+        texts = {lv: by_level[lv].text(digits=score.digits, usual_n=len(study.seeds)) for lv in levels}
+        if score in unresolved:
+            texts |= {level: BELOW_RESOLUTION for level, s in by_level.items() if s.n}
+        columns[title] = list(texts.values())
     return pd.DataFrame(columns | paper, dtype=object)
 
 
