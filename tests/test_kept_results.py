@@ -51,7 +51,7 @@ EDITS = {
     "a comment of a loss": ("mlssl/method/losses.py", "def info_nce", "# a comment\ndef info_nce", {}),
     "blank lines of the loop": ("mlssl/pretrain/loop.py", "def train(", "\n\n\ndef train(", {}),
     "a loss": ("mlssl/method/losses.py", "def info_nce", "CHANGED = 1\n\n\ndef info_nce", CHEAP),
-    "the method": ("mlssl/method/mls.py", "SAMPLE = 1024", "SAMPLE = 1023", CHEAP),
+    "the method": ("mlssl/method/mls.py", "class MLS", "CHANGED = 1\n\n\nclass MLS", CHEAP),
     "the linear probe": ("mlssl/transfer/linear.py", "def evaluate", "CHANGED = 1\n\n\ndef evaluate", CHEAP),
     "the augmentation": ("mlssl/data/augment/parameters.py", "MEAN = ", "CHANGED = 1\nMEAN = ",
                          {**CHEAP, "neighbours": 2, "histograms": 2}),
@@ -258,6 +258,7 @@ def test_a_run_in_the_middle_goes_on_with_changed_code_on_request(finished, tmp_
 HOSTILE = 'a {place} it\'s "ü" $HOME -x'
 
 
+@pytest.mark.long
 def test_every_path_works(tmp_path):
     """Spaces, braces, quotes, unicode, dollar signs and leading dashes, in every path that a user chooses."""
     home = tmp_path / HOSTILE

@@ -76,7 +76,7 @@ def test_the_tiny_study_that_ships_runs_to_its_end(tmp_path):
     assert metrics.value.notna().all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_job_goes_on_from_its_checkpoint(finished, tmp_path):
     with_data(finished, tmp_path)
     values = small(compare=["mls"], pictures=None)

@@ -68,9 +68,15 @@ def schema() -> dict[str, Any]:
     selection = _section(Selection, definitions)["properties"]
     transfers = {}
     for name, cls in TRANSFERS.items():
-        transfers[name] = _section(cls, definitions)
-        transfers[name]["properties"] = selection | transfers[name]["properties"]
+        section = _section(cls, definitions)
+        section["properties"] = selection | section["properties"]
+        transfers[name] = {"anyOf": [section, {"type": "null"}]}  # null removes the section of a base study
     properties["transfers"] = {"type": "object", "additionalProperties": False, "properties": transfers}
+    for mapping in ("methods", "ablations"):
+        patterns = properties[mapping]["patternProperties"]
+        patterns.update({name: {"anyOf": [section, {"type": "null"}]} for name, section in patterns.items()})
+    for section in definitions.values():
+        section.pop("required", None)  # a study that extends another gives a part of a section
     complete = study.pop("required")
     study["anyOf"] = [{"required": ["extends"]}, {"required": complete}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **study}
