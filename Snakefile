@@ -20,6 +20,7 @@ include: "workflow/rules/analysis.smk"
 # Only seconds of work: run locally, not as a scheduler job.
 localrules:
     all,
+    check,
     estimate,
 
 

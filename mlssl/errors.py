@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """Data that cannot be used."""
+
+
+class MissingLabels(DataError):
+    """Data without the labels that an evaluator needs."""

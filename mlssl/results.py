@@ -109,6 +109,8 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return content
 
 
+LEFT_OUT = "left_out"
+"""Note of a result without rows: why the evaluator cannot use the data."""
 MOVE = "move it away and run this stage again"
 
 

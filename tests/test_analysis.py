@@ -368,3 +368,18 @@ def test_a_score_that_cannot_tell_trained_from_untrained_has_no_number_in_tables
     line = next(x for x in text.splitlines() if x.startswith("| mls"))
     assert line.count("below resolution") == 2  # AP and AP50, which is alike for all methods
     assert "43.00 ± 3.61" in line
+
+
+def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):
+    why = "instances_val2017.json: no image has an object; annotate boxes"
+    for run in study.runs.values():
+        if run.id in study.transfer_runs["detection"]:
+            study.result(run.id, "detection").unlink()
+            put(study, run, "detection", [], notes={"left_out": why}, **MADE)
+    main = tables(study)["main"]
+    assert main.loc["mls", "detection_AP_bbox_status"] == "left out (1 of 1 seed)"
+    text = (study.out / "tables" / "main.md").read_text()
+    assert f"Left out: detection ({why})." in text
+    metrics = pd.read_csv(study.out / "metrics.tsv", sep="\t")
+    assert set(metrics[metrics.protocol == "detection"].status) == {f"left out: {why}"}
+    assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.tiny_coco import write_backbone
+from support.snakemake import small, write
+from support.tiny_coco import write_backbone, write_coco
 
 from mlssl import results
 from mlssl.cli import main
 from mlssl.errors import ConfigError
+from mlssl.study.expand import load
 from mlssl.transfer import linear
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +145,39 @@ def test_a_file_that_is_no_result_of_this_version_is_named(tmp_path, text, words
     assert str(refused.value).startswith(f"{path}: ")
     assert "move it away and run this stage again" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_check_names_the_transfers_that_the_data_lack_labels_for(tmp_path):
+    root = write_coco(tmp_path / "coco")
+    study = write(tmp_path / "study.yaml", small(data={"root": str(root)}, transfers={"linear": {}, "dense": {}}))
+    done = mlssl("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "linear: the data have what it needs" in done.stderr
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    mlssl("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
+    text = (tmp_path / "check.txt").read_text()
+    assert f"linear: left out: {path}: no category is on some" in text
+    assert f"dense: left out: {path}: no image has an object" in text
+
+
+def test_a_study_goes_on_without_an_evaluator_that_cannot_use_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = write_coco(tmp_path / "coco")
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    values = small(data={"root": str(root)}, methods={"random": {}}, compare=["random"], common={})
+    study = write(tmp_path / "study.yaml", values | {"transfers": {"regions": {"size": 32}}})
+    loaded = load(study)
+    (run,) = loaded.runs
+    folder = loaded.out / "runs" / run
+    write_backbone(folder / "backbone.pt", name="test_resnet")
+    done = mlssl("regions", "--study", study, "--run-name", run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "regions: left out: " in done.stderr
+    (result,) = folder.glob("regions-*.json")
+    found = json.loads(result.read_text())
+    assert found["rows"] == []
+    assert "no box of an object" in found["header"]["notes"]["left_out"]

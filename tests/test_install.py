@@ -87,7 +87,7 @@ def test_the_reference_of_settings_is_what_the_declarations_say():
     assert (ROOT / "docs" / "settings.md").read_text() == reference.markdown().rstrip() + "\n"
     schema = reference.schema()
     assert schema["properties"]["pretrain"]["properties"]["lr"]["exclusiveMinimum"] == 0
-    linear = schema["properties"]["transfers"]["properties"]["linear"]["properties"]
+    linear = schema["properties"]["transfers"]["properties"]["linear"]["anyOf"][0]["properties"]
     assert linear["runs"]["enum"] == ["all", "compare"]
 
 

@@ -7,7 +7,7 @@ import torch
 from support.tiny_coco import write_backbone, write_coco
 
 from mlssl.data.coco import IGNORE, read_split
-from mlssl.errors import DataError
+from mlssl.errors import MissingLabels
 from mlssl.parts.backbone import create_backbone, stage_maps
 from mlssl.study.settings import Data, Detection, Segmentation
 from mlssl.transfer import detection, segmentation
@@ -143,12 +143,12 @@ def test_training_examples_leave_out_crowds_and_empty_images(data):
     assert 4 < flips < 18
 
 
-def test_a_split_without_objects_cannot_train_a_detector(tmp_path):
+def test_a_split_without_objects_cannot_train_a_detector(tmp_path, backbone_file):
     root = write_coco(tmp_path / "coco", size=16)
     path = root / "annotations" / "instances_train2017.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
-    with pytest.raises(DataError, match="no image has an object"):
-        detection.trainable(read_split(root, "train2017"))
+    with pytest.raises(MissingLabels, match=r"instances_train2017\.json: no image has an object; annotate boxes"):
+        detection.evaluate(backbone_file, Detection(Data(str(root))), seed=0, device=CPU, progress=False)
 
 
 def test_detection_schedule_warms_up_and_falls_twice():

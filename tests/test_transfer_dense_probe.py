@@ -8,9 +8,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from support.tiny_coco import write_backbone, write_coco
 
 from mlssl.data.coco import read_split
-from mlssl.errors import DataError
-from mlssl.study.settings import Data, Dense
-from mlssl.transfer import dense, features
+from mlssl.errors import MissingLabels
+from mlssl.study.settings import Data, Dense, Segmentation
+from mlssl.transfer import dense, features, segmentation
 from mlssl.transfer.load import load_backbone
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
@@ -162,9 +162,17 @@ def test_maps_leave_the_backbone_as_it_is_and_are_those_of_one_pass(data, backbo
 
 def test_missing_masks_are_named(tmp_path, backbone_file):
     root = write_coco(tmp_path / "coco", size=64, splits={"train2017": 8, "val2017": 4})
-    with pytest.raises(DataError, match="all masks are the boxes of their objects; annotate masks"):
-        dense.evaluate(backbone_file, Dense(Data(str(root)), size=64), seed=0, device=CPU, progress=False)
     path = with_masks(root) / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for nothing in (None, []):
+        boxes = [a | {"segmentation": nothing} for a in content["annotations"]]
+        path.write_text(json.dumps(content | {"annotations": boxes}))
+        with pytest.raises(MissingLabels, match="no object has a mask"):
+            dense.evaluate(backbone_file, Dense(Data(str(root)), size=64), seed=0, device=CPU, progress=False)
+        with pytest.raises(MissingLabels, match="no object has a mask"):
+            config = Segmentation(Data(str(root)), size=64, iterations=1)
+            segmentation.evaluate(backbone_file, config, seed=0, device=CPU, progress=False)
+    path.write_text(json.dumps(content))
     assert dense.missing(read_split(root, "train2017"), read_split(root, "val2017")) is None
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
     why = dense.missing(read_split(root, "train2017"), read_split(root, "val2017"))

@@ -13,6 +13,8 @@ from mlssl.analysis.outputs import LABEL_FORCE, METRICS, Score, headline, runs_w
 from mlssl.errors import ConfigError
 from mlssl.study.expand import COMPARE, Study
 
+LEFT_OUT = "left out"
+"""Start of the status of an evaluator that cannot use the data."""
 OTHER_CODE = "†"
 """Marks a cell with a result that other code than the current code made."""
 NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
@@ -110,8 +112,9 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
         return "missing"
     bad = rows[rows["status"] != "ok"]
     if len(bad):
-        # runs.tsv also has the losses in parentheses; they do not fit into a table cell.
-        return bad["status"].iloc[0].split(" (")[0]
+        # The losses in parentheses and the reason for a left-out evaluator do not fit into a table cell.
+        status = bad["status"].iloc[0].split(" (")[0]
+        return LEFT_OUT if status.startswith(LEFT_OUT) else status
     value = rows.loc[rows["metric"] == score.metric, "value"]
     return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"
 
@@ -148,3 +151,13 @@ def origin(metrics: pd.DataFrame) -> str:
     if ok["other_code"].notna().any():
         parts.append(f"{OTHER_CODE} made by other code than there is now (runs.tsv lists the sources)")
     return "computed on " + ", ".join(parts)
+
+
+def left_out(metrics: pd.DataFrame) -> str:
+    """The evaluators that cannot use the data, with the reason, as one sentence; empty if there are none."""
+    rows = metrics[metrics["status"].str.startswith(LEFT_OUT)].drop_duplicates(["protocol", "status"])
+    reasons: dict[str, list[str]] = {}
+    for protocol, status in zip(rows["protocol"], rows["status"], strict=True):
+        reasons.setdefault(status.removeprefix(f"{LEFT_OUT}: "), []).append(protocol)
+    parts = [f"{', '.join(protocols)} ({why})" for why, protocols in reasons.items()]
+    return f"Left out: {'; '.join(parts)}." if parts else ""

@@ -7,13 +7,23 @@ result that the study needs but that is missing has its own row, with the reason
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mlssl.analysis.outputs import IMAGE_GROUPS, LABEL_RECORD, METRICS, MINUTES, RUNS, expected_protocols
+from mlssl.analysis.outputs import (
+    IMAGE_GROUPS,
+    LABEL_RECORD,
+    METRICS,
+    MINUTES,
+    RUNS,
+    expected_protocols,
+    protocols_of,
+)
 from mlssl.files import write_text
+from mlssl.results import LEFT_OUT
 from mlssl.study.expand import Run, Study
 from mlssl.study.progress import Progress, Result, refuse_mixed
 
@@ -25,11 +35,12 @@ NO_METRIC = "-"
 def collect(study: Study) -> None:
     """Write `metrics.tsv`, `runs.tsv` and `image_groups.tsv` under the study's output.
 
-    A missing result has one row per protocol, with metric `-`, value `NA`, and status `missing` or
-    `failed: <reason>`. `images` is the fingerprint of the pretraining images, `data` that of the transfer data;
-    `other_code` lists the source files that changed since the result was made. `image_groups.tsv` has one row per
-    value of a result's `jackknife` (see `results.result`). Raises ConfigError when results of
-    one stage were made on different data, or with other settings than the study's.
+    A missing result has one row per protocol, with metric `-`, value `NA`, and status `missing`, `failed: <reason>`
+    or, for an evaluator that cannot use the data, `left out: <reason>`. `images` is the fingerprint of the
+    pretraining images, `data` that of the transfer data; `other_code` lists the source files that changed since the
+    result was made. `image_groups.tsv` has one row per value of a result's `jackknife` (see `results.result`).
+    Raises ConfigError when results of one stage were made on different data, or with other settings than those of
+    the study.
     """
     progress = Progress(study)
     refuse_mixed(progress.results.values())
@@ -46,7 +57,9 @@ def collect(study: Study) -> None:
         absent = [p for p in expected_protocols(study, run.id) if p not in {r["protocol"] for r in ok}]
         why = "missing" if "pretrain" in found else failure(study, run) or "missing"
         empty = {"metric": NO_METRIC, "value": None, "n": None}
-        rows += ok + [row(run, {"protocol": p, **empty}, None, None, why) for p in absent]
+        reasons = left_out(study, found)
+        rows += ok + [row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why)) for p in absent]
+        absent = [p for p in absent if p not in reasons]
         status[run.id] = "ok" if not absent else f"missing: {', '.join(absent)}" if why == "missing" else why
         other_code[run.id] = "; ".join(f"{stage}: {files}" for stage, files in others.items() if files)
     write_tsv(study.out / "metrics.tsv", rows, METRICS)
@@ -62,6 +75,12 @@ def collect(study: Study) -> None:
     ]
     write_tsv(study.out / "runs.tsv", cells, RUNS)
     write_tsv(study.out / "image_groups.tsv", groups, IMAGE_GROUPS)
+
+
+def left_out(study: Study, found: Mapping[str, Result]) -> dict[str, str]:
+    """Protocol -> `left out: <reason>`, of the evaluators that cannot use the data."""
+    reasons = {stage: r.header["notes"].get(LEFT_OUT) for stage, r in found.items()}
+    return {p: f"left out: {why}" for stage, why in reasons.items() if why for p in protocols_of(study, stage)}
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:

@@ -118,8 +118,8 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 def read_split(root: Path | str, split: str) -> Split:
     """Read `root/annotations/instances_<split>.json`, and check that its images exist.
 
-    An annotation without segmentation gets its box as polygon. Raises DataError as `read_coco` does, and for
-    missing images.
+    An annotation has `has_mask`, whether it has a segmentation; one without gets its box as polygon. Raises
+    DataError as `read_coco` does, and for missing images.
     """
     root = Path(root)
     path = root / "annotations" / f"instances_{split}.json"
@@ -127,6 +127,7 @@ def read_split(root: Path | str, split: str) -> Split:
     check_files(root / split, images, path)
     annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for record in records:
+        record["has_mask"] = bool(record.get("segmentation"))
         if record.get("segmentation") is None:
             x, y, w, h = record["bbox"]
             record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mlssl.analysis.aggregate import Summary, origin, read_metrics, scores_of, summarise
+from mlssl.analysis.aggregate import Summary, left_out, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import (
     CLAIMS,
     NOISE,
@@ -70,6 +70,8 @@ def write_tables(study: Study, published: Path) -> None:
         transferred = any(score.transfer != "pretrain" for score in scores)
         paper = paper_columns(axis, levels, published) if transferred else {}
         text = caption(study, axis, metrics, summaries)
+        if reasons := left_out(metrics):
+            text += f" {reasons}"
         if unresolved & summaries.keys():
             text += f' "{BELOW_RESOLUTION}": supervised training and random weights differ by less than δ.'
         tidy = numbers(axis, levels, summaries, paper)

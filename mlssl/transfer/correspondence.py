@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlssl.data.coco import Split
-from mlssl.errors import DataError
+from mlssl.errors import DataError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Correspondence
 from mlssl.transfer import regions
@@ -162,13 +162,13 @@ def evaluate(
     """Rows with the accuracy of matching (protocol `correspondence`, map C4) and with the precision@1 of retrieval.
 
     Accuracy is the share, in percent, of all matched cells of all images, in both directions. Retrieval
-    (`correspondence_retrieval`) compares RoIAligned boxes of C5, as `regions` does. Raises DataError with the
+    (`correspondence_retrieval`) compares RoIAligned boxes of C5, as `regions` does. Raises MissingLabels with the
     sentence of `missing`, and if no cell of any image is inside the other crop.
     """
     backbone, _ = load_backbone(backbone_file)
     train, val = read_splits(config.data)
     if why := missing(train, val):
-        raise DataError(why)
+        raise MissingLabels(why)
     count = min(config.eval_images or len(val), len(val))
     group = groups(count)
     counts = torch.zeros(int(group.max()) + 1, 3, dtype=torch.float64)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mlssl.data.coco import IGNORE, Split
-from mlssl.errors import DataError
+from mlssl.errors import DataError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Dense
 from mlssl.transfer.features import MAPS, each_maps
@@ -56,16 +56,11 @@ def missing(train: Split, val: Split) -> str | None:
         objects = [a for records in split.annotations.values() for a in records if not a.get("iscrowd", 0)]
         if not objects:
             return f"{split.annotation_file}: no image has an object; annotate masks"
-        if all(_is_box(a) for a in objects):
-            return f"{split.annotation_file}: all masks are the boxes of their objects; annotate masks"
+        if not any(a["has_mask"] for a in objects):
+            return f"{split.annotation_file}: no object has a mask (key 'segmentation'); annotate masks"
     if len(train) < 4:
         return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
     return None
-
-
-def _is_box(annotation: dict[str, Any]) -> bool:
-    x, y, w, h = annotation["bbox"]
-    return annotation["segmentation"] == [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def cell_shares(mask: Tensor, height: int, width: int, classes: int) -> Tensor:
@@ -127,13 +122,13 @@ def evaluate(
     """Rows with mIoU and mAcc in percent for the map C5 (protocol `dense`) and for C4 (`dense_c4`), and notes.
 
     Scores come from one confusion matrix over the pixels of all evaluated images, at the size of their masks. The
-    shrinkage has the best mIoU over the cells of held-out training images; on ties, the largest. Raises DataError
-    with the sentence of `missing`.
+    shrinkage has the best mIoU over the cells of held-out training images; on ties, the largest. Raises
+    MissingLabels with the sentence of `missing`.
     """
     backbone, _ = load_backbone(backbone_file, output_stride=config.output_stride)
     train, val = read_splits(config.data)
     if why := missing(train, val):
-        raise DataError(why)
+        raise MissingLabels(why)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(seed, "dense", "images")))
     fitted, held = hold_out(order[: config.train_images], config.selection)
     count = min(config.eval_images or len(val), len(val))

@@ -25,7 +25,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.coco import Split
-from mlssl.errors import DataError
+from mlssl.errors import MissingLabels
 from mlssl.parts.backbone import stage_maps
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
@@ -122,16 +122,21 @@ def learning_rate(iteration: int, config: Detection) -> float:
     return config.lr * warmup * 0.1**passed
 
 
+def missing(train: Split, val: Split) -> str | None:
+    """Why the data cannot be evaluated, in one sentence; None if it can."""
+    for split in (train, val):
+        if not trainable(split):
+            return f"{split.annotation_file}: no image has an object; annotate boxes"
+    return None
+
+
 def trainable(split: Split) -> list[int]:
     """Indices of the images with at least one object that is not a crowd and whose box has an area > 0."""
-    kept = [
+    return [
         i
         for i, image in enumerate(split.images)
         if any(not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0 for a in split.annotations[image["id"]])
     ]
-    if not kept:
-        raise DataError(f"{split.annotation_file}: no image has an object; detection needs some to train on")
-    return kept
 
 
 def training_example(split: Split, kept: list[int], seed: int, t: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -284,6 +289,8 @@ def evaluate(
     A score that COCO leaves undefined has no row; the notes list it.
     """
     train_split, val = read_splits(config.data)
+    if why := missing(train_split, val):
+        raise MissingLabels(why)
     count = min(config.eval_images or len(val), len(val))
     with private_rng(device):
         backbone, _ = load_backbone(backbone_file)

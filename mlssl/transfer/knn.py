@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.errors import DataError
+from mlssl.errors import MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn
 from mlssl.transfer.features import extract
@@ -54,13 +54,13 @@ def evaluate(
     """A row with the mAP in percent on all validation images, whose neighbours are all training images; and notes.
 
     The number of neighbours has the best mAP on held-out training images, whose neighbours are the others; on
-    ties it is the smallest, and if no category can be scored on them, the middle candidate. Raises DataError with
-    the sentence of `missing`.
+    ties it is the smallest, and if no category can be scored on them, the middle candidate. Raises
+    MissingLabels with the sentence of `missing`.
     """
     backbone, _ = load_backbone(backbone_file)
     train, val = read_splits(config.data)
     if why := missing(train, val):
-        raise DataError(why)
+        raise MissingLabels(why)
     y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
     x, x_val = (
         extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlssl.data.coco import Split
-from mlssl.errors import ConfigError, DataError
+from mlssl.errors import ConfigError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Linear
 from mlssl.transfer.features import extract
@@ -130,7 +130,7 @@ def evaluate(
     backbone, _ = load_backbone(backbone_file)
     train, val = read_splits(config.data)
     if why := missing(train, val):
-        raise DataError(why)
+        raise MissingLabels(why)
     y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
     x, x_val = (
         extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from mlssl.data.coco import Split
-from mlssl.errors import DataError
+from mlssl.errors import DataError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Regions
 from mlssl.transfer.features import MAPS, each_maps
@@ -204,12 +204,12 @@ def evaluate(
 
     mAcc is the mean accuracy over the categories, aAcc that over all boxes, both of the linear layer; knn_mAcc and
     knn_aAcc are those of nearest neighbours. mAcc_small, _medium and _large are over boxes of a size; a size
-    without a validation box has no row. Raises DataError with the sentence of `missing`.
+    without a validation box has no row. Raises MissingLabels with the sentence of `missing`.
     """
     backbone, _ = load_backbone(backbone_file, output_stride=config.output_stride)
     train, val = read_splits(config.data)
     if why := missing(train, val):
-        raise DataError(why)
+        raise MissingLabels(why)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(seed, "regions", "images")))
     order = order[: config.train_images]
     _, held_images = hold_out(order, config.selection)

@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from mlssl.data.augment.parameters import MEAN
 from mlssl.data.coco import IGNORE, Split
+from mlssl.errors import MissingLabels
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Segmentation
+from mlssl.transfer.dense import missing
 from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
@@ -173,6 +175,8 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with mIoU, mAcc and aAcc in percent, after the last iteration, and notes."""
     train_split, val = read_splits(config.data)
+    if why := missing(train_split, val):
+        raise MissingLabels(why)
     classes = 1 + len(val.categories)
     count = min(config.eval_images or len(val), len(val))
     with private_rng(device):

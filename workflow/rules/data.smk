@@ -73,6 +73,19 @@ rule dataset:
         "{MLSSL} {params.command} > {log:q} 2>&1"
 
 
+rule check:
+    """Say which transfers the data lack labels for, before anything is trained. They are left out by name."""
+    input:
+        DATA,
+        TRANSFER_DATA,
+    output:
+        OUT / "check.txt",
+    log:
+        OUT / "logs" / "check.log",
+    shell:
+        "{MLSSL} check --study={FROZEN:q} --out={output:q} 2>&1 | tee {log:q}"
+
+
 if ALL_RULES or not (STUDY.store / "index.json").exists():
 
     rule store:

@@ -11,6 +11,7 @@ rule pretrain:
     input:
         store=STUDY.store,
         labels=labels_of,
+        check=OUT / "check.txt" if STUDY.transfers else [],
     output:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",
         checkpoint=OUT / "runs" / "{run}" / "checkpoint.pt",
