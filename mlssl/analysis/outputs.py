@@ -61,13 +61,13 @@ MINUTES = Score("pretrain", "minutes", "pretraining", "minutes", digits=1, is_co
 LABEL_FORCE = Score("pretrain", "label_force", "gradient of the labels, of InfoNCE's", "%")
 """How strongly pseudo-labels pull at the query embedding, mean over a run (docs/faithfulness.md)."""
 FROZEN = (
-    Score("knn", "mAP", "k-NN mAP", "%"),
-    Score("dense", "mIoU", "linear segmentation mIoU", "%"),
-    Score("dense_c4", "mIoU", "linear segmentation mIoU on C4", "%"),
-    Score("regions", "mAcc", "region accuracy", "%"),
-    Score("regions_c4", "mAcc", "region accuracy on C4", "%"),
-    Score("correspondence", "accuracy", "matched cells", "%"),
-    Score("correspondence_retrieval", "precision_at_1", "retrieved regions", "%"),
+    Score("knn", "mAP", "mAP, nearest neighbours", "%"),
+    Score("dense", "mIoU", "mIoU, linear segmentation", "%"),
+    Score("dense_c4", "mIoU", "mIoU, linear segmentation on C4", "%"),
+    Score("regions", "mAcc", "accuracy, regions", "%"),
+    Score("regions_c4", "mAcc", "accuracy, regions on C4", "%"),
+    Score("correspondence", "accuracy", "accuracy, matched cells", "%"),
+    Score("correspondence_retrieval", "precision_at_1", "precision, retrieved regions", "%"),
 )
 """Scores of frozen features beside the linear probe's: of the last map, and of C4, the map before it."""
 DENSE = (
