@@ -357,7 +357,8 @@ def end_of(out):
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_ranks_and_ends_as_with_one(images, with_images, tmp_path):
-    settings = with_images(steps=40, log_every=4, label_records=3, lr=0.01)
+    # With closed residual branches at the start, differences of rounding grow slowly enough for 40 steps.
+    settings = with_images(steps=40, log_every=4, label_records=3, lr=0.01, zero_init_residual=True)
     engine.pretrain(settings, images, tmp_path / "alone" / "run", run="run", device=CPU, progress=False)
     state_file, steps = tmp_path / "shared" / "run" / "state" / "checkpoint.pt", [0]
     for world in (1, 2, 4):
