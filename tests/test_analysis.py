@@ -383,3 +383,13 @@ def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):
     metrics = pd.read_csv(study.out / "metrics.tsv", sep="\t")
     assert set(metrics[metrics.protocol == "detection"].status) == {f"left out: {why}"}
     assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
+
+
+def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):
+    for run in study.runs.values():
+        study.result(run.id, "pretrain").unlink()
+        gradients = {"grad_info_nce": 4.0, "grad_labels": 0.1} if "k" in run.config.params else {}
+        put(study, run, "pretrain", rows("pretrain", {"steps": 92, **gradients}), **MADE)
+    assert float(tables(study)["k"].loc[5, "pretrain_label_force_mean"]) == 2.5
+    main = (study.out / "tables" / "main.md").read_text()
+    assert "gradient of the labels" not in main

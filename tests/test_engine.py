@@ -231,11 +231,11 @@ def test_diagnostics_have_a_place_of_their_own_in_a_line():
 def test_the_result_has_the_mean_of_every_diagnostic(store, tmp_path):
     train(make_settings("mls", log_every=1), store, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    forces = [line["diagnostics"]["label_force"] for line in lines if "diagnostics" in line]
+    forces = [line["diagnostics"]["grad_labels"] for line in lines if "diagnostics" in line]
     rows = {row["metric"]: row for row in json.loads((tmp_path / "pretrain.json").read_text())["rows"]}
     assert 0 < len(forces) < len(lines)  # the first step has no dictionary yet
-    assert rows["label_force"]["value"] == pytest.approx(sum(forces) / len(forces))
-    assert rows["label_force"]["n"] == len(forces)
+    assert rows["grad_labels"]["value"] == pytest.approx(sum(forces) / len(forces))
+    assert rows["grad_labels"]["n"] == len(forces)
 
 
 def test_every_epoch_sees_every_image_once():

@@ -15,6 +15,7 @@ import pandas as pd
 
 from mlssl.analysis.outputs import (
     IMAGE_GROUPS,
+    LABEL_FORCE,
     LABEL_RECORD,
     METRICS,
     MINUTES,
@@ -86,13 +87,18 @@ def left_out(study: Study, found: Mapping[str, Result]) -> dict[str, str]:
 def rows_of(result: Result) -> list[dict[str, Any]]:
     """The rows of a result, and those for the numbers in its header that tables and figures show.
 
-    These are `minutes` of a pretraining; `train_images` of each linear protocol, the number of labelled images;
-    and of each record of pseudo-labels `epoch`, `shared` and `chance`, except where they are undefined.
+    These are `minutes` of a pretraining, and `label_force` if it has pseudo-labels; `train_images` of each linear
+    protocol, the number of labelled images; and of each record of pseudo-labels `epoch`, `shared` and `chance`,
+    except where they are undefined.
     """
     found = []
     header, notes = result.header, result.header["notes"]
     if result.stage == "pretrain":
         found.append((MINUTES.protocol, MINUTES.metric, header["wall_s"] / 60, None))
+        means = {entry["metric"]: entry["value"] for entry in result.content["rows"]}
+        if means.get("grad_info_nce"):
+            force = 100 * means["grad_labels"] / means["grad_info_nce"]
+            found.append((LABEL_FORCE.protocol, LABEL_FORCE.metric, force, None))
     elif result.stage == "linear":
         for protocol, facts in notes.get("protocols", {}).items():
             found.append((protocol, "train_images", facts["train_images"], None))

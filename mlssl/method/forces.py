@@ -32,18 +32,13 @@ def forces(
     -lambda / (tau D) times the sum of the k positives. The rest, lambda / (tau D) times the sum of
     sigmoid(p / tau) q over the dictionary, does not depend on the labels.
 
-    Keys: `grad_info_nce`, `grad_multi_label` and `grad_labels` are L2 norms, `label_force` is the third in percent
-    of the first, `cos_labels` is the cosine of the label-dependent part and InfoNCE's gradient, 0 where one is 0.
+    Keys: `grad_info_nce`, `grad_multi_label` and `grad_labels` are L2 norms, `cos_labels` is the cosine of the
+    label-dependent part and InfoNCE's gradient, 0 where one is 0.
     """
     none = y._replace(positive=torch.zeros_like(y.positive))
     nce = gradient(info_nce, z)
     both = gradient(lambda at: multi_label(at, y), z)
     labels = both - gradient(lambda at: multi_label(at, none), z)
-    of_nce, of_both, of_labels = (g.norm(dim=1).mean() for g in (nce, both, labels))
-    return {
-        "grad_info_nce": of_nce,
-        "grad_multi_label": of_both,
-        "grad_labels": of_labels,
-        "label_force": 100 * of_labels / of_nce.clamp(min=torch.finfo(of_nce.dtype).tiny),
-        "cos_labels": F.cosine_similarity(labels, nce, dim=1).mean(),
-    }
+    norms = {"grad_info_nce": nce, "grad_multi_label": both, "grad_labels": labels}
+    cosine = F.cosine_similarity(labels, nce, dim=1).mean()
+    return {name: value.norm(dim=1).mean() for name, value in norms.items()} | {"cos_labels": cosine}
