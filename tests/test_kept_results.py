@@ -132,7 +132,7 @@ def test_one_call_ends_with_all_there_and_every_old_result_untouched(own):
     changed = write(cwd / "changed.yaml", merged(small(pictures=None), change))
     planned = jobs(cwd, changed, project=project)
     training = {"pretrain": 2, "linear": 4, "pseudo_labels": 1}
-    assert planned == {"scenes": 1, "store": 1, "contact_sheet": 1, **training, **CHEAP}
+    assert planned == {"scenes": 1, "store": 1, "check": 1, "contact_sheet": 1, **training, **CHEAP}
     snakemake(cwd, changed, project=project)
     assert jobs(cwd, changed, project=project) == {}
     metrics = pd.read_csv(cwd / "results/tiny/metrics.tsv", sep="\t")
