@@ -7,7 +7,7 @@ from support.tiny_coco import write_backbone, write_coco
 from torch.nn import functional as F
 
 from mlssl.study.settings import Data, Knn
-from mlssl.transfer import knn
+from mlssl.transfer import knn, linear
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_a_flat_vote_is_that_of_scikit_learn():
 
 
 def run(monkeypatch, data, backbone_file, make, **settings):
-    monkeypatch.setattr(knn, "extract", lambda backbone, split, **_: make(split))
+    monkeypatch.setattr(linear, "extract", lambda backbone, split, **_: make(split))
     return knn.evaluate(backbone_file, Knn(data, **settings), seed=0, device=CPU, progress=False)
 
 

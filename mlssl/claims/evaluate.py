@@ -1,6 +1,6 @@
 """Evaluate the paper's claims on a study: the rows behind tables/claims and figures/claims.
 
-Everything that decides which rows there are comes from the study, not from its results.
+Which rows there are follows from the study, except that scores below resolution (`resolution.py`) are left out.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def comparison(
     names = [level.name(samples.axes) for level in (node.better, node.worse)]
     label = " − ".join(names)
     if node.less:
-        label += f", less that in {pairs[1][0].title}"
+        label += f", less that by {pairs[1][0].protocol}"
     elif node.metrics:
         label = " − ".join(f"{name} ({metric})" for name, metric in zip(names, node.metrics, strict=True))
     found, notes = [], []

@@ -1,7 +1,7 @@
 """The paper's ten claims: a sentence, its operational test, and where the paper has numbers for it.
 
 A claim is a tree of comparisons `better - worse` of two levels of a study, all of which must hold (`every`), or one
-of which is enough (`some`). Which evaluator decides is fixed here, before there are results.
+of which is enough (`some`). The order in which evaluators decide is fixed here, before there are results.
 """
 
 from __future__ import annotations

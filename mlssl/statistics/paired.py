@@ -23,7 +23,7 @@ POWER = 0.8
 LARGEST_EFFECT = 20.0
 """In standard errors; one degree of freedom needs 16.3 for 80 % power."""
 MOST_SEEDS = 100_000
-"""At so many seeds, the noise that is left is that of the images."""
+"""Number of seeds at which only the noise of the images is left."""
 
 
 @dataclass(frozen=True)

@@ -187,8 +187,8 @@ def caption(study: Study, metrics: pd.DataFrame, found: list[Row]) -> str:
         f"backbone, {PAPER.views.crop} px crops, 400 or 800 epochs of {PAPER_IMAGES:,} images. "
         "Image views: images seen in pretraining, as a share of the paper's. Differences are paired by seed, in "
         "percentage points, with 95 % intervals over seeds and evaluation images; where no groups of images are "
-        "known, `images fixed`. The evaluator in the first row of a claim decides it and was chosen before "
-        f"there were results. δ: {margins}. "
+        "known, `images fixed`. The evaluator in the first row of a claim decides it: the first in an "
+        f"order fixed before there were results that is not below resolution. δ: {margins}. "
         f"{absent} of {len({row.claim.number for row in found})} claims are not in this study. {RULES}. "
         f"{where[0].upper()}{where[1:]}."
     )

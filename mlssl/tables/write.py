@@ -73,7 +73,9 @@ def write_tables(study: Study, published: Path) -> None:
         if reasons := left_out(metrics):
             text += f" {reasons}"
         if unresolved & summaries.keys():
-            text += f' "{BELOW_RESOLUTION}": supervised training and random weights differ by less than δ.'
+            text += (
+                f' "{BELOW_RESOLUTION}": floor and ceiling of the score differ by less than δ (docs/statistics.md).'
+            )
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper, unresolved))
     if has_label_savings(study):

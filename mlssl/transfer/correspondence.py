@@ -192,26 +192,19 @@ def evaluate(
                 positions = true_positions(crops[a], crops[b], cells)
                 counts[group[i]] += torch.tensor(match(found[place + a], found[place + b], positions))
     total = counts.sum(dim=0)
-    if total[1] == 0:
-        raise DataError(f"{val.annotation_file}: no two crops overlap; use more images, or a larger scale")
 
     def accuracy(of: Tensor) -> float | None:
         return 100 * float(of[0] / of[1]) if of[1] else None
 
-    rows = [
-        row(
-            "correspondence",
-            "accuracy",
-            100 * float(total[0] / total[1]),
-            count,
-            without_each_part(count, counts, accuracy),
-        )
-    ]
+    matched = accuracy(total)
+    if matched is None:
+        raise DataError(f"{val.annotation_file}: no two crops overlap; use more images, or a larger scale")
+    rows = [row("correspondence", "accuracy", matched, count, without_each_part(count, counts, accuracy))]
     boxes = regions.read_boxes(backbone, val, range(count), batch_size=config.batch_size, maps=("c5",), **how)
     precision, without = retrieval(boxes, boxes.features["c5"], count) if len(boxes.labels) else (None, None)
     if precision is not None:
         rows.append(row("correspondence_retrieval", "precision_at_1", precision, count, without))
-    frequency = boxes.labels.bincount(minlength=len(val.categories)).double()
+    categories = len(boxes.labels.unique())
     notes = {
         "head": "none; cosine of cells of C4 for matching, of RoIAligned boxes of C5 for retrieval",
         "crops": f"two per image, {config.scale[0]:g} to {config.scale[1]:g} of its area, flipped or not",
@@ -222,7 +215,7 @@ def evaluate(
         "matched_cells": int(total[1]),
         "chance_accuracy": 100 * float(total[2] / total[1]),
         "eval_boxes": len(boxes.labels),
-        "categories_retrieved": int((frequency > 0).sum()),
-        "chance_precision_at_1": 100 / max(int((frequency > 0).sum()), 1),
+        "categories_retrieved": categories,
+        "chance_precision_at_1": 100 / max(categories, 1),
     }
     return rows, notes

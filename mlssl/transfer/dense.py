@@ -21,7 +21,7 @@ from mlssl.study.settings import Dense
 from mlssl.transfer.features import MAPS, each_maps
 from mlssl.transfer.jackknife import groups, row, without_each_part
 from mlssl.transfer.linear import hold_out
-from mlssl.transfer.load import load_backbone, read_splits
+from mlssl.transfer.load import load_backbone, random_order, read_splits
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
 
@@ -129,7 +129,7 @@ def evaluate(
     train, val = read_splits(config.data)
     if why := missing(train, val):
         raise MissingLabels(why)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(seed, "dense", "images")))
+    order = random_order(len(train), seed_of(seed, "dense", "images"))
     fitted, held = hold_out(order[: config.train_images], config.selection)
     count = min(config.eval_images or len(val), len(val))
     classes = 1 + len(val.categories)

@@ -305,6 +305,7 @@ def evaluate(
         for metric, value in scores.items()
         if value is not None
     ]
+    with_objects = len(trainable(train_split))
     milestones = ", ".join(str(round(m * config.iterations)) for m in config.milestones)
     notes = {
         "head": f"Mask R-CNN, FPN of {config.fpn_channels} channels, "
@@ -316,8 +317,8 @@ def evaluate(
         "batch_norm": "trained in backbone and FPN, with the statistics of the whole batch",
         "size": config.size,
         "anchors": [round(size, 1) for (size,) in model.rpn.anchor_generator.sizes],
-        "train_images": len(trainable(train_split)),
-        "train_images_without_object": len(train_split) - len(trainable(train_split)),
+        "train_images": with_objects,
+        "train_images_without_object": len(train_split) - with_objects,
         "eval_images": count,
         "detections": len(results),
         "undefined": [metric for metric, value in scores.items() if value is None],

@@ -63,7 +63,7 @@ def each_maps(
     """Per batch of `images` (indices into the split): the indices, and the maps c4 and c5, float32 B x D x h x w.
 
     One forward pass gives all maps. `read(i)` gives i and its input, uint8 3 x H x W, if not the image resized to
-    size x size pixels. The backbone stays as it is, and the errors are those of `extract`.
+    size x size pixels. The backbone does not change; the errors are those of `extract`.
     """
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:

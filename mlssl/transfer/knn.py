@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.errors import MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn
-from mlssl.transfer.features import extract
 from mlssl.transfer.jackknife import row
-from mlssl.transfer.linear import hold_out, mean_ap_without_each, missing
-from mlssl.transfer.load import load_backbone, read_splits
+from mlssl.transfer.linear import hold_out, mean_ap_without_each, missing, read_labelled
+from mlssl.transfer.load import random_order
 from mlssl.transfer.metrics import mean_average_precision, scorable
 
 __all__ = ["evaluate", "missing", "vote"]
@@ -57,16 +55,8 @@ def evaluate(
     ties it is the smallest, and if no category can be scored on them, the middle candidate. Raises
     MissingLabels with the sentence of `missing`.
     """
-    backbone, _ = load_backbone(backbone_file)
-    train, val = read_splits(config.data)
-    if why := missing(train, val):
-        raise MissingLabels(why)
-    y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
-    x, x_val = (
-        extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
-        for s in (train, val)
-    )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(seed, "knn", "selection")))
+    x, y, x_val, y_val, categories = read_labelled(backbone_file, config, device, progress)
+    order = random_order(len(x), seed_of(seed, "knn", "selection"))
     others, held = (part.to(device) for part in hold_out(order, config.selection))
     candidates = sorted(config.neighbours)
     chosen, scores = candidates[len(candidates) // 2], None
@@ -82,11 +72,11 @@ def evaluate(
         "neighbours": chosen,
         "selection_mAP": scores and {str(k): s for k, s in zip(candidates, scores, strict=True)},
         "selection_images": len(held),
-        "train_images": len(train),
-        "eval_images": len(val),
+        "train_images": len(x),
+        "eval_images": len(x_val),
         "size": config.size,
-        "categories": len(val.categories),
+        "categories": categories,
         "categories_scored": scored,
         "constant_mAP": 100 * float(y_val[:, scorable(y_val)].double().mean()),
     }
-    return [row("knn", "mAP", value, len(val), mean_ap_without_each(found, y_val))], notes
+    return [row("knn", "mAP", value, len(x_val), mean_ap_without_each(found, y_val))], notes

@@ -17,10 +17,10 @@ from torch import Tensor
 from mlssl.data.coco import Split
 from mlssl.errors import ConfigError, MissingLabels
 from mlssl.seeds import seed_of
-from mlssl.study.settings import Linear
+from mlssl.study.settings import Knn, Linear
 from mlssl.transfer.features import extract
 from mlssl.transfer.jackknife import row, without_each
-from mlssl.transfer.load import bar, load_backbone, read_splits
+from mlssl.transfer.load import bar, load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import basis, fit
 from mlssl.transfer.metrics import mean_average_precision, scorable
 
@@ -51,14 +51,37 @@ def missing(train: Split, val: Split) -> str | None:
     return None
 
 
+class Labelled(NamedTuple):
+    """The features of two splits (float32 N x D), and which categories their images show (bool N x C)."""
+
+    x: Tensor
+    y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    categories: int
+
+
+def read_labelled(backbone_file: Path, config: Linear | Knn, device: torch.device, progress: bool) -> Labelled:
+    """Globally average-pooled features of a frozen backbone, and labels. Raises MissingLabels (see `missing`)."""
+    backbone, _ = load_backbone(backbone_file)
+    train, val = read_splits(config.data)
+    if why := missing(train, val):
+        raise MissingLabels(why)
+    y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
+    x, x_val = (
+        extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
+        for s in (train, val)
+    )
+    return Labelled(x, y, x_val, y_val, len(val.categories))
+
+
 def subset(count: int, fraction: float, seed: int, index: int = 0) -> Tensor:
     """Indices, int64, of the share of `count` training images to train on, in random order.
 
     A smaller share is a prefix of every larger one of the same `index`. It depends only on seed and index, not on
     the method.
     """
-    generator = torch.Generator().manual_seed(seed_of(seed, "linear", "subset", index))
-    order = torch.randperm(count, generator=generator)
+    order = random_order(count, seed_of(seed, "linear", "subset", index))
     return order[: max(round(fraction * count), min(FEWEST, count))]
 
 
@@ -124,18 +147,10 @@ def evaluate(
     """Rows with the mAP in percent on all validation images, one per share of the labels, and notes.
 
     A row is the mean over the subsets of its share; the notes have each one's value. The mean is over the
-    categories with a positive and a negative validation image; the notes give their number. Raises DataError if
-    there is none.
+    categories with a positive and a negative validation image; the notes give their number. Raises MissingLabels
+    if there is none.
     """
-    backbone, _ = load_backbone(backbone_file)
-    train, val = read_splits(config.data)
-    if why := missing(train, val):
-        raise MissingLabels(why)
-    y, y_val = (torch.from_numpy(s.labels()).to(device) for s in (train, val))
-    x, x_val = (
-        extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
-        for s in (train, val)
-    )
+    x, y, x_val, y_val, categories = read_labelled(backbone_file, config, device, progress)
     rows, protocols = [], {}
     capped: list[dict[str, Any]] = []
     for fraction in bar(config.fractions, "linear probes", progress):
@@ -143,7 +158,7 @@ def evaluate(
         values: list[float] = []
         found, jackknives = [], []
         for index in range(1 if fraction == 1 else config.subsets):
-            indices = subset(len(train), fraction, seed, index).to(device)
+            indices = subset(len(x), fraction, seed, index).to(device)
             choice = choose(
                 x, y, indices, config.selection, config.weight_decays, config.tolerance, config.iterations
             )
@@ -175,7 +190,7 @@ def evaluate(
                 ]
         known = [j for j in jackknives if j is not None]
         jackknife = [_mean(v) for v in zip(*known, strict=True)] if len(known) == len(found) else None
-        rows.append(row(protocol, "mAP", _mean(values), len(val), jackknife))
+        rows.append(row(protocol, "mAP", _mean(values), len(x_val), jackknife))
         protocols[protocol] = {
             "train_images": len(indices),
             "selection_images": choice.held_out,
@@ -189,8 +204,8 @@ def evaluate(
         "features": x.shape[1],
         "parameters": (x.shape[1] + 1) * y.shape[1],
         "size": config.size,
-        "eval_images": len(val),
-        "categories": len(val.categories),
+        "eval_images": len(x_val),
+        "categories": categories,
         "categories_scored": int(scorable(y_val).sum()),
         "constant_mAP": 100 * float(y_val[:, scorable(y_val)].double().mean()),
         "protocols": protocols,

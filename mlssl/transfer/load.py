@@ -84,9 +84,14 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def random_order(count: int, seed: int) -> Tensor:
+    """The indices of `count` images in a random order, int64, that depends only on the seed."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
 @lru_cache(maxsize=2)
-def _permutation(count: int, seed: int) -> list[int]:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+def _epoch(count: int, seed: int) -> list[int]:
+    return random_order(count, seed).tolist()
 
 
 def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Generator]:
@@ -96,7 +101,7 @@ def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Gener
     methods are finetuned on the same samples.
     """
     epoch, place = divmod(t, count)
-    i = _permutation(count, seed_of(seed, protocol, "order", epoch))[place]
+    i = _epoch(count, seed_of(seed, protocol, "order", epoch))[place]
     return i, torch.Generator().manual_seed(seed_of(seed, protocol, "augment", t))
 
 

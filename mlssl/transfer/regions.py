@@ -24,7 +24,7 @@ from mlssl.transfer.features import MAPS, each_maps
 from mlssl.transfer.jackknife import groups, row, without_each_part
 from mlssl.transfer.knn import vote
 from mlssl.transfer.linear import hold_out
-from mlssl.transfer.load import load_backbone, read_splits
+from mlssl.transfer.load import load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import Fit, basis, fit
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
 
@@ -210,8 +210,7 @@ def evaluate(
     train, val = read_splits(config.data)
     if why := missing(train, val):
         raise MissingLabels(why)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed_of(seed, "regions", "images")))
-    order = order[: config.train_images]
+    order = random_order(len(train), seed_of(seed, "regions", "images"))[: config.train_images]
     _, held_images = hold_out(order, config.selection)
     count = min(config.eval_images or len(val), len(val))
     classes = len(val.categories)
