@@ -15,6 +15,7 @@ from support.results import put
 from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
 from mlssl.errors import ConfigError
+from mlssl.figures.forces import label_force
 from mlssl.figures.write import write_figures
 from mlssl.pictures.contact_sheet import write_contact_sheet
 from mlssl.study.expand import load
@@ -318,7 +319,7 @@ def test_all_that_is_named_is_written_and_the_same_again(study):
     files = outputs.table_files(study) + outputs.figure_files(study)
     assert set(files) == {p for folder in ("tables", "figures") for p in (study.out / folder).iterdir()}
     assert {p.stem for p in outputs.figure_files(study)} == {
-        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "claims")
+        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "label_force", "claims")
     }
     before = {path: path.read_bytes() for path in files}
     tables(study)
@@ -393,3 +394,23 @@ def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):
     assert float(tables(study)["k"].loc[5, "pretrain_label_force_mean"]) == 2.5
     main = (study.out / "tables" / "main.md").read_text()
     assert "gradient of the labels" not in main
+
+
+def test_the_figure_of_the_labels_gradients_draws_their_share_of_info_nce(study):
+    for run in study.runs.values():
+        seed = run.config.seed
+        lines = [
+            {"step": t, "diagnostics": {"grad_info_nce": 4.0 + 4 * seed, "grad_labels": 0.2 * t}} for t in (10, 20)
+        ]
+        log = lines if "k" in run.config.params else []
+        (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
+    figure = label_force(study)
+    panels = {ax.get_title(): ax for ax in figure.axes if ax.axison}
+    assert sorted(panels) == ["dictionary_size", "k", "method"]  # one level of "loss" has labels
+    by_k = {line.get_label(): line for line in panels["k"].lines if line.get_linewidth() > 1}
+    shares = [[100 * 0.2 * t / (4 + 4 * seed) for seed in study.seeds] for t in (10, 20)]
+    assert list(by_k["5"].get_xdata()) == [10, 20]
+    assert list(by_k["5"].get_ydata()) == pytest.approx([sum(share) / len(share) for share in shares])
+    # MoCo-v2 has no labels: neither a line nor a missing log.
+    assert [line.get_label() for line in panels["method"].lines if line.get_linewidth() > 1] == ["mls"]
+    assert "Not available" not in figure.get_suptitle()

@@ -147,6 +147,8 @@ def figure_names(study: Study) -> list[str]:
         names.append("labels")
     if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):
         names.append("training_curves")
+    if force_axes(study):
+        names.append("label_force")
     if label_axes(study):
         names.append("label_quality")
     names.append(CLAIMS)
@@ -155,12 +157,23 @@ def figure_names(study: Study) -> list[str]:
 
 def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
     """Axis -> level -> runs whose pseudo-labels are evaluated, for axes with at least two such levels."""
-    evaluated = study.transfer_runs.get("pseudo_labels", ())
+    axes = _axes_of(study, study.transfer_runs.get("pseudo_labels", ()))
+    return {axis: levels for axis, levels in axes.items() if len(levels) > 1}
+
+
+def force_axes(study: Study) -> dict[str, dict[str, list[str]]]:
+    """Axis -> level -> runs with pseudo-labels, for the compared methods and for axes with at least two such levels."""
+    axes = _axes_of(study, runs_with(study, LABEL_FORCE))
+    return {axis: levels for axis, levels in axes.items() if axis == COMPARE or len(levels) > 1}
+
+
+def _axes_of(study: Study, runs: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Axis -> level -> those of its runs that are among `runs`."""
     found: dict[str, dict[str, list[str]]] = {}
     for cell in study.cells:
-        if cell.run in evaluated:
+        if cell.run in runs:
             found.setdefault(cell.axis, {}).setdefault(cell.level, []).append(cell.run)
-    return {axis: levels for axis, levels in found.items() if len(levels) > 1}
+    return found
 
 
 def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
@@ -196,7 +209,11 @@ def figure_files(study: Study) -> list[Path]:
 
 AXIS_TITLES = {"main": COMPARE, "labels": "number of labels", SAVINGS: "labels saved by pretraining"}
 """File stem -> its axis in the report, for stems that are not the name of an axis."""
-TRAINING_TITLES = {"training_curves": "training loss", "label_quality": "quality of pseudo-labels"}
+TRAINING_TITLES = {
+    "training_curves": "training loss",
+    "label_force": "gradient of pseudo-labels",
+    "label_quality": "quality of pseudo-labels",
+}
 """File stem -> title in the report, for the figures of what happens during training."""
 
 

@@ -16,6 +16,7 @@ from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import CLAIMS, Score, budget, figure_names, linear_fractions, linear_scores, stem
 from mlssl.claims.evaluate import evaluate, read_groups
 from mlssl.figures.curves import training_curves
+from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
@@ -51,6 +52,8 @@ def write_figures(study: Study) -> None:
                 figure = labels(study, metrics)
             elif name == "training_curves":
                 figure = training_curves(study)
+            elif name == "label_force":
+                figure = label_force(study)
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
             elif name == CLAIMS:
