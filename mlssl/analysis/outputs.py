@@ -162,7 +162,7 @@ def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
 
 
 def force_axes(study: Study) -> dict[str, dict[str, list[str]]]:
-    """Axis -> level -> runs with pseudo-labels, for the compared methods and for axes with at least two such levels."""
+    """Axis -> level -> runs with pseudo-labels: the compared methods, and axes with at least two such levels."""
     axes = _axes_of(study, runs_with(study, LABEL_FORCE))
     return {axis: levels for axis, levels in axes.items() if axis == COMPARE or len(levels) > 1}
 

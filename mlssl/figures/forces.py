@@ -49,8 +49,8 @@ def label_force(study: Study) -> Figure:
         below.tick_params(labelbottom=True)
     figure.supylabel("gradient of the labels,\n% of InfoNCE's (log scale)", fontsize=9)
     notes = (
-        f"{budget(study)}. Norms at the query embedding, of the part of the weighted multi-label loss that depends on "
-        "the labels and of InfoNCE. Thick: mean over seeds; thin: seeds"
+        f"{budget(study)}. Norms at the query embedding, of the part of the weighted multi-label loss that depends "
+        "on the labels and of InfoNCE. Thick: mean over seeds; thin: seeds"
     )
     finish(figure, "How strongly the labels pull, over training", notes, "; ".join(missing))
     return figure
