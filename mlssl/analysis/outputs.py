@@ -26,6 +26,8 @@ PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
 """File stems of the paper's tables; every study fills in the values that it measured."""
 CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
+GAINS = "gains"
+"""File stem of the table of gains over untrained weights."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -190,6 +192,12 @@ def supervised(study: Study) -> list[str]:
     return [method for method, run in study.compared.items() if study.runs[run].config.supervised]
 
 
+def has_gains(study: Study) -> bool:
+    """Whether the study compares trained methods with untrained weights, by any transfer."""
+    pretrained, untrained = pretrained_and_untrained(study)
+    return bool(pretrained and untrained and study.transfers)
+
+
 def has_label_savings(study: Study) -> bool:
     """Whether the study can compute how many labels pretraining saves: it needs an untrained method."""
     pretrained, untrained = pretrained_and_untrained(study)
@@ -198,7 +206,8 @@ def has_label_savings(study: Study) -> bool:
 
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
-    names = [*table_names(study), *([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE, *PAPER_TABLES]
+    names = [*table_names(study), *([GAINS] if has_gains(study) else [])]
+    names += [*([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE, *PAPER_TABLES]
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
@@ -207,7 +216,12 @@ def figure_files(study: Study) -> list[Path]:
     return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
 
 
-AXIS_TITLES = {"main": COMPARE, "labels": "number of labels", SAVINGS: "labels saved by pretraining"}
+AXIS_TITLES = {
+    "main": COMPARE,
+    "labels": "number of labels",
+    GAINS: "gain over untrained weights",
+    SAVINGS: "labels saved by pretraining",
+}
 """File stem -> its axis in the report, for stems that are not the name of an axis."""
 TRAINING_TITLES = {
     "training_curves": "training loss",

@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import CLAIMS, Score, budget, figure_names, linear_fractions, linear_scores, stem
 from mlssl.claims.evaluate import evaluate, read_groups
+from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
 from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
@@ -73,7 +74,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
     rows = -(-len(scores) // columns)
     height = 0.9 + rows * (0.62 + 0.24 * len(levels))
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
-    colour, summaries = colours(levels), {}
+    colour, summaries, unresolved = colours(levels), {}, below_resolution(study, metrics)
     for ax, score in zip(grid.flat, scores, strict=False):
         by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
         for place, (level, s) in enumerate(by_level.items()):
@@ -82,7 +83,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
             elif s.expected:
                 words = "failed" if "failed" in s.status else "missing"
                 ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
-        ax.set_xlabel(two_lines(score))
+        ax.set_xlabel(two_lines(score) + (f"\n({BELOW_RESOLUTION})" if score in unresolved else ""))
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
         if score.is_cost:
