@@ -319,7 +319,7 @@ def test_all_that_is_named_is_written_and_the_same_again(study):
     files = outputs.table_files(study) + outputs.figure_files(study)
     assert set(files) == {p for folder in ("tables", "figures") for p in (study.out / folder).iterdir()}
     assert {p.stem for p in outputs.figure_files(study)} == {
-        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "label_force", "claims")
+        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "label_force", "gains", "claims")
     }
     before = {path: path.read_bytes() for path in files}
     tables(study)

@@ -20,6 +20,7 @@ from mlssl.claims.noise import noise
 from mlssl.claims.paper import CLAIMS
 from mlssl.claims.resolution import below_resolution
 from mlssl.figures.forest import claims as forest
+from mlssl.figures.gains import gains as gains_figure
 from mlssl.study.expand import COMPARE, load
 from mlssl.tables.claims import claims_table, noise_table, paper_numbers
 from mlssl.tables.gains import gains_table
@@ -341,3 +342,21 @@ def test_the_figure_has_every_comparison_and_verdict(study_of):
 
 def test_every_margin_is_positive():
     assert all(margin > 0 for margin in MARGIN.values())
+
+
+def test_the_figure_of_gains_draws_floor_ceiling_and_intervals(study_of):
+    study = study_of(ceiling=True)
+    metrics, groups = simulate(
+        study, {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}, images=0.5
+    )
+    found = gains(study, metrics, groups)
+    figure = gains_figure(study, found)
+    ax = figure.axes[0]
+    by_method = {gain.method: gain.found for gain in found}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["moco_v2", "densecl", "mls"]
+    upright = [
+        line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--" or line.get_color() == "0.2"
+    ]
+    assert sorted(upright) == pytest.approx([0.0, by_method["supervised"].mean])
+    intervals = [tuple(line.get_xdata()) for line in ax.lines if len(set(line.get_xdata())) == 2]
+    assert intervals == [pytest.approx(by_method[m].interval()) for m in ("moco_v2", "densecl", "mls")]

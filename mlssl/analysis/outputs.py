@@ -27,7 +27,7 @@ PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
 CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
 GAINS = "gains"
-"""File stem of the table of gains over untrained weights."""
+"""File stem of the table and the figure of gains over untrained weights."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -145,6 +145,8 @@ def table_names(study: Study) -> list[str]:
 def figure_names(study: Study) -> list[str]:
     """File stems under `figures/`; each is written in all FIGURE_FORMATS."""
     names = table_names(study)
+    if has_gains(study):
+        names.append(GAINS)
     if len(linear_scores(study)) > 1:
         names.append("labels")
     if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):

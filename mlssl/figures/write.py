@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import CLAIMS, Score, budget, figure_names, linear_fractions, linear_scores, stem
+from mlssl.analysis.outputs import CLAIMS, GAINS, Score, budget, figure_names, linear_fractions, linear_scores, stem
 from mlssl.claims.evaluate import evaluate, read_groups
+from mlssl.claims.gains import gains
 from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
 from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
+from mlssl.figures.gains import gains as gains_figure
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
@@ -57,6 +59,8 @@ def write_figures(study: Study) -> None:
                 figure = label_force(study)
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
+            elif name == GAINS:
+                figure = gains_figure(study, gains(study, metrics, read_groups(study)))
             elif name == CLAIMS:
                 figure = claims(study, evaluate(study, metrics, read_groups(study)))
             elif axis_of[name] == COMPARE:
