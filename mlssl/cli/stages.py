@@ -80,14 +80,13 @@ def add(commands: Any) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    from mlssl.data.coco import check_images, read_split, read_splits
+    from mlssl.data.coco import check_images, read_split
     from mlssl.study.expand import load
     from mlssl.transfer.needs import report, unrecorded
 
-    study = load(args.study)
-    text = "".join(f"{line}\n" for line in report(study.transfers))
-    for data in {config.data for stage, config in study.transfers.items() if stage != "pseudo_labels"}:
-        train, val = read_splits(data)
+    study, read = load(args.study), {}
+    text = "".join(f"{line}\n" for line in report(study.transfers, read))
+    for train, val in read.values():
         check_images(train, decode_all=False)
         check_images(val, decode_all=True)
     supervised = any(run.config.supervised for run in study.runs.values())

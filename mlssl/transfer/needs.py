@@ -148,15 +148,14 @@ def quick_report(transfers: Mapping[str, Transfer]) -> list[str]:
     files = [Path(root) / "annotations" / f"instances_{split}.json" for root, split in splits]
     if sum(file.stat().st_size for file in files if file.exists()) > QUICK:
         return ["data: `mlssl check --study FILE` says which transfers they lack labels for"]
-    return [line for line in report(transfers) if "left out" in line]
+    return [line for line in report(transfers, {}) if "left out" in line]
 
 
-def report(transfers: Mapping[str, Transfer]) -> Iterator[str]:
+def report(transfers: Mapping[str, Transfer], read: dict[Data, tuple[Split, Split]]) -> Iterator[str]:
     """One line per transfer: that its data have what it needs, or why it is left out, or its scores of masks are.
 
-    Raises DataError for data that are invalid.
+    The splits of a data set are taken from `read`, or put there. Raises DataError for data that are invalid.
     """
-    read: dict[Data, tuple[Split, Split]] = {}
     for stage, config in transfers.items():
         data = config.data
         if stage == "pseudo_labels":
