@@ -14,10 +14,11 @@ from mlssl.cli.options import add_device, add_run, add_study, command, exists_al
 from mlssl.errors import ConfigError, DataError, MissingLabels
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import FROZEN, TRANSFERS, Pretrain
+from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
 
 if TYPE_CHECKING:
+    from mlssl.data.coco import Split
     from mlssl.study.expand import Study
 
 SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
@@ -84,7 +85,8 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.transfer.needs import report, unrecorded
 
-    study, read = load(args.study), {}
+    study = load(args.study)
+    read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
         check_images(train, decode_all=False)

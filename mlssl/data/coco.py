@@ -170,10 +170,9 @@ def is_inside(box: Sequence[float] | None, size: tuple[int, int]) -> bool:
     """Whether a box (x, y, width, height) has an area in an image of `size` (width, height), both in pixels."""
     if box is None:
         return False
-    return all(
-        min(start + side, whole) - max(start, 0) > MIN_SIDE * whole
-        for start, side, whole in zip(box[:2], box[2:], size, strict=True)
-    )
+    (x, y, w, h), (width, height) = box, size
+    inside = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
+    return inside[0] > MIN_SIDE * width and inside[1] > MIN_SIDE * height
 
 
 def check_images(split: Split, *, decode_all: bool) -> None:

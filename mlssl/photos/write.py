@@ -63,9 +63,9 @@ def write_dataset(
             (part / split).mkdir(exist_ok=True)
             for i in np.flatnonzero(mine):
                 os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
-    categories = []
+    categories, without_area = [], 0
     if labels is not None:
-        counts, without_area = {}, 0
+        counts: dict[str, dict[int, int]] = {}
         for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
             chosen = np.flatnonzero(mine & labelled)
             counts[split] = {}

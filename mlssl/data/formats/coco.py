@@ -146,9 +146,10 @@ def mask_box(segmentation: Any) -> list[float] | None:
             code = rle.frPyObjects(code, height, width)
         box = rle.toBbox(code).tolist()
     else:
-        left, top = (min(min(p[axis::2]) for p in segmentation) for axis in (0, 1))
-        right, bottom = (max(max(p[axis::2]) for p in segmentation) for axis in (0, 1))
-        box = [left, top, right - left, bottom - top]
+        points = segmentation[0] if len(segmentation) == 1 else [v for polygon in segmentation for v in polygon]
+        xs, ys = points[::2], points[1::2]
+        left, top = min(xs), min(ys)
+        box = [left, top, max(xs) - left, max(ys) - top]
     return box if has_area(box) else None
 
 
