@@ -13,8 +13,8 @@ from pycocotools import mask as rle
 from support.snakemake import ROOT, small, snakemake, write
 from support.tiny_coco import write_backbone, write_coco
 
-from mlssl.data.coco import IGNORE, decode, is_inside, read_split
-from mlssl.data.formats.coco import mask_box
+from mlssl.data.coco import IGNORE, decode, read_split
+from mlssl.data.formats.coco import is_inside, is_mask, mask_box
 from mlssl.errors import DataError, MissingLabels
 from mlssl.study.settings import TRANSFERS, Data, Dense, Detection, PseudoLabels, Regions, Segmentation
 from mlssl.transfer import dense, detection, needs, pseudo_labels, regions, segmentation
@@ -157,6 +157,17 @@ def zero_ids(content):
         a["category_id"] += {1: 6, 2: 6}.get(a["category_id"], 0)
         a["image_id"] %= 1000
     return content
+
+
+def test_whether_a_mask_has_an_area_inside_does_not_depend_on_the_first_points():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        polygon = rng.integers(-60, 110, 8).tolist()
+        found.append(is_mask([polygon], (WIDTH, HEIGHT)))
+        assert found[-1] == is_inside(mask_box([polygon]), (WIDTH, HEIGHT))
+        assert found[-1] == is_mask([polygon[2:] + polygon[:2]], (WIDTH, HEIGHT))
+    assert 20 < sum(found) < 290
 
 
 def first_id_0(content):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from mlssl.data.formats.coco import check_files, mask_box, read_coco
+from mlssl.data.formats.coco import check_files, is_inside, is_mask, read_coco
 from mlssl.data.images import FORMATS, read_image
 from mlssl.errors import DataError
 from mlssl.study.settings import Data
@@ -20,8 +19,6 @@ IGNORE = 255
 """Value of semantic mask pixels that losses and metrics ignore."""
 MAX_CATEGORIES = IGNORE - 1
 """Most categories of a semantic mask: uint8, in which 0 is background and IGNORE is taken."""
-MIN_SIDE = 1e-5
-"""Shortest side of a box, as a share of the image's: a shorter one may vanish in float32 when boxes are scaled."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,7 @@ def read_split(root: Path | str, split: str) -> Split:
     for record in records:
         size = sizes[record["image_id"]]
         record["has_box"] = is_inside(record["bbox"], size)
-        record["has_mask"] = is_inside(mask_box(record.get("segmentation")), size)
+        record["has_mask"] = is_mask(record.get("segmentation"), size)
         record["iscrowd"] = record.get("iscrowd") or 0
         if not record.get("segmentation"):
             x, y, w, h = record["bbox"]
@@ -164,15 +161,6 @@ def read_splits(data: Data) -> tuple[Split, Split]:
             f"{val.annotation_file}: key 'categories' differs from {train.annotation_file}; make them equal"
         )
     return train, val
-
-
-def is_inside(box: Sequence[float] | None, size: tuple[int, int]) -> bool:
-    """Whether a box (x, y, width, height) has an area in an image of `size` (width, height), both in pixels."""
-    if box is None:
-        return False
-    (x, y, w, h), (width, height) = box, size
-    inside = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
-    return inside[0] > MIN_SIDE * width and inside[1] > MIN_SIDE * height
 
 
 def check_images(split: Split, *, decode_all: bool) -> None:

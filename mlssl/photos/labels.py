@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlssl.data.coco import is_inside
-from mlssl.data.formats.coco import mask_box
+from mlssl.data.formats.coco import is_mask
 from mlssl.data.layout import annotation
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, PhotoLabels, from_coco, from_csv, from_voc, from_yolo
@@ -136,7 +135,7 @@ def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]
             )
         if labels.fractions:
             shape = [[v * (height if i % 2 else width) for i, v in enumerate(polygon)] for polygon in shape]
-        if shape and not is_inside(mask_box(shape), (width, height)):
+        if shape and not is_mask(shape, (width, height)):
             raise DataError(
                 f"{labels.where}: a segmentation has no area inside the image of {width} x {height} pixels; "
                 "correct or remove it"

@@ -16,6 +16,8 @@ from mlssl.errors import DataError
 Record = dict[str, Any]
 MAX_COORDINATE = 1e6
 """Bound of a polygon's coordinates in pixels; decoding takes memory in proportion to the length of its sides."""
+MIN_SIDE = 1e-5
+"""Shortest side of a box, as a share of the image's: a shorter one may vanish in float32 when boxes are scaled."""
 
 
 def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Record], list[Record]]:
@@ -151,6 +153,28 @@ def mask_box(segmentation: Any) -> list[float] | None:
         left, top = min(xs), min(ys)
         box = [left, top, max(xs) - left, max(ys) - top]
     return box if has_area(box) else None
+
+
+def is_inside(box: Sequence[float] | None, size: tuple[int, int]) -> bool:
+    """Whether a box (x, y, width, height) has an area in an image of `size` (width, height), both in pixels."""
+    if box is None:
+        return False
+    (x, y, w, h), (width, height) = box, size
+    inside = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
+    return inside[0] > MIN_SIDE * width and inside[1] > MIN_SIDE * height
+
+
+def is_mask(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Whether a valid `segmentation`, or none, has an area in an image of `size` (width, height) in pixels."""
+    if segmentation and isinstance(segmentation, list):
+        # Three points inside, not on one line, decide almost all polygons without a look at the others.
+        x1, y1, x2, y2, x3, y3 = segmentation[0][:6]
+        width, height = size
+        within_x = 0 <= x1 <= width and 0 <= x2 <= width and 0 <= x3 <= width
+        within_y = 0 <= y1 <= height and 0 <= y2 <= height and 0 <= y3 <= height
+        if within_x and within_y and (x2 - x1) * (y3 - y1) != (x3 - x1) * (y2 - y1):
+            return True
+    return is_inside(mask_box(segmentation), size)
 
 
 def is_segmentation(value: Any, size: tuple[int, int] | None) -> bool:
