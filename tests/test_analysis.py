@@ -386,6 +386,20 @@ def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):
     assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
 
 
+def test_a_metric_that_the_data_do_not_give_is_left_out_by_name_and_the_others_stay(study):
+    why = "instances_train2017.json: no object has a mask (key 'segmentation'); annotate masks"
+    for run in study.runs.values():
+        if run.id in study.transfer_runs["detection"]:
+            study.result(run.id, "detection").unlink()
+            found = rows("detection", {"AP_bbox": 20.0, "AP50_bbox": 30.0})
+            put(study, run, "detection", found, notes={"metrics_left_out": {"AP_segm": why}}, **MADE)
+    main = tables(study)["main"]
+    assert float(main.loc["mls", "detection_AP_bbox_mean"]) == 20
+    assert main.loc["mls", "detection_AP_segm_status"] == "left out (1 of 1 seed)"
+    assert f"Left out: detection AP_segm ({why})." in (study.out / "tables" / "main.md").read_text()
+    assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
+
+
 def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):
     for run in study.runs.values():
         study.result(run.id, "pretrain").unlink()

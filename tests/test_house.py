@@ -72,7 +72,7 @@ ALLOWED = {
 NO_TORCH = tuple(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES))
 NO_TORCH += ("mlssl/study", "mlssl/analysis", "mlssl/tables", "mlssl/figures", "mlssl/datasets/counts.py")
 NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py", "mlssl/runtime/launch.py")
-NO_TORCH += ("mlssl/statistics", "mlssl/claims")
+NO_TORCH += ("mlssl/statistics", "mlssl/claims", "mlssl/data/coco.py", "mlssl/transfer/needs.py")
 PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
 """`from mlssl.study import settings` names a module of these."""
 

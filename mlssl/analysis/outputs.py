@@ -84,6 +84,8 @@ LABELS = (
     Score("pseudo_labels", "positives", "labels per query", "number"),
 )
 """Scores of pseudo-labels, over the last quarter of the records of a run."""
+NO_METRIC = "-"
+"""The metric in the row of a result that is missing."""
 LABEL_RECORD = "pseudo_labels_step_"
 """Start of the protocol of one record of pseudo-labels; the step follows. Metrics: epoch, shared, chance."""
 

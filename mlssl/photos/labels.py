@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mlssl.data.formats.coco import is_mask
 from mlssl.data.layout import annotation
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, PhotoLabels, from_coco, from_csv, from_voc, from_yolo
@@ -107,7 +108,8 @@ def find_photos(content: LabelFile, names: list[str]) -> tuple[dict[str, PhotoLa
 def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]:
     """COCO annotations in pixels, without ids, for a photo of width x height; category ids from 1.
 
-    Boxes are clipped to the image; one without area is left out. Raises DataError for a box outside the image.
+    Boxes are clipped to the image; one without area is left out. Raises DataError for a box or a mask outside the
+    image.
     """
     across, down = (width, height) if labels.fractions else (1, 1)
     made = []
@@ -133,6 +135,11 @@ def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]
             )
         if labels.fractions:
             shape = [[v * (height if i % 2 else width) for i, v in enumerate(polygon)] for polygon in shape]
+        if shape and not is_mask(shape, (width, height)):
+            raise DataError(
+                f"{labels.where}: a segmentation has no area inside the image of {width} x {height} pixels; "
+                "correct or remove it"
+            )
         area = None if (x1, y1, x2, y2) != (x, y, x + w, y + h) else found.area
         made.append(
             annotation(

@@ -63,6 +63,8 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
                     f"{labels['held_back']:,} unlabelled near-duplicates of photos in val, not trained on",
                 )
             )
+        if labels["without_area"]:
+            rows.append(("left out", f"{labels['without_area']:,} objects with neither an area nor a mask"))
         if labels["missing"]:
             rows.append(
                 ("missing", f"{labels['missing']:,} labels without their photo; {labels['missing_first'][0]}")

@@ -63,16 +63,16 @@ def write_dataset(
             (part / split).mkdir(exist_ok=True)
             for i in np.flatnonzero(mine):
                 os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
-    categories = []
+    categories, without_area = [], 0
     if labels is not None:
-        counts = {}
+        counts: dict[str, dict[int, int]] = {}
         for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
             chosen = np.flatnonzero(mine & labelled)
-            counts[split] = (
-                write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
-                if len(chosen)
-                else {}
-            )
+            counts[split] = {}
+            if len(chosen):
+                written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
+                counts[split], left_out = written
+                without_area += left_out
         categories = [
             {"id": i, "name": name, "original": original, **{s: counts[s].get(i, 0) for s in SPLITS}}
             for i, (name, original) in enumerate(labels.categories, start=1)
@@ -115,6 +115,7 @@ def write_dataset(
             "train": int((labelled & ~in_val).sum()),
             "val": int((labelled & in_val).sum()),
             "held_back": int((~labelled & in_val).sum()),
+            "without_area": without_area,
             "missing": len(labels.missing),
             "missing_first": labels.missing[:20],
         },
@@ -154,8 +155,11 @@ def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int)
 
 def write_annotations(
     part: Path, split: str, photos: Sequence[tuple[Photo, Mapping[str, Any]]], labels: Labels
-) -> dict[int, int]:
-    """Write `annotations/instances_<split>.json`; returns the number of objects per category id."""
+) -> tuple[dict[int, int], int]:
+    """Write `annotations/instances_<split>.json`.
+
+    Returns the number of objects per category id, and the number of objects without area, which are left out.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for photo, made in photos:
@@ -166,7 +170,8 @@ def write_annotations(
     categories = [{"id": i, "name": name} for i, (name, _) in enumerate(labels.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(part / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
-    return Counter(a["category_id"] for a in annotations)
+    given = sum(len(photo.labels.objects) for photo, _ in photos if photo.labels)
+    return Counter(a["category_id"] for a in annotations), given - len(annotations)
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:

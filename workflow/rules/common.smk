@@ -49,6 +49,19 @@ def made(source):
     return []
 
 
+def left_out():
+    """What the data lack for transfers, one line each, if they are there already; the rule `check` says it again."""
+    sources = (STUDY.source, STUDY.transfer_source)
+    if not STUDY.transfers or any(s.kind in KINDS and not s.ready.exists() for s in sources):
+        return []
+    from mlssl.transfer.needs import quick_report
+
+    try:
+        return quick_report(STUDY.transfers)
+    except DataError as error:
+        return [str(error)]
+
+
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
 PRETRAINED = [STUDY.result(run, "pretrain") for run in STUDY.runs]
 TRANSFERRED = [STUDY.result(run, t) for t, runs in STUDY.transfer_runs.items() for run in runs]
