@@ -34,7 +34,10 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file; ConfigError names the file and the place when it cannot be read."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+        content = Path(path).read_bytes()
+        if b"\0" in content:
+            raise ConfigError(f"{path}: is UTF-16 or binary, not UTF-8 text; save the file as UTF-8")
+        values = yaml.load(content.decode("utf-8-sig"), Loader=_Loader)
         json.dumps(values, default=str)
         return values
     except FileNotFoundError:
