@@ -75,7 +75,7 @@ def find_files(folder: Path | str) -> tuple[list[Path], list[Path]]:
         found += [Path(here, name) for name in shown if name.lower().endswith(SUFFIXES)]
         others += [Path(here, name) for name in shown if not name.lower().endswith(SUFFIXES)]
     if not found:
-        there = f", but {by_suffix(others)}" if others else ""
+        there = f", but {by_suffix(sorted(others))}" if others else ""
         raise DataError(
             f"{folder}: contains no image ({', '.join(SUFFIXES)}) at any depth{there}; give a folder of images"
         )
