@@ -24,7 +24,7 @@ FOLDERS = {
         "ImageSets/Main/cup_train.txt": "a  1\n",
     },
     "Roboflow's YOLO": {
-        "data.yaml": "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cup']\nroboflow: {version: 2}\n",
+        "data.yaml": "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['cup']\nroboflow: {}\n",
         "README.roboflow.txt": "made with\n",
         "train/labels/a.txt": ROW,
         "valid/labels/c.txt": "",
