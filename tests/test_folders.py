@@ -76,8 +76,8 @@ def test_an_export_is_read_as_unpacked(tmp_path, case):
     assert found(labels)["shop/a.jpg"] == ["cup"]
     assert not labels.missing
     unread = {
-        "notes beside YOLO": "2 text files are no labels: notes.txt, train.txt",
-        "captions beside XML": "1 text file is no labels: a.txt",
+        "notes beside YOLO": "2 text files are not labels: notes.txt, train.txt",
+        "captions beside XML": "1 text file is not labels: a.txt",
         "VOC with CVAT's own XML": "annotations.xml: this is CVAT's XML, not read",
         "COCO's annotations": "captions_train.json: this is COCO's JSON of captions, not read",
     }

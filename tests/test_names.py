@@ -123,10 +123,9 @@ def test_values_of_xml_that_read_as_meant(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_a_study_that_is_not_utf8_is_refused_in_one_sentence(tmp_path, encoding, capsys):
+def test_a_study_that_is_not_utf8_is_refused_in_one_sentence(tmp_path, encoding):
     path = tmp_path / "study.yaml"
     path.write_bytes("name: mine\n".encode(encoding))
-    with pytest.raises(
-        ConfigError, match=r"study\.yaml: is UTF-16 or binary, not UTF-8 text; save the file as UTF-8"
-    ):
+    with pytest.raises(ConfigError) as refused:
         read_yaml(path)
+    assert str(refused.value) == f"{path}: is UTF-16 or binary, not UTF-8 text; save the file as UTF-8"

@@ -101,7 +101,7 @@ def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) ->
             shown = ", ".join(str(path.relative_to(folder)) for path in same[:3])
             more = ", …" if len(same) > 3 else ""
             notes.append(
-                f"{len(same):,} {what} {'file is' if len(same) == 1 else 'files are'} no labels: {shown}{more}"
+                f"{len(same):,} {what} {'file is' if len(same) == 1 else 'files are'} not labels: {shown}{more}"
             )
     if xml:
         content = from_voc(folder, xml)
