@@ -109,7 +109,8 @@ def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) ->
         content = from_cocos(folder, coco)
     else:
         classes = classes or read_classes(folder, files)
-        named = [path for path in txt if any(path.resolve().is_relative_to(f) for f in classes.folders)]
+        within = classes.folders
+        named = [path for path in txt if any(path.resolve().is_relative_to(f) for f in within)] if within else txt
         if named and len(named) < len(txt):
             notes.append(
                 f"{len(txt) - len(named):,} txt files are outside the folders that {classes.path.name} names"
@@ -123,8 +124,8 @@ def list_files(folder: Path) -> list[Path]:
     found = []
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+        found += [os.path.join(here, name) for name in names if not name.startswith(".")]
+    return [Path(path) for path in sorted(found) if os.path.isfile(path)]
 
 
 def _yolo(files: Sequence[Path], photos: Names) -> tuple[list[Path], list[Path]]:

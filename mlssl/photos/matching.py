@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from dataclasses import dataclass
 from unicodedata import normalize
 
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, PhotoLabels
 
 
-class Level(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Level:
     """What of two names has to be equal; the fields are in the order in which levels are tried."""
 
     part: Callable[[str], str]
@@ -28,7 +28,10 @@ class Level(NamedTuple):
 
 
 def without_suffix(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix() if PurePosixPath(name).name else name
+    """As pathlib sees the suffix: not in `.hidden`, and not at the end of `name.`."""
+    folder, slash, last = name.rpartition("/")
+    dot = last.rfind(".")
+    return folder + slash + last[:dot] if 0 < dot < len(last) - 1 else name
 
 
 def plain(name: str) -> str:

@@ -66,23 +66,24 @@ def read_yolo(files: Iterable[Path], classes: Classes) -> dict[Path, list[YoloOb
 
 def read_rows(path: Path, classes: Classes) -> list[Row]:
     """The lines of a file; DataError for an unknown class, a value that is no number, and another format."""
-    rows = []
-    for i, line in enumerate(lines(path), start=1):
+    rows: list[Row] = []
+    known: dict[str, int] = {}
+    for i, line in enumerate(map(str.strip, lines(path)), start=1):
         words = line.split()
         if not words:
             continue
         where = f"{path}: line {i}"
-        kind = foreign_row(words)
-        if kind is not None:
-            raise DataError(f"{where}: this is {kind}; export VOC, YOLO or COCO")
-        category = classes.of(words[0], where)
         try:
             values = [float(word) for word in words[1:]]
         except ValueError:
             values = [math.nan]
-        if not all(map(math.isfinite, values)):
+        if len(words) == 10 or words[0] not in known or not all(map(math.isfinite, values)):
+            kind = foreign_row(words)
+            if kind is not None:
+                raise DataError(f"{where}: this is {kind}; export VOC, YOLO or COCO")
+            known[words[0]] = classes.of(words[0], where)
             values = [number(word, f"{where}: value") for word in words[1:]]
-        rows.append(Row(where, line.strip(), category, values))
+        rows.append(Row(where, line, known[words[0]], values))
     return rows
 
 
