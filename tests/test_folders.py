@@ -135,6 +135,7 @@ def test_files_of_other_tools_are_refused_with_what_they_are(tmp_path, name, tex
         ({"broken.json": '{"images": ['}, r"broken\.json: not valid JSON"),
         ({"other.json": "{}"}, r"other\.json: key 'images' is missing"),
         ({"labels.csv": "a.jpg,cup\n"}, r"or did you mean .*labels\.csv\?"),
+        ({"a.npz": "", "b.npz": "", "x.jpg": ""}, r"neither XML nor txt .*; it has 2 \.npz \(a\.npz\)"),
         ({"a.txt": ROW}, "no classes.txt or data.yaml"),
         ({"classes.txt": "cup\n\nmug\n", "a.txt": ROW}, "line 2 is empty"),
         ({"a.yaml": "names: [x]", "b.yaml": "names: [y]", "a.txt": ROW}, "lists other class names"),

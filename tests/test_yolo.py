@@ -9,6 +9,8 @@ from support.labels import PHOTOS, ROW, found, picture, write
 from mlssl.errors import DataError
 from mlssl.photos import import_photos
 from mlssl.photos.labels import read_labels
+from mlssl.study.settings import Data, Photos
+from mlssl.study.sources import Source, recipe
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,24 @@ def test_a_data_yaml_says_which_folders_count(tmp_path):
     write(tmp_path, {"far/data.yaml": "path: ..\ntrain: images/train\nnames: [cup]\n"})
     with pytest.raises(DataError, match=r"data\.yaml: its labels are in .*labels/train, outside"):
         read_labels(tmp_path / "far" / "data.yaml", photos)
+
+
+def test_a_data_yaml_means_the_labels_in_its_folder(tmp_path):
+    write(tmp_path, {"set/data.yaml": "names: [cup, mug]", "set/labels/0.txt": ROW, "photos/.keep": ""})
+    for i in range(2):
+        picture(i).save(tmp_path / "photos" / f"{i}.jpg")
+    settings = Photos(folder=str(tmp_path / "photos"), labels=str(tmp_path / "set" / "data.yaml"))
+
+    def identity():
+        return recipe(Source("photos", settings, Data(root="x")), tmp_path / "cache")
+
+    options = {"labels": settings.labels, "val_share": 0, "workers": 1}
+    out, before = import_photos(settings.folder, tmp_path / "out", **options), identity()
+    assert (import_photos(settings.folder, out, **options), identity()) == (out, before)
+    write(tmp_path, {"set/labels/0.txt": ROW.replace("0 ", "1 ", 1)})
+    assert identity() != before
+    with pytest.raises(DataError, match="was imported with other labels"):
+        import_photos(settings.folder, out, **options)
 
 
 LINES = [

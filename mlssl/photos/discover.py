@@ -14,6 +14,7 @@ from mlssl.data.formats.classes import YAML, Classes, is_list, read_class_file, 
 from mlssl.data.formats.foreign import foreign
 from mlssl.data.formats.text import text_of
 from mlssl.data.formats.yolo import looks_like_yolo
+from mlssl.data.images import SUFFIXES, by_suffix
 from mlssl.errors import DataError
 from mlssl.photos.formats import LabelFile, from_cocos, from_csv, from_voc, from_yolo
 from mlssl.photos.matching import Names
@@ -76,8 +77,9 @@ def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) ->
     notes: list[str] = []
     kinds = {path: foreign(path) for path in files if path.suffix.lower() in (".xml", ".json")}
     others = [path for path, kind in kinds.items() if kind is not None]
-    xml = [path for path in kinds if path not in set(others) and path.suffix.lower() == ".xml"]
-    coco, unknown = _coco([path for path in kinds if path not in set(others) and path.suffix.lower() == ".json"])
+    readable = [path for path, kind in kinds.items() if kind is None]
+    xml = [path for path in readable if path.suffix.lower() == ".xml"]
+    coco, unknown = _coco([path for path in readable if path.suffix.lower() == ".json"])
     txt, texts = _yolo(files, photos)
     if (xml or coco) and not any(map(looks_like_yolo, txt)):  # Captions beside labels, for example.
         txt, texts = [], txt + texts
@@ -92,10 +94,13 @@ def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) ->
         return from_cocos(folder, unknown[:1])  # Raises what is wrong with it.
     tables = [path for path in files if path.suffix.lower() in (".csv", ".tsv")]
     if not there:
-        hint = f"; or did you mean {tables[0]}?" if tables else ""
+        there_is = [path for path in files if not path.name.lower().endswith(SUFFIXES)]
+        hint = f"; it has {by_suffix(there_is)}" if there_is else ""
+        hint = f"; or did you mean {tables[0]}?" if tables else hint
         raise DataError(f"{folder}: has neither XML nor txt files of labels, nor COCO JSON; {WANTED}{hint}")
-    for path in others:
-        notes.append(f"{path.relative_to(folder)}: this is {kinds[path]}, not read")
+    if others:
+        more = f" and {len(others) - 1:,} more files" if others[1:] else ""
+        notes.append(f"{others[0].relative_to(folder)}{more}: this is {kinds[others[0]]}, not read")
     for what, same in (("text", texts), ("JSON", unknown), ("CSV", tables)):
         if same:
             shown = ", ".join(str(path.relative_to(folder)) for path in same[:3])

@@ -55,6 +55,6 @@ def read_yaml(path: Path) -> Any:
 
 def _text(path: Path) -> str:
     content = Path(path).read_bytes()
-    if b"\0" in content:
-        raise ConfigError(f"{path}: is UTF-16 or binary, not UTF-8 text; save the file as UTF-8")
+    if content[:2].count(0) == 1 or content[:4].count(0) == 3:  # UTF-16 or UTF-32 without a byte order mark.
+        raise ConfigError(f"{path}: is not UTF-8 but UTF-16 or UTF-32; save the file as UTF-8")
     return content.decode("utf-8-sig")
