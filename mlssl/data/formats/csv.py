@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,16 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
 
 def _split(path: Path, text: Sequence[str], is_photo: Callable[[str], bool]) -> tuple[str, list[list[str]]]:
     """The separator and the cells of each line."""
+    said = re.fullmatch(r'"?sep=(.)"?', text[0].strip()) if text else None
+    if said is not None:  # Excel's note on the separator.
+        text = ["", *text[1:]]
     parsed: dict[str, list[list[str]]] = {}
-    for separator in NAMES:
+    refusals: list[DataError] = []
+    for separator in NAMES if said is None or said[1] not in NAMES else [said[1]]:
         try:
-            table = list(csv.reader(text, delimiter=separator))
-        except csv.Error as error:
-            raise DataError(f"{path}: not a CSV ({error}); {FORM}") from None
-        parsed[separator] = [[normalize("NFC", cell.strip()) for cell in row] for row in table]
+            parsed[separator] = _cells(path, text, separator)
+        except DataError as error:
+            refusals.append(error)
     fit = [
         separator
         for separator, cells in parsed.items()
@@ -84,8 +88,24 @@ def _split(path: Path, text: Sequence[str], is_photo: Callable[[str], bool]) -> 
     if len(fit) > 1:
         shown = " or ".join(NAMES[s] for s in fit)
         raise DataError(f"{path}: {shown} may separate file and label ('{text[0][:60]}'); {FORM}")
-    separator = fit[0] if fit else ","
+    if not fit and refusals:
+        raise refusals[0]
+    separator = fit[0] if fit else next(iter(parsed))
     return separator, parsed[separator]
+
+
+def _cells(path: Path, text: Sequence[str], separator: str) -> list[list[str]]:
+    """The cells of each line; DataError for quotes that do not end in their line."""
+    reader = csv.reader((f"{line}\n" for line in text), delimiter=separator, strict=True)
+    table: list[list[str]] = []
+    try:
+        for row in reader:
+            if reader.line_num > len(table) + 1:
+                raise DataError(f"{path}: line {len(table) + 1}: its quotes end in another line; end them, {FORM}")
+            table.append([normalize("NFC", cell.strip()) for cell in row])
+    except csv.Error as error:
+        raise DataError(f"{path}: line {len(table) + 1}: not a CSV ({error}); {FORM}") from None
+    return table
 
 
 def _is_header(found: Sequence[tuple[int, str, list[str]]], is_photo: Callable[[str], bool]) -> bool:
