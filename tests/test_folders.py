@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.labels import PHOTOS, ROW, coco, found, picture, voc, write
 
 from mlssl.cli import main
@@ -178,3 +180,25 @@ def test_the_command_refuses_in_one_sentence_and_leaves_nothing(tmp_path, capsys
     assert len(said.strip().splitlines()) == 1
     assert not out.exists()
     assert not list(tmp_path.glob(".out.part*"))
+
+
+WORDS = (
+    "a.jpg 0 0.5 1 , ; { [ ] } : names path <annotation> </annotation> <object> &a *a names: sep= train: ../x - é"
+)
+PIECES = st.sampled_from([*WORDS.split(" "), " ", "\t", "\n", "\r", '"', "\\0", "\ufeff", "\0"])
+TEXTS = st.one_of(
+    st.binary(max_size=40), st.lists(PIECES, max_size=30).map(lambda pieces: "".join(pieces).encode())
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["a.csv", "a.txt", "classes.txt", "data.yaml", "a.xml", "a.json", "a.tsv"]), TEXTS, TEXTS)
+def test_any_file_of_labels_is_read_or_refused_in_one_sentence(tmp_path_factory, name, content, other):
+    folder = write(tmp_path_factory.mktemp("any"), {"classes.txt": "cup", "a.txt": other, name: content})
+    for path in (folder, folder / name):
+        try:
+            labels = read_labels(path, PHOTOS)
+        except DataError as error:
+            assert str(error).startswith(str(folder))  # noqa: PT017 (either outcome is right)
+        else:
+            assert labels.photos.keys() <= set(PHOTOS)

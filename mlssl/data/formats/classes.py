@@ -112,7 +112,7 @@ def read_class_file(path: Path) -> Classes | None:
     try:
         # The loader leaves `no`, `1` and `1.0` texts, as they are meant.
         content = yaml.load(text_of(path).lstrip("\ufeff"), Loader=_Texts)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path}: not valid YAML ({str(error).splitlines()[0]}); write it again") from None
     if not isinstance(content, dict) or "names" not in content:
         if path.name == "data.yaml":
@@ -156,13 +156,13 @@ def _keypoints(shape: Any, path: Path) -> int:
 def _folders(content: dict[str, Any], path: Path) -> tuple[Path, ...]:
     """The folders of labels of the splits: `images` in their paths replaced by `labels`, as Ultralytics does."""
     roots = [path.parent]
-    if isinstance(content.get("path"), str):
+    if isinstance(content.get("path"), str) and "\0" not in content["path"]:
         roots.insert(0, path.parent / content["path"])
     found: list[Path] = []
     for split in SPLITS:
         values = content.get(split)
         for value in values if isinstance(values, list) else [values]:
-            if not isinstance(value, str) or not value:
+            if not isinstance(value, str) or not value or "\0" in value:
                 continue
             relative = value.replace("\\", "/")
             for root in roots:
