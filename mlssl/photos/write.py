@@ -31,13 +31,15 @@ def write_dataset(
     header: Mapping[str, Any],
     labels: Labels | None,
     denied: Mapping[str, str],
+    masks: Mapping[str, str],
     *,
     named: bool,
 ) -> dict[str, Any]:
     """Turn `part`, with all photos in `images`, into a dataset, and return the content of `import.json`.
 
-    `named`: people are hidden in the photos that a file names; the others are reported as not altered. Raises
-    DataError if no photo is left, or none for a split.
+    `masks`: images that were left out, and of each the photo whose mask it is. `named`: people are hidden in the
+    photos that a file names; the others are reported as not altered. Raises DataError if no photo is left, or none
+    for a split.
     """
     by_number = {job.number: job for job in jobs}
     used = [result for result in results if "skipped" not in result]
@@ -88,7 +90,8 @@ def write_dataset(
     altered += [(name, "nothing hidden: the file of people does not name it") for name in unnamed]
     altered += list(denied.items())
     copies = [(photos[i].name, photos[like[i]].name, int(distance[i])) for i in twins]
-    write_text(part / "skipped.tsv", table(("file", "reason"), skipped))
+    left_out = [(name, f"is a mask of '{photo}', no photo") for name, photo in masks.items()]
+    write_text(part / "skipped.tsv", table(("file", "reason"), skipped + left_out))
     write_text(part / "duplicates.tsv", table(("file", "like", "distance"), copies))
     write_text(part / "altered.tsv", table(("file", "what"), sorted(altered)))
     record = {
@@ -99,6 +102,8 @@ def write_dataset(
         "denied": len(denied),
         "skipped": len(skipped),
         "skipped_by_reason": reasons(reason for _, reason in skipped),
+        "masks": len(masks),
+        "nearly_black": [photo.name for photo, result in zip(photos, used, strict=True) if result.get("dark")],
         "sizes": {side: spread([result[side] for result in used]) for side in ("width", "height")},
         "duplicates": {"photos": len(twins), "groups": len(np.unique(group[twins]))},
         "altered": {
