@@ -30,6 +30,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random": "#777777"}
 """A method keeps its colour in every figure."""
 TRUNCATED = "Score axes do not start at zero"
+LABEL = 24
+"""Characters of an axis label on one line: those that fit below one of four panels, and beside a low one."""
 MAX_DISTANCE = 1.0
 """A value further away than this multiple of the others' range is given as text, to keep the axis readable."""
 MIN_SPAN = 2.0
@@ -90,10 +92,15 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
     return "; ".join(parts)
 
 
+def folded(text: str) -> str:
+    """A label on as many lines as it needs: one longer than its axis would run into titles and into other panels."""
+    return "\n".join(textwrap.wrap(text, LABEL, break_on_hyphens=False)) or text
+
+
 def two_lines(score: Score) -> str:
-    """A score's label with its unit, on two lines if it is long."""
+    """A score's label with its unit, on two lines or more if it is long."""
     head, comma, tail = score.title.partition(", ")
-    return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
+    return folded(f"{head}, {score.unit}") + (f"\n{folded(tail)}" if comma else "")
 
 
 def untrained(study: Study) -> set[str]:

@@ -27,6 +27,7 @@ from mlssl.figures.style import (
     colours,
     dots,
     finish,
+    folded,
     range_near,
     save,
     two_lines,
@@ -36,7 +37,7 @@ from mlssl.figures.style import (
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
-"""The method drawn as the reference in ablations, if the study has it."""
+"""The method drawn as the reference in ablations; the untrained backbone, if the study does not compare it."""
 LEGEND_WIDTH = 65
 """Characters of two legend entries that fit side by side above an ablation."""
 
@@ -77,7 +78,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
             if s.n:
                 dots(ax, place, s, colour[level], upright=False)
             elif s.expected:
-                words = "failed" if "failed" in s.status else "missing"
+                words = next(w for w in ("failed", "left out", "undefined", "missing") if w in s.status)
                 ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
         ax.set_xlabel(two_lines(score))
         ax.grid(axis="y", color="0.9")
@@ -88,7 +89,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
             widen(ax, upright=False)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
-    grid[0, 0].set_yticks(range(len(levels)), levels)
+    grid[0, 0].set_yticks(range(len(levels)), [folded(level) for level in levels])
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
     finish(figure, "Comparison of methods", f"{budget(study)}. {HOW_TO_READ}", absent(summaries))
     return figure
@@ -111,9 +112,9 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, list(by_level))
-        ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
+        ax.set(xlabel=f"{axis} (log scale)", ylabel=folded(score.label))
     else:
-        ax.set_yticks(places, list(by_level))
+        ax.set_yticks(places, [folded(level) for level in by_level])
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.set(xlabel=score.label, ylabel=axis)
         ax.grid(axis="y", color="0.9")
@@ -139,16 +140,21 @@ def numeric(levels: list[str]) -> list[float] | None:
 def references(
     study: Study, metrics: pd.DataFrame, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
-    """Draw the baseline (line, ± std band) and the untrained backbone (dashed); return distant ones as text."""
+    """Draw the baseline (line, ± std band) and the untrained backbone (dashed), and return words for the notes.
+
+    The baseline is always drawn; a distant untrained backbone beside it is given as text.
+    """
     low, high = range_near([v for s in by_level.values() for v in s.values.values()])
     words = []
-    for method, s in summarise(study, metrics, COMPARE, score).items():
+    compared = summarise(study, metrics, COMPARE, score)
+    has_baseline = BASELINE in compared and compared[BASELINE].n > 0
+    for method, s in compared.items():
         bare = method in untrained(study)
         if not s.n or not (bare or method == BASELINE):
             continue
         name = f"{method}, {'untrained' if bare else 'baseline'}"
         value = s.text(usual_n=len(study.seeds))
-        if not low <= s.mean <= high:
+        if bare and has_baseline and not low <= s.mean <= high:
             words.append(f"Outside the plot: {name}, {value} {score.unit}")
             continue
         line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
