@@ -71,7 +71,13 @@ ALLOWED = {
 """Room -> what it may import of `mlssl` and `baselines`; the commands of `mlssl.cli` may import all."""
 NO_TORCH = tuple(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES))
 NO_TORCH += ("mlssl/study", "mlssl/analysis", "mlssl/tables", "mlssl/figures", "mlssl/datasets/counts.py")
-NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py", "mlssl/cost/near.py", "mlssl/cost/own_photos.py", "mlssl/runtime/launch.py")
+NO_TORCH += (
+    "mlssl/cost/rates.py",
+    "mlssl/cost/estimate.py",
+    "mlssl/cost/near.py",
+    "mlssl/cost/own_photos.py",
+    "mlssl/runtime/launch.py",
+)
 NO_TORCH += ("mlssl/statistics", "mlssl/claims")
 PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
 """`from mlssl.study import settings` names a module of these."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from mlssl.analysis.failures import reason
 from mlssl.analysis.outputs import (
     IMAGE_GROUPS,
     LABEL_FORCE,
@@ -22,7 +23,6 @@ from mlssl.analysis.outputs import (
     expected_protocols,
     protocols_of,
 )
-from mlssl.analysis.failures import reason
 from mlssl.files import write_text
 from mlssl.results import LEFT_OUT
 from mlssl.study.expand import Run, Study
@@ -56,11 +56,15 @@ def collect(study: Study) -> None:
             group for r in found.values() for entry in r.content["rows"] for group in image_groups(run, entry)
         ]
         absent = [p for p in expected_protocols(study, run.id) if p not in {r["protocol"] for r in ok}]
-        stage_of = {p: stage for stage in study.transfers for p in protocols_of(study, stage)} | {"pretrain": "pretrain"}
+        stage_of = {p: stage for stage in study.transfers for p in protocols_of(study, stage)} | {
+            "pretrain": "pretrain"
+        }
         why = {stage: reason(study, run, stage) or "missing" for stage in {stage_of[p] for p in absent}}
         empty = {"metric": NO_METRIC, "value": None, "n": None}
         reasons = left_out(study, found)
-        rows += ok + [row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why[stage_of[p]])) for p in absent]
+        rows += ok + [
+            row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why[stage_of[p]])) for p in absent
+        ]
         absent = [p for p in absent if p not in reasons]
         failed = [why[stage_of[p]] for p in absent if why[stage_of[p]] != "missing"]
         status[run.id] = "ok" if not absent else failed[0] if failed else f"missing: {', '.join(absent)}"

@@ -19,7 +19,7 @@ TAIL = 20_000
 def reason(study: Study, run: Run, stage: str) -> str | None:
     """`failed: <reason>` of a stage without a result; None if it has not run, or was stopped.
 
-    The reason is that of the stage itself; if it has no log, that of its pretraining or of a preparation of its data.
+    The reason is that of the stage itself, else that of its pretraining or of a preparation of its data.
     """
     diverged = study.out / "runs" / run.id / "state" / "failed.json"
     if diverged.exists() and not study.result(run.id, "pretrain").exists():

@@ -185,7 +185,7 @@ def has_label_savings(study: Study) -> bool:
 
 
 def has_paper_tables(study: Study) -> bool:
-    """Whether the study fills in the paper's tables: not on own photos, nor on a folder without the paper's task."""
+    """Whether the study fills in the paper's tables: not on own photos, nor on a folder without detection."""
     return not study.own_photos and (study.source.kind != "root" or "detection" in study.transfers)
 
 

@@ -120,7 +120,9 @@ def drawings(study: Study, sources: Sequence[Source], images: int | None, device
                 continue
             crops = sum(sizes(study.pictures, images).values())
             seconds = passes * crops * each / (PASSES * config.batch_size) + start(stage, sources)
-            found.append(Job(run, stage, key, seconds, f"{name}, as a share of a training step", path.exists(), True))
+            found.append(
+                Job(run, stage, key, seconds, f"{name}, as a share of a training step", path.exists(), True)
+            )
     return found
 
 
@@ -259,7 +261,8 @@ def span(found: Sequence[Job], on_gpu: bool = False) -> str:
     if found and not known:
         return "unknown time of computing"
     low, high = (
-        sum((job.seconds or 0.0) * (factor if job.scaled else 1) for job in found) for factor in (1 / UNSURE, UNSURE)
+        sum((job.seconds or 0.0) * (factor if job.scaled else 1) for job in found)
+        for factor in (1 / UNSURE, UNSURE)
     )
     amount = f"{total(found) / 3600:,.1f} GPU-hours" if on_gpu else f"{duration(total(found))} of computing"
     if any(job.scaled for job in found):

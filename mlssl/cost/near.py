@@ -1,7 +1,7 @@
 """Rates of settings that nobody has timed, scaled from the nearest settings with a rate. Imports no torch.
 
-The cost of a unit is taken to be in proportion to the multiply-adds of the backbone: those of one pixel, times the
-pixels of an image, times the images of a step. Reading images and the work beside the backbone are not scaled apart,
+The cost of a unit is taken to be in proportion to the multiply-adds of the backbone: those of one pixel, times
+the pixels of an image, times the images of a step. Reading images and the work beside the backbone are not scaled apart,
 so such a rate is right only within a factor of UNSURE.
 """
 
@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-UNSURE = 2.0
-"""A scaled rate may be wrong by this factor, either way."""
+from mlssl.cost.rates import DENSE, PROBES
+
+UNSURE = 3.0
+"""A scaled rate may be wrong by this factor, either way. ResNet-18 with crops of 96 px, scaled from ResNet-10t with
+64 px, took 2.8 times as long on a machine with other work."""
 MULTIPLY_ADDS = {"resnet10t": 1.1, "resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8}
 """10⁹ multiply-adds of one forward pass at 224 px (timm's tables); only their ratios are used."""
-SCALED = ("pretrain", "no pretraining", "linear", "knn", "dense", "regions", "correspondence", "detection")
-SCALED += ("segmentation",)
+SCALED = ("pretrain", "no pretraining", *PROBES, *DENSE)
 """Stages whose cost grows with their images; the others are never scaled."""
 
 
@@ -32,7 +34,7 @@ class Near:
 
 
 def near(wanted: str, known: Mapping[str, float]) -> Near | None:
-    """The rate for the key `wanted`, scaled from the most similar key of the same stage in `known`; None without one.
+    """The rate for the key `wanted`, scaled from the most similar key of its stage in `known`; None without one.
 
     Most similar is: the same method, then the same backbone, then the nearest amount of work. Rates of backbones
     that MULTIPLY_ADDS does not have are taken only for the same backbone.

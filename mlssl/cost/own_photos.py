@@ -1,4 +1,4 @@
-"""What is known of one's own photos before they are imported: whether they are there, and how many. Imports no torch."""
+"""Own photos before their import: whether they are there, and how many. Imports no torch."""
 
 from __future__ import annotations
 

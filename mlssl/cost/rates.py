@@ -187,7 +187,9 @@ def sources(results: Path, *, device: str, reference: Path = REFERENCE) -> tuple
     found.append(Source(f"results under {results}/ on {device}", learn(results, device=device), device))
     if reference.exists():
         content = read(reference)
-        found.append(Source(f"rates of {content['machine']}, not of this machine", content["seconds"], content["device"]))
+        found.append(
+            Source(f"rates of {content['machine']}, not of this machine", content["seconds"], content["device"])
+        )
         content = read(PUBLISHED)
         found.append(Source(PUBLISHED_SOURCE, content["seconds"], content["device"]))
     return tuple(found)

@@ -93,8 +93,9 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
 
 
 def folded(text: str) -> str:
-    """A label on as many lines as it needs: one longer than its axis would run into titles and into other panels."""
-    return "\n".join(textwrap.wrap(text, LABEL, break_on_hyphens=False)) or text
+    """A label on as many lines as it needs: one longer than its axis would run into titles and other panels."""
+    lines = textwrap.wrap(text.replace("_", "_ "), LABEL, break_on_hyphens=False)  # a name is cut after its _
+    return "\n".join(line.replace("_ ", "_") for line in lines) or text
 
 
 def two_lines(score: Score) -> str:
@@ -129,6 +130,17 @@ def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) 
         x_error, y_error = (None, spread) if upright else (spread, None)
         marker: dict[str, Any] = {"fmt": "D", "markersize": 5.5, "markerfacecolor": "none"}
         ax.errorbar(*xy([s.mean]), xerr=x_error, yerr=y_error, color=colour, capsize=3, **marker)
+
+
+def note(ax: Axes, at: float, s: Summary, *, upright: bool = True) -> None:
+    """Say at position `at` of the category axis that an expected value is missing, failed or left out."""
+    if s.n or not s.expected:
+        return
+    words = next((w for w in ("failed", "left out", "undefined") if w in s.status), "missing")
+    if upright:
+        ax.text(at, 0.5, words, transform=ax.get_xaxis_transform(), rotation=90, **NOTE_STYLE)
+    else:
+        ax.text(0.5, at, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
 
 
 def widen(ax: Axes, *, upright: bool = True) -> None:

@@ -20,7 +20,6 @@ from mlssl.figures.forest import claims
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
-    NOTE_STYLE,
     STYLE,
     WIDTH,
     absent,
@@ -28,6 +27,7 @@ from mlssl.figures.style import (
     dots,
     finish,
     folded,
+    note,
     range_near,
     save,
     two_lines,
@@ -77,9 +77,8 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
         for place, (level, s) in enumerate(by_level.items()):
             if s.n:
                 dots(ax, place, s, colour[level], upright=False)
-            elif s.expected:
-                words = next(w for w in ("failed", "left out", "undefined", "missing") if w in s.status)
-                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
+            else:
+                note(ax, place, s, upright=False)
         ax.set_xlabel(two_lines(score))
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
@@ -112,7 +111,9 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, list(by_level))
-        ax.set(xlabel=f"{axis} (log scale)", ylabel=folded(score.label))
+        # Levels without a value are on the axis too.
+        ax.set_xlim(min(places) / 2**0.4, max(places) * 2**0.4)
+        ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
     else:
         ax.set_yticks(places, [folded(level) for level in by_level])
         ax.set_ylim(len(places) - 0.5, -0.5)
@@ -120,6 +121,7 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
         ax.grid(axis="y", color="0.9")
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
+        note(ax, at, s, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
     if not score.is_cost:
         widen(ax, upright=upright)
@@ -179,7 +181,7 @@ def labels(study: Study, metrics: pd.DataFrame) -> Figure:
         aside = 1.1 ** (i - (len(levels) - 1) / 2)
         points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
         drawn = [(x, s.mean) for x, s in points if s.n]
-        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
+        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=folded(level))
         for x, s in points:
             dots(ax, x, s, colour)
     ax.set_xscale("log")

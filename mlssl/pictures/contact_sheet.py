@@ -90,7 +90,8 @@ def palette(data: Split) -> dict[int, str]:
 def hue(n: int) -> str:
     """The n-th colour of a sequence without end: hues a golden angle apart, in three strengths."""
     strength, light = ((0.85, 0.95), (0.55, 0.95), (0.9, 0.6))[n % 3]
-    return str(to_hex(hsv_to_rgb((n * GOLDEN % 1, strength, light)))).upper()
+    red, green, blue = hsv_to_rgb((n * GOLDEN % 1, strength, light))
+    return str(to_hex((red, green, blue))).upper()
 
 
 def areas(objects: Instances) -> np.ndarray:
@@ -101,7 +102,7 @@ def areas(objects: Instances) -> np.ndarray:
 
 
 def region(objects: Instances, j: int, width: int, height: int) -> np.ndarray:
-    """bool height x width: the j-th object in its image, resized to this size: its mask, or its box if it has none."""
+    """bool height x width: the j-th object in its image of this size: its mask, or its box if it has none."""
     mask = objects.masks[j]
     if mask.any():
         resized = Image.fromarray(mask * 255).resize((width, height), Image.Resampling.BILINEAR)

@@ -22,8 +22,8 @@ from mlssl.data.augment.views import make_views
 from mlssl.data.images import find_images
 from mlssl.data.store import ImageStore, load_resized
 from mlssl.errors import ConfigError
-from mlssl.pictures.size import sizes
 from mlssl.parts.backbone import global_average_pool
+from mlssl.pictures.size import sizes
 from mlssl.pretrain.build import build_method
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Pictures, Pretrain, Views
@@ -129,8 +129,8 @@ def embed(
     """The candidate queries and the dictionary's entries, both sampled from `images`.
 
     The candidates are crops of `config.candidates` images, or of all if there are fewer. The dictionary has one
-    crop of every image before a second crop of any, of at most CROPS_OF_AN_IMAGE of each. Images and crops depend only on `config.seed` and the
-    augmentation, so runs with the same augmentation get the same crops, trained or not.
+    crop of every image before a second crop of any, at most CROPS_OF_AN_IMAGE of each. Images and crops depend only
+    on `config.seed` and the augmentation, so runs with the same augmentation get the same crops, trained or not.
 
     Raises FloatingPointError for embeddings that are not finite.
     """

@@ -31,7 +31,8 @@ def write_histograms(
     """Write `out` (PNG) and a PDF beside it: the scores of the first query, before and after training.
 
     `before` and `after` are queries and dictionary of the same crops. Without a projector there is no row for
-    z. The title names `method`; the notes below start with `about`. Raises DataError for fewer than two entries of other images.
+    z. The title names `method`; the notes below start with `about`. Raises DataError for fewer than two entries of
+    other images.
     """
     query, dictionary = after
     with plt.rc_context(STYLE):

@@ -9,7 +9,7 @@ CROPS_OF_AN_IMAGE = 8
 
 
 def sizes(config: Pictures, images: int) -> dict[str, int]:
-    """Number of candidate queries and of dictionary entries: those of the settings, fewer if there are few images."""
+    """Number of candidate queries and of dictionary entries: those of the settings, or fewer for few images."""
     return {
         "queries": min(config.candidates, images),
         "dictionary": min(config.dictionary_size, CROPS_OF_AN_IMAGE * images),

@@ -426,7 +426,7 @@ def check_shares(
 
 
 def read_extended(path: Path) -> Any:
-    """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
+    """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
     Mappings are merged key by key, other values replace those of the base; null removes a mapping. Two keys are about
     the base alone: `about`, which is not inherited, and a data source, which a source of another kind replaces.
@@ -452,7 +452,7 @@ def read_extended(path: Path) -> Any:
 
 
 def replace_source(base: Any, over: Any) -> None:
-    """Remove the source of a `data` section from `base`, with the names of its splits, if `over` has another kind."""
+    """Remove the source of a `data` section and its splits from `base`, if `over` has another kind of source."""
     if not isinstance(base, dict) or not isinstance(over, dict):
         return
     given = {key for key in SOURCES if over.get(key) is not None}
