@@ -1,8 +1,8 @@
 """Rates of settings that nobody has timed, scaled from the nearest settings with a rate. Imports no torch.
 
 The cost of a unit is taken to be in proportion to the multiply-adds of the backbone: those of one pixel, times
-the pixels of an image, times the images of a step. Reading images and the work beside the backbone are not scaled apart,
-so such a rate is right only within a factor of UNSURE.
+the pixels of an image, times the images of a step. Reading images and the work beside the backbone are not scaled
+apart, so such a rate is right only within a factor of UNSURE.
 """
 
 from __future__ import annotations

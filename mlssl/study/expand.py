@@ -428,8 +428,8 @@ def check_shares(
 def read_extended(path: Path) -> Any:
     """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping. Two keys are about
-    the base alone: `about`, which is not inherited, and a data source, which a source of another kind replaces.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping. `about` is not
+    inherited, and a data source replaces that of the base if it is of another kind.
     """
     values, seen = read_yaml(path), [path.resolve()]
     at = path
