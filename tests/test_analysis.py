@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
 from mlssl.errors import ConfigError
 from mlssl.figures.forces import label_force
-from mlssl.figures.write import write_figures
+from mlssl.figures.write import ablation, write_figures
 from mlssl.pictures.contact_sheet import write_contact_sheet
 from mlssl.study.expand import load
 from mlssl.tables.write import escape, write_tables
@@ -229,6 +230,38 @@ def test_missing_and_failed_show_as_such(study):
     runs = pd.read_csv(study.out / "runs.tsv", sep="\t")
     assert "missing: linear, linear_10pct" in set(runs["status"])
     write_figures(study)
+
+
+@pytest.mark.parametrize("axis", ["k", "loss"])
+@pytest.mark.parametrize("far", [-60.0, 300.0])
+def test_the_baseline_is_always_on_the_axis(study, axis, far):
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    metrics.loc[(metrics["method"] == "moco_v2") & (metrics["metric"] == "mAP"), "value"] += far
+    for compared in (True, False):  # without the baseline, the untrained backbone takes its place
+        if not compared:
+            metrics = metrics[metrics["method"] != "moco_v2"]
+            metrics.loc[metrics["method"] == "random", "value"] += far
+        figure = ablation(study, metrics, axis)
+        (ax,) = figure.axes
+        words = f"{'moco_v2, baseline' if compared else 'random, untrained'}: "
+        (line,) = (line for line in ax.lines if str(line.get_label()).startswith(words))
+        upright = axis == "k"
+        low, high = ax.get_ylim() if upright else ax.get_xlim()
+        at = (line.get_ydata() if upright else line.get_xdata())[0]
+        assert low < at < high
+        plt.close(figure)
+
+
+def test_a_level_without_a_value_is_on_the_axis_with_the_word(study):
+    for seed in (0, 1, 2):
+        diverge(study, find(study, "mls", seed, k=1))
+    tables(study)
+    figure = ablation(study, aggregate.read_metrics(study), "k")
+    (ax,) = figure.axes
+    assert ax.get_xlim()[0] < 1 < ax.get_xlim()[1]
+    assert [text.get_text() for text in ax.texts] == ["failed"]
+    plt.close(figure)
 
 
 def test_metrics_of_another_version_are_refused(tmp_path, monkeypatch):

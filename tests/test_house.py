@@ -66,12 +66,18 @@ ALLOWED = {
     | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},
     "mlssl/cost": LEAVES
     | {"mlssl.cost", "mlssl.study", "mlssl.pretrain", "mlssl.transfer", "mlssl.scenes", "mlssl.data", "mlssl.parts"}
-    | {"mlssl.runtime", "mlssl.tensors"},
+    | {"mlssl.runtime", "mlssl.tensors", "mlssl.pictures.size"},
 }
 """Room -> what it may import of `mlssl` and `baselines`; the commands of `mlssl.cli` may import all."""
 NO_TORCH = tuple(f"{name.replace('.', '/')}.py" for name in sorted(LEAVES))
 NO_TORCH += ("mlssl/study", "mlssl/analysis", "mlssl/tables", "mlssl/figures", "mlssl/datasets/counts.py")
-NO_TORCH += ("mlssl/cost/rates.py", "mlssl/cost/estimate.py", "mlssl/runtime/launch.py")
+NO_TORCH += (
+    "mlssl/cost/rates.py",
+    "mlssl/cost/estimate.py",
+    "mlssl/cost/near.py",
+    "mlssl/cost/own_photos.py",
+    "mlssl/runtime/launch.py",
+)
 NO_TORCH += ("mlssl/statistics", "mlssl/claims", "mlssl/data/coco.py", "mlssl/transfer/needs.py")
 PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
 """`from mlssl.study import settings` names a module of these."""

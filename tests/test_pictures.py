@@ -133,10 +133,16 @@ def test_pictures_are_written(trained, tmp_path, method):
     run, images = read_run(trained / method / "checkpoint.pt"), ImageStore(trained / "store")
     after, before = (embed(run, images, SETTINGS, CPU, trained=t) for t in (True, False))
     neighbours.write_neighbours(
-        *after, lambda i: images.image(i).numpy(), tmp_path / "n.png", rows=2, neighbours=3, about=run.about()
+        *after,
+        lambda i: images.image(i).numpy(),
+        tmp_path / "n.png",
+        rows=2,
+        neighbours=3,
+        method=method,
+        about=run.about(),
     )
     histograms.write_histograms(
-        before, after, lambda i: images.image(i).numpy(), tmp_path / "h.png", about=run.about()
+        before, after, lambda i: images.image(i).numpy(), tmp_path / "h.png", method=method, about=run.about()
     )
     for name in ("n.png", "n.pdf", "h.png", "h.pdf"):
         assert (tmp_path / name).stat().st_size > 1000

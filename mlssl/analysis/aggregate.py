@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ LEFT_OUT = "left out"
 """Start of the status of an evaluator that cannot use the data."""
 OTHER_CODE = "†"
 """Marks a cell with a result that other code than the current code made."""
+LONGEST = 120
+"""Characters of a reason in a cell; metrics.tsv has all of it."""
 NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
 
 
@@ -113,7 +116,7 @@ def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
     bad = rows[(rows["status"] != "ok") & rows["metric"].isin((NO_METRIC, score.metric))]
     if len(bad):
         # The losses in parentheses and the reason for a left-out evaluator do not fit into a table cell.
-        status = bad["status"].iloc[0].split(" (")[0]
+        status = textwrap.shorten(bad["status"].iloc[0].split(" (")[0], LONGEST, placeholder=" …")
         return LEFT_OUT if status.startswith(LEFT_OUT) else status
     value = rows.loc[rows["metric"] == score.metric, "value"]
     return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"

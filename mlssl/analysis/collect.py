@@ -6,13 +6,13 @@ result that the study needs but that is missing has its own row, with the reason
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mlssl.analysis.failures import reason
 from mlssl.analysis.outputs import (
     IMAGE_GROUPS,
     LABEL_FORCE,
@@ -56,13 +56,19 @@ def collect(study: Study) -> None:
             group for r in found.values() for entry in r.content["rows"] for group in image_groups(run, entry)
         ]
         absent = [p for p in expected_protocols(study, run.id) if p not in {r["protocol"] for r in ok}]
-        why = "missing" if "pretrain" in found else failure(study, run) or "missing"
+        stage_of = {p: stage for stage in study.transfers for p in protocols_of(study, stage)} | {
+            "pretrain": "pretrain"
+        }
+        why = {stage: reason(study, run, stage) or "missing" for stage in {stage_of[p] for p in absent}}
         empty = {"metric": NO_METRIC, "value": None, "n": None}
         reasons = left_out(study, found)
-        ok += [row(run, entry, None, None, f"left out: {why}") for entry, why in metrics_left_out(found)]
-        rows += ok + [row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why)) for p in absent]
+        ok += [row(run, entry, None, None, f"left out: {because}") for entry, because in metrics_left_out(found)]
+        rows += ok + [
+            row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why[stage_of[p]])) for p in absent
+        ]
         absent = [p for p in absent if p not in reasons]
-        status[run.id] = "ok" if not absent else f"missing: {', '.join(absent)}" if why == "missing" else why
+        failed = [why[stage_of[p]] for p in absent if why[stage_of[p]] != "missing"]
+        status[run.id] = "ok" if not absent else failed[0] if failed else f"missing: {', '.join(absent)}"
         other_code[run.id] = "; ".join(f"{stage}: {files}" for stage, files in others.items() if files)
     write_tsv(study.out / "metrics.tsv", rows, METRICS)
     cells = [
@@ -126,14 +132,6 @@ def image_groups(run: Run, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of image_groups.tsv for one row of a result; none if it has no `jackknife`."""
     about = {**_identity(run), "protocol": entry["protocol"], "metric": entry["metric"]}
     return [{**about, "group": g, "value": value} for g, value in enumerate(entry.get("jackknife", ()))]
-
-
-def failure(study: Study, run: Run) -> str | None:
-    """`failed: <reason>` if a pretraining wrote `failed.json`, because it cannot continue."""
-    path = study.out / "runs" / run.id / "state" / "failed.json"
-    if not path.exists():
-        return None
-    return "failed: " + " ".join(str(json.loads(path.read_text())["reason"]).split())
 
 
 def row(

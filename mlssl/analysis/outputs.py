@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
+from mlssl.study.images import own_photos
 from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
@@ -23,7 +24,7 @@ IMAGE_GROUPS = ["run", "method", "seed", "digest", "protocol", "metric", "group"
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
-"""File stems of the paper's tables; every study fills in the values that it measured."""
+"""File stems of the paper's tables; see `has_paper_tables`."""
 CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
 GAINS = "gains"
@@ -208,10 +209,16 @@ def has_label_savings(study: Study) -> bool:
     return bool(pretrained and untrained) and len(linear_scores(study)) > 1
 
 
+def has_paper_tables(study: Study) -> bool:
+    """Whether the study fills in the paper's tables: not on own photos, nor on a folder without detection."""
+    return not study.own_photos and (study.source.kind != "root" or "detection" in study.transfers)
+
+
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
     names = [*table_names(study), *([GAINS] if has_gains(study) else [])]
-    names += [*([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE, *PAPER_TABLES]
+    names += [*([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE]
+    names += PAPER_TABLES if has_paper_tables(study) else ()
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
@@ -250,18 +257,34 @@ def picture_files(study: Study) -> list[Path]:
     return [path for method in study.pictured for path in study.picture_files(method)]
 
 
-def budget(study: Study) -> str:
-    """The budget of every pretraining of the study: backbone, crop, length, batch, seeds; without full stop."""
+def budget(study: Study, *, counted: bool = True) -> str:
+    """The budget of every pretraining of the study: backbone, crop, length, batch, seeds; without full stop.
+
+    `counted` counts the images on disk. What Snakemake compares between two calls must not: they are there only in
+    the second.
+    """
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
-    # Do not count the images on disk: captions, and so what is rebuilt, would change once they exist.
-    drawn = getattr(study.source.settings, "images", None)
-    images = f"{drawn:,} images" if drawn else f"{config.data.train}'s images"
+    images = trained_on(study, counted)
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "
         f"{seeds(study)}"
     )
+
+
+def trained_on(study: Study, counted: bool) -> str:
+    """The images that pretraining reads, in words: `1,183 of 1,577 photos`, the others being for validation."""
+    source = study.source
+    drawn = getattr(source.settings, "images", None)
+    if drawn:
+        return f"{drawn:,} images"
+    train, val = source.images() if counted else (None, None)
+    if train is None or val is None:
+        return f"{source.data.train}'s images"
+    if own_photos(source):
+        return f"{train:,} of {train + val:,} photos"
+    return f"{train:,} images of {source.data.train}"
 
 
 def seeds(study: Study) -> str:

@@ -24,13 +24,14 @@ from mlssl.figures.gains import gains as gains_figure
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
-    NOTE_STYLE,
     STYLE,
     WIDTH,
     absent,
     colours,
     dots,
     finish,
+    folded,
+    note,
     range_near,
     save,
     two_lines,
@@ -40,7 +41,7 @@ from mlssl.figures.style import (
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
-"""The method drawn as the reference in ablations, if the study has it."""
+"""The method drawn as the reference in ablations; the untrained backbone, if the study does not compare it."""
 LEGEND_WIDTH = 65
 """Characters of two legend entries that fit side by side above an ablation."""
 
@@ -84,9 +85,8 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
         for place, (level, s) in enumerate(by_level.items()):
             if s.n:
                 dots(ax, place, s, colour[level], upright=False)
-            elif s.expected:
-                words = "failed" if "failed" in s.status else "missing"
-                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
+            else:
+                note(ax, place, s, upright=False)
         ax.set_xlabel(two_lines(score) + (f"\n({BELOW_RESOLUTION})" if score in unresolved else ""))
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
@@ -96,7 +96,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
             widen(ax, upright=False)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
-    grid[0, 0].set_yticks(range(len(levels)), levels)
+    grid[0, 0].set_yticks(range(len(levels)), [folded(level) for level in levels])
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
     finish(figure, "Comparison of methods", f"{budget(study)}. {HOW_TO_READ}", absent(summaries))
     return figure
@@ -119,14 +119,17 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, list(by_level))
+        # Levels without a value are on the axis too.
+        ax.set_xlim(min(places) / 2**0.4, max(places) * 2**0.4)
         ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
     else:
-        ax.set_yticks(places, list(by_level))
+        ax.set_yticks(places, [folded(level) for level in by_level])
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.set(xlabel=score.label, ylabel=axis)
         ax.grid(axis="y", color="0.9")
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
+        note(ax, at, s, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
     if not score.is_cost:
         widen(ax, upright=upright)
@@ -147,16 +150,21 @@ def numeric(levels: list[str]) -> list[float] | None:
 def references(
     study: Study, metrics: pd.DataFrame, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
-    """Draw the baseline (line, ± std band) and the untrained backbone (dashed); return distant ones as text."""
+    """Draw the baseline (line, ± std band) and the untrained backbone (dashed), and return words for the notes.
+
+    The baseline is always drawn; a distant untrained backbone beside it is given as text.
+    """
     low, high = range_near([v for s in by_level.values() for v in s.values.values()])
     words = []
-    for method, s in summarise(study, metrics, COMPARE, score).items():
+    compared = summarise(study, metrics, COMPARE, score)
+    has_baseline = BASELINE in compared and compared[BASELINE].n > 0
+    for method, s in compared.items():
         bare = method in untrained(study)
         if not s.n or not (bare or method == BASELINE):
             continue
         name = f"{method}, {'untrained' if bare else 'baseline'}"
         value = s.text(usual_n=len(study.seeds))
-        if not low <= s.mean <= high:
+        if bare and has_baseline and not low <= s.mean <= high:
             words.append(f"Outside the plot: {name}, {value} {score.unit}")
             continue
         line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
@@ -181,7 +189,7 @@ def labels(study: Study, metrics: pd.DataFrame) -> Figure:
         aside = 1.1 ** (i - (len(levels) - 1) / 2)
         points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
         drawn = [(x, s.mean) for x, s in points if s.n]
-        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
+        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=folded(level))
         for x, s in points:
             dots(ax, x, s, colour)
     ax.set_xscale("log")

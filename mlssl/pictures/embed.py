@@ -23,6 +23,7 @@ from mlssl.data.images import find_images
 from mlssl.data.store import ImageStore, load_resized
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import global_average_pool
+from mlssl.pictures.size import sizes
 from mlssl.pretrain.build import build_method
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Pictures, Pretrain, Views
@@ -128,16 +129,15 @@ def embed(
     """The candidate queries and the dictionary's entries, both sampled from `images`.
 
     The candidates are crops of `config.candidates` images, or of all if there are fewer. The dictionary has one
-    crop of every image before a second crop of any. Images and crops depend only on `config.seed` and the
-    augmentation, so runs with the same augmentation get the same crops, trained or not.
+    crop of every image before a second crop of any, at most CROPS_OF_AN_IMAGE of each. Images and crops depend only
+    on `config.seed` and the augmentation, so runs with the same augmentation get the same crops, trained or not.
 
     Raises FloatingPointError for embeddings that are not finite.
     """
     encoders = run.encoders(device, trained=trained)
-    sizes = {"queries": min(config.candidates, len(images)), "dictionary": config.dictionary_size}
     queries, dictionary = (
         embed_crops(encoder, images, size, run.config.views, seed=seed_of(config.seed, "pictures", what), what=what)
-        for encoder, (what, size) in zip(encoders, sizes.items(), strict=True)
+        for encoder, (what, size) in zip(encoders, sizes(config, len(images)).items(), strict=True)
     )
     return queries, dictionary
 

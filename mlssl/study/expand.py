@@ -18,9 +18,11 @@ from mlssl.files import write_json
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest
+from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, is_supervised, resolve
 from mlssl.study.settings import (
     RESOLVED,
+    SOURCES,
     TRANSFERS,
     Config,
     Data,
@@ -91,7 +93,11 @@ class Study:
 
     @property
     def about(self) -> str:
-        return self.file.about
+        """What captions say of the study: its own words, or where its images come from."""
+        if self.file.about:
+            return self.file.about
+        images, transferred = about_images(self.source), about_images(self.transfer_source)
+        return images if images == transferred else f"{images}; transfers: {transferred}"
 
     @property
     def pictures(self) -> Pictures | None:
@@ -127,6 +133,19 @@ class Study:
         assert self.search_benchmark is not None
         named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
         return self.out / "search" / digest_of(named)[:8]
+
+    @property
+    def own_photos(self) -> bool:
+        """Whether it trains or tests on the user's own photos."""
+        return own_photos(self.source, self.transfer_source)
+
+    def absent(self) -> list[str]:
+        """One sentence for each file or folder that the study names but that is not there."""
+        found = absent_images(self.source, f"{self.path}: data")
+        if self.transfer_source is not self.source:
+            found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
+        lost = [init for init in self.weights if not Path(init).exists()]
+        return found + [f"{self.path}: pretrain.init: {init}: no such file; check the path" for init in lost]
 
     @property
     def data(self) -> Data:
@@ -407,9 +426,10 @@ def check_shares(
 
 
 def read_extended(path: Path) -> Any:
-    """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
+    """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping. `about` is not
+    inherited, and a data source replaces that of the base if it is of another kind.
     """
     values, seen = read_yaml(path), [path.resolve()]
     at = path
@@ -424,8 +444,21 @@ def read_extended(path: Path) -> Any:
         base = read_yaml(at)
         if not isinstance(base, dict):
             raise ConfigError(f"{by}: extends: {at} is not a study")
+        base["about"] = ""
+        for section in ("data", "transfer_data"):
+            replace_source(base.get(section), values.get(section))
         values = merged(base, values)
     return values
+
+
+def replace_source(base: Any, over: Any) -> None:
+    """Remove the source of a `data` section and its splits from `base`, if `over` has another kind of source."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return
+    given = {key for key in SOURCES if over.get(key) is not None}
+    if given and given.isdisjoint(key for key in SOURCES if base.get(key) is not None):
+        for key in (*SOURCES, "train", "val"):
+            base.pop(key, None)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

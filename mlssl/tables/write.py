@@ -20,6 +20,7 @@ from mlssl.analysis.outputs import (
     budget,
     has_gains,
     has_label_savings,
+    has_paper_tables,
     linear_scores,
     stem,
     transfer_budget,
@@ -69,7 +70,7 @@ def write_tables(study: Study, published: Path) -> None:
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
         transferred = any(score.transfer != "pretrain" for score in scores)
-        paper = paper_columns(axis, levels, published) if transferred else {}
+        paper = paper_columns(axis, levels, published) if transferred and not study.own_photos else {}
         text = caption(study, axis, metrics, summaries)
         if reasons := left_out(metrics):
             text += f" {reasons}"
@@ -90,7 +91,8 @@ def write_tables(study: Study, published: Path) -> None:
         write_table(study, SAVINGS, text, table(found), table(found))
     write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
     write_table(study, NOISE, *noise_table(study, metrics))
-    for name, filled in paper_tables(study, metrics, published_rows).items():
+    found_tables = paper_tables(study, metrics, published_rows) if has_paper_tables(study) else {}
+    for name, filled in found_tables.items():
         write_table(study, name, filled.text, filled.tidy, filled.printed)
 
 

@@ -42,11 +42,7 @@ def threads_per_rank(wildcards, threads):
 
 def made(source):
     """The file that marks a finished data set; empty for a folder that no command creates."""
-    if source.kind in KINDS:
-        return [source.ready]
-    if not DRY_RUN and not Path(source.data.root).is_dir():
-        raise WorkflowError(f"{STUDY.path}: data.root: {source.data.root}: no such folder; check the path")
-    return []
+    return [source.ready] if source.kind in KINDS else []
 
 
 def left_out():
@@ -60,6 +56,10 @@ def left_out():
         return quick_report(STUDY.transfers)
     except DataError as error:
         return [str(error)]
+
+
+if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
+    raise WorkflowError(ABSENT[0])  # a dry run says so in its estimate
 
 
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
@@ -112,7 +112,7 @@ def code_of(stage):
 # Functions, because Snakemake expands wildcards in plain strings.
 CAPTION = {
     "about": lambda wildcards: STUDY.about,
-    "budget": lambda wildcards: outputs.budget(STUDY),
+    "budget": lambda wildcards: outputs.budget(STUDY, counted=REPORT),
     "seeds": lambda wildcards: ", ".join(map(str, STUDY.seeds)),
 }
 """Text for the report's captions."""
