@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mlssl.cli import data, pictures, stages, studies
+from mlssl.cli import checkpoints, data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         "commands are its stages, which the workflow calls, and tools to inspect a study.",
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="command")
-    for group in (studies, data, stages, pictures):
+    for group in (studies, data, checkpoints, stages, pictures):
         group.add(commands)
     return main
 
