@@ -47,7 +47,9 @@ def load(
     found = networks(content, wanted)
     try:
         if not found:
-            raise Unclear(f"has none of the backbone's {len(wanted)} tensors{_inside(content)}")
+            raise Unclear(
+                f"has no network with names like the backbone's ({next(iter(wanted))}, …){_inside(content)}"
+            )
         network, why = choose(found, prefix)
     except Unclear as error:
         remedy = f"set {prefix_setting} to one of them" if found else "give weights of the study's backbone"
@@ -56,7 +58,9 @@ def load(
         raise ConfigError(f"{where}: {path}: {_partial(network, content, wanted, prefix_setting)}")
     for name, value in network.tensors.items():
         if not value.float().isfinite().all():
-            raise ConfigError(f"{where}: {path}: {network.name}{name} is not finite; give the file before it diverged")
+            raise ConfigError(
+                f"{where}: {path}: {network.name}{name} is not finite; give the file before it diverged"
+            )
     backbone.load_state_dict(network.tensors, strict=False)
     return Loaded(network, why)
 
@@ -96,4 +100,3 @@ def _variant(network: Network, content: dict[Any, Any], wanted: dict[str, Tensor
 
 
 _NAMES = {"a plain ResNet": "resnet50", "a ResNet-C": "resnet50c", "a ResNet-D": "resnet50d"}
-

@@ -34,6 +34,8 @@ def detectron2(name: str) -> str | None:
 
 def mmcv_deep_stem(name: str) -> str | None:
     """mmcv's ResNetV1c and V1d, whose three convolutions are in one `stem`: timm's resnet50c and resnet50d."""
+    if name == "conv1.weight":
+        return None
     if name.startswith("conv1."):
         return f"stem.{name.removeprefix('conv1.')}"
     return f"stem.7.{name.removeprefix('bn1.')}" if name.startswith("bn1.") else name
@@ -50,7 +52,6 @@ def translations(names: list[str]) -> dict[str, dict[str, str]]:
         if len(translated) == len(names) and translated not in found.values():
             found[scheme.__name__] = translated
     return found
-
 
 
 def in_roi_heads(name: str) -> str | None:

@@ -71,19 +71,21 @@ def needed(backbone: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def networks(content: dict[Any, Any], wanted: Mapping[str, Tensor]) -> list[Network]:
-    """The networks in a file's content that have tensors named like `wanted`, the fullest first, then by file order.
+    """The networks in a file's content that have tensors named like `wanted`: the fullest first, then by place.
 
-    Left out are those with less than half as many tensors as the fullest.
+    Left out are those with less than a tenth of the names, or less than half as many tensors as the fullest.
     """
-    schemes, found = translations(list(wanted)), []
+    schemes = translations(list(wanted))
+    under: dict[tuple[str, str], Network] = {}
     for container, values in containers(content).items():
         for names in schemes.values():
-            found += [
-                _network(container, prefix, values, names, wanted)
-                for prefix, count in _prefixes(values, names).items()
-                if 10 * count >= len(wanted)
-            ]
-    found.sort(key=lambda network: -len(network.tensors))
+            for prefix, count in _prefixes(values, names).items():
+                if 10 * count >= len(wanted):
+                    network = _network(container, prefix, values, names, wanted)
+                    other = under.setdefault((container, prefix), network)
+                    if len(network.tensors) > len(other.tensors):
+                        under[container, prefix] = network
+    found = sorted(under.values(), key=lambda network: -len(network.tensors))
     return [network for network in found if 2 * len(network.tensors) >= len(found[0].tensors)]
 
 

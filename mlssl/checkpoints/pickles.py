@@ -1,7 +1,7 @@
 """Pickles without their code: the few classes that published checkpoints contain, and stand-ins for the rest.
 
-A pickle names the functions that build its objects, so reading it as usual runs whatever it names. Here no name in a
-file is imported: it is looked up in `ALLOWED`, or the file is refused.
+A pickle names the functions that build its objects, so reading it as usual runs whatever it names. Here no name in
+a file is imported: it is looked up in `ALLOWED`, or the file is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -95,6 +95,8 @@ ALLOWED: dict[str, Any] = {
 TENSORS = {
     "collections.OrderedDict": OrderedDict,
     "_codecs.encode": _encode,
+    "copyreg._reconstructor": lambda *_: Ignored(),
+    "builtins.object": Ignored,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
     "torch.storage._load_from_bytes": lambda data: torch.load(io.BytesIO(data), weights_only=True),
@@ -102,24 +104,31 @@ TENSORS = {
 """What a plain pickle of tensors names besides; torch's own `_load_from_bytes` would run code in these bytes."""
 
 
+def full_name(module: str, name: str) -> str:
+    """The name of Python 3 for one in a pickle; protocols up to 2 have those of Python 2."""
+    renamed = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+    return f"{renamed.get(module, module)}.{name}"
+
+
 class Foreign(Exception):
     """A name in a pickle that is not allowed."""
 
 
 class Restricted(pickle.Unpickler):
-    """Reads a plain pickle; raises Foreign at the first name that is not allowed. The text of Python 2 is latin1."""
+    """Reads a plain pickle; raises Foreign at the first name that is not allowed."""
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
+        super().__init__(file, encoding="latin1")  # how Python 2 wrote arrays
 
     def find_class(self, module: str, name: str) -> Any:
-        found = TENSORS.get(f"{module}.{name}", ALLOWED.get(f"{module}.{name}"))
+        full = full_name(module, name)
+        found = TENSORS.get(full, ALLOWED.get(full))
         if found is None:
-            raise Foreign(f"{module}.{name}")
+            raise Foreign(full)
         return found
 
 
-def allowed_in_torch() -> list[tuple[Any, str]]:
+def allowed_in_torch() -> list[Callable | tuple[Callable, str]]:
     """`ALLOWED` as `torch.serialization.safe_globals` takes it."""
     return [(value, name) for name, value in ALLOWED.items()]
 
@@ -135,6 +144,9 @@ class Shape(dict):
 
     def __setstate__(self, _: Any) -> None:
         pass
+
+    def __call__(self, *_: Any) -> Any:
+        return Shape()
 
     def append(self, _: Any) -> None:
         pass
@@ -154,30 +166,32 @@ class Skim(pickle.Unpickler):
         self.names: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        self.names.append(f"{module}.{name}")
-        return OrderedDict if f"{module}.{name}" == "collections.OrderedDict" else Shape
+        self.names.append(full_name(module, name))
+        return OrderedDict if self.names[-1] == "collections.OrderedDict" else Shape
 
-    def persistent_load(self, _: Any) -> Any:
-        return Shape()
+    def persistent_load(self, reference: Any) -> Any:
+        is_class = isinstance(reference, tuple) and reference[:1] == ("module",)
+        return Shape if is_class else Shape()
 
 
 KNOWN_TO_TORCH = ("torch.", "collections.", "_codecs.", "builtins.set", "builtins.complex", "builtins.bytearray")
 
 
-def skim(path: Path, *, legacy: bool) -> tuple[list[str], list[str]]:
+def skim(path: Path, *, archive: bool, legacy: bool) -> tuple[list[str], list[str]]:
     """The top-level keys of a pickle or of a torch file, and the names in it that are not allowed; runs no code.
 
-    `legacy` is torch's format before 1.6, in which three pickles precede the content. Both lists are empty if the
+    `archive` is torch's format since 1.6, a zip, and `legacy` the one before, in which three pickles precede the
+    content. Both lists are empty if the
     structure cannot be read.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                inside = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                content, names = _structure(io.BytesIO(archive.read(inside)), before=0)
+        if archive:
+            with zipfile.ZipFile(path) as file:
+                inside = next(name for name in file.namelist() if name.endswith("data.pkl"))
+                content, names = _structure(io.BytesIO(file.read(inside)), before=0)
         else:
-            with open(path, "rb") as file:
-                content, names = _structure(file, before=3 if legacy else 0)
+            with open(path, "rb") as pickles:
+                content, names = _structure(pickles, before=3 if legacy else 0)
     except Exception:  # The content of a broken pickle may raise any exception; the file is refused anyway.
         return [], []
     foreign = [name for name in dict.fromkeys(names) if name not in ALLOWED and not name.startswith(KNOWN_TO_TORCH)]

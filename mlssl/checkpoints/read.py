@@ -37,7 +37,7 @@ ALONE = "where the file was made, save the weights alone: torch.save(model.state
 
 
 def read(path: Path, where: str = "init") -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU: torch's formats, safetensors, plain pickles (detectron2), any suffix.
+    """The content of a checkpoint, on the CPU: torch's formats, safetensors or a plain pickle, whatever its suffix.
 
     `where` names the setting or option that gave the path. Raises ConfigError for a file that is missing, cut off
     or no checkpoint, that mlssl wrote and that was changed, or that names code outside `pickles.ALLOWED`.
@@ -82,12 +82,13 @@ def _content(path: Path) -> Any:
     if start.startswith(b"PK"):
         _check_archive(path)
     elif not start.startswith(LEGACY) and start[:1] in (b"\x80", b"(", b"}", b"]", b"c"):
-        return _pickle(path)
+        return _pickle(path, start)
     try:
-        with torch.serialization.safe_globals(allowed_in_torch()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # A file, not its path: some versions of torch go by the suffix.
+        with open(path, "rb") as file, torch.serialization.safe_globals(allowed_in_torch()):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # Unpickling another file may raise any exception.
-        raise _refusal(path, error, legacy=start.startswith(LEGACY)) from None
+        raise _refusal(path, error, start) from None
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -111,21 +112,23 @@ def _check_archive(path: Path) -> None:
         raise _Refused("is a zip archive without weights of torch; unpack it, and give the file in it")
 
 
-def _pickle(path: Path) -> Any:
+def _pickle(path: Path, start: bytes) -> Any:
     try:
         with open(path, "rb") as file:
             return Restricted(file).load()
     except Exception as error:  # Unpickling another file may raise any exception.
-        raise _refusal(path, error, legacy=False) from None
+        raise _refusal(path, error, start) from None
 
 
-def _refusal(path: Path, error: Exception, *, legacy: bool) -> _Refused:
+def _refusal(path: Path, error: Exception, start: bytes) -> _Refused:
     """Why a pickle was not read; torch's own text is left out, because it advises to run the file's code."""
-    keys, names = skim(path, legacy=legacy)
+    keys, names = skim(path, archive=start.startswith(b"PK"), legacy=start.startswith(LEGACY))
     if isinstance(error, Foreign):
         names = [str(error), *(name for name in names if name != str(error))]
     if not names:
-        return _Refused(f"cannot be read as weights ({type(error).__name__}){listed(keys)}; fetch it again, or {ALONE}")
+        return _Refused(
+            f"cannot be read as weights ({type(error).__name__}){listed(keys)}; fetch it again, or {ALONE}"
+        )
     named = f"{names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
     return _Refused(f"names code ({named}), which is never run, so it is not read{listed(keys)}; {ALONE}")
 

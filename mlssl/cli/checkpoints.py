@@ -25,14 +25,14 @@ def add(commands: Any) -> None:
 def checkpoint(args: argparse.Namespace) -> None:
     from mlssl.checkpoints.load import load
     from mlssl.checkpoints.networks import needed, networks, shown
-    from mlssl.checkpoints.read import read
+    from mlssl.checkpoints.read import listed, read
     from mlssl.parts.backbone import create_backbone
 
     backbone = create_backbone(args.backbone)
-    content, wanted = read(args.file, "checkpoint"), needed(backbone)
-    print(f"{args.file}: top-level keys {', '.join(map(str, list(content)[:8]))}{', …' if len(content) > 8 else ''}")
+    content, wanted = read(args.file, "file"), needed(backbone)
+    print(f"{args.file}{listed(content)}")
     for network in networks(content, wanted):
         fits = f"{len(network.tensors)} of {len(wanted)} tensors"
         print(f"  {shown(network.name):<44} {network.role:<9} {fits}")
-    loaded = load(backbone, args.file, args.prefix, where="checkpoint", prefix_setting="--prefix")
+    loaded = load(backbone, args.file, args.prefix, where="file", prefix_setting="--prefix")
     print(f"init loads {loaded}")
