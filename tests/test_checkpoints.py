@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.study import loaded
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from mlssl.checkpoints.load import load
@@ -20,6 +21,7 @@ from mlssl.checkpoints.names import detectron2, translations
 from mlssl.checkpoints.networks import Network
 from mlssl.checkpoints.read import read
 from mlssl.cli import main
+from mlssl.cli.stages import check_weights
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method
@@ -492,6 +494,33 @@ def test_a_run_starts_from_the_network_that_its_settings_name(tmp_path):
         assert torch.equal(backbone.state_dict()["bn1.weight"], wanted.state_dict()["bn1.weight"])
         assert torch.equal(backbone.state_dict()["conv1.0.weight"], wanted.state_dict()["conv1.0.weight"])
         assert why in notes["init"]
+
+
+@pytest.mark.parametrize("prefix", [None, "encoder_q.", "elsewhere."])
+def test_the_weights_of_a_study_are_checked_before_anything_is_trained(prefix, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(under("encoder_q.", create_backbone("test_resnet").state_dict()), "w.pth")
+    init = {"init": "w.pth", "init_prefix": prefix, "backbone": "test_resnet"}
+    study = loaded({f"pretrain.{key}": value for key, value in init.items()})
+    if prefix == "elsewhere.":
+        with pytest.raises(ConfigError, match=r"init: w\.pth: has no network under 'elsewhere\.'"):
+            check_weights(study)
+    else:
+        check_weights(study)
+        assert capsys.readouterr().err.count("init: w.pth: encoder_q. (75 tensors, float32)") == 1
+
+
+def test_the_document_shows_what_the_command_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1), {})
+    shown = re.findall(r"^\$ (mlssl checkpoint .*)\n([^$`]*)", text, re.MULTILINE)
+    assert len(shown) > 2
+    for command, output in shown:
+        monkeypatch.setattr(sys, "argv", command.split())
+        main()
+        said = capsys.readouterr()
+        assert (said.out + said.err).split() == output.split()
 
 
 def test_a_backbone_without_weights_has_nothing_to_load(tmp_path):

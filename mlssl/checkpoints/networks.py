@@ -136,7 +136,8 @@ def choose(found: Sequence[Network], prefix: str | None = None) -> tuple[Network
     """The network that is meant, and why in one sentence without a full stop.
 
     `prefix` chooses by hand, by `Network.name` or `Network.prefix`, with or without the last dot. Otherwise the
-    first role of RANKS wins among the networks that are complete; if none is, the fullest network is returned.
+    first role of RANKS wins among the networks that are complete; if none is, the fullest network is returned, of
+    equally full ones that of the first role.
     Raises Unclear for a prefix that no network has, and for several different networks of the same role.
     """
     candidates = list(found)
@@ -146,10 +147,11 @@ def choose(found: Sequence[Network], prefix: str | None = None) -> tuple[Network
         if not candidates:
             have = ", ".join(shown(n.name) for n in found)
             raise Unclear(f"has no network under '{prefix}'" + (f"; it has {have}" if have else ""))
+    candidates.sort(key=lambda n: list(RANKS).index(n.role))
     complete = [n for n in candidates if not n.wrong]
     if not complete:
-        return candidates[0], "the fullest"
-    best = min((n.role for n in complete), key=list(RANKS).index)
+        return max(candidates, key=lambda n: len(n.tensors)), "the fullest"
+    best = complete[0].role
     first, *more = [n for n in complete if n.role == best]
     if different := [n for n in more if not _equal(n, first)]:
         have = ", ".join(shown(n.name) for n in (first, *different))

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlssl import results
 from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run
@@ -16,6 +16,9 @@ from mlssl.files import write_text
 from mlssl.pretrain.run import signals
 from mlssl.study.settings import FROZEN, TRANSFERS, Pretrain
 from mlssl.study.validation import plain, read
+
+if TYPE_CHECKING:
+    from mlssl.study.expand import Study
 
 SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
 RESULT_FILE = "result file (JSON), which is never replaced; needed with --config"
@@ -92,8 +95,20 @@ def check(args: argparse.Namespace) -> None:
             lines.append(f"{stage}: left out: {why}" if why else f"{stage}: the data have what it needs")
     text = "".join(f"{line}\n" for line in lines)
     print(text, end="", file=sys.stderr)
+    check_weights(study)
     if args.out:
         write_text(args.out, text)
+
+
+def check_weights(study: Study) -> None:
+    """Load the initial weights of every run of a study, and print which network of the file each starts from."""
+    from mlssl.checkpoints.load import load
+    from mlssl.parts.backbone import create_backbone
+
+    configs = [run.config for run in study.runs.values()]
+    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
+        if init is not None:
+            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:
