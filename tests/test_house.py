@@ -28,11 +28,12 @@ ALLOWED = {
     "mlssl/method": {"mlssl.method", "mlssl.parts", "mlssl.ranges", "mlssl.errors"},
     "baselines": {"mlssl.method.losses", "mlssl.parts", "mlssl.ranges"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
+    "mlssl/checkpoints": LEAVES | {"mlssl.checkpoints", "mlssl.tensors"},
     "mlssl/scenes": LEAVES | {"mlssl.scenes"},
     "mlssl/datasets": LEAVES | {"mlssl.datasets", "mlssl.data"},
     "mlssl/photos": LEAVES | {"mlssl.photos", "mlssl.data"},
     "mlssl/pretrain": LEAVES
-    | {"mlssl.pretrain", "mlssl.data", "mlssl.parts", "mlssl.runtime", "mlssl.tensors"}
+    | {"mlssl.pretrain", "mlssl.checkpoints", "mlssl.data", "mlssl.parts", "mlssl.runtime", "mlssl.tensors"}
     | {f"mlssl.study.{name}" for name in ("settings", "methods", "identity", "sources", "fingerprint", "code")},
     "mlssl/transfer": LEAVES
     | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.runtime", "mlssl.tensors"}

@@ -10,7 +10,7 @@ import os
 import sys
 
 from mlssl import __version__
-from mlssl.cli import data, pictures, stages, studies
+from mlssl.cli import checkpoints, data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--version", action="version", version=f"mlssl {__version__}")
     commands = main.add_subparsers(dest="command", required=True, metavar="command")
-    for group in (studies, data, stages, pictures):
+    for group in (studies, data, checkpoints, stages, pictures):
         group.add(commands)
     return main
 

@@ -95,8 +95,20 @@ def check(args: argparse.Namespace) -> None:
     if supervised and (why := unrecorded(read_split(study.data.root, study.data.train))):
         raise DataError(f"{why}, which supervised pretraining needs")
     print(text, end="", file=sys.stderr)
+    check_weights(study)
     if args.out:
         write_text(args.out, text)
+
+
+def check_weights(study: Study) -> None:
+    """Load the initial weights of every run of a study, and print which network of the file each starts from."""
+    from mlssl.checkpoints.load import load
+    from mlssl.parts.backbone import create_backbone
+
+    configs = [run.config for run in study.runs.values()]
+    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
+        if init is not None:
+            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ from mlssl.runtime import distributed
 from mlssl.runtime.device import facts
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import about_run
+from mlssl.study.identity import about_run, weights_id
 from mlssl.study.methods import is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
@@ -127,6 +127,8 @@ class Run:
     views: Steps
     placement: str
     """Where the store's pixels are, for people."""
+    notes: dict[str, Any]
+    """What the result says about the start of the run."""
 
 
 def prepare(
@@ -157,7 +159,10 @@ def prepare(
     part = distributed.part(config.batch_size)
 
     labels = image_labels(store, config.data) if config.supervised else None
-    method, backbone = build_method(config, device, labels)
+    notes: dict[str, Any] = {}
+    method, backbone = build_method(config, device, labels, notes)
+    if "init" in notes and distributed.is_main():
+        print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
     images, code = f"{store.crc32:08x}", stage_code("pretrain", config.target)
     training = Training(method, build_optimizer(config, method), images=images, segments=[segment(0, code)])
     newest = folder.load_state(images=images, code=code, total=total, changed_code=changed_code)
@@ -187,6 +192,7 @@ def prepare(
         trained_before=trained_before,
         views=Steps(store, config, device, part),
         placement=placement.describe(need, place, free),
+        notes=notes,
     )
 
 
@@ -301,6 +307,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "store": run.placement,
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
+        **run.notes,
     }
     if len(training.segments) > 1:
         notes["segments"] = [
@@ -335,7 +342,9 @@ def identified(config: Pretrain) -> Pretrain:
 
     Missing identities are computed from the content.
     """
-    init = content_id(Path(config.init), CACHE) if config.init and not config.init_id else config.init_id
+    init = config.init_id
+    if config.init and not init:
+        init = weights_id(content_id(Path(config.init), CACHE), config.init_prefix)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)
     return replace(config, data=by_content(config.data), init_id=init, params=params, supervised=supervised)

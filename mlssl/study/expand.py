@@ -17,7 +17,7 @@ from mlssl.errors import ConfigError
 from mlssl.files import write_json
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest
+from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, is_supervised, resolve
 from mlssl.study.settings import (
@@ -373,7 +373,7 @@ def expand_runs(
                 "method": name,
                 "target": method.target,
                 "params": params,
-                "init_id": weights.get(init) if init else None,
+                "init_id": weights_id(weights[init], given.get("init_prefix")) if init else None,
                 "supervised": is_supervised(method.target),
             },
             f"{path}: pretrain",

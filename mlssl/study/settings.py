@@ -145,8 +145,11 @@ class Pretrain:
     DenseCL start with 1, timm with 0."""
     init: Annotated[Path_ | None, PLACE] = None
     """File of weights that the backbone starts from, own or published; null draws them from the seed."""
+    init_prefix: Annotated[str | None, PLACE] = None
+    """Start of the names of the network in that file, as `module.encoder_q.`, where it holds several; null takes
+    the one that papers evaluate (see docs/checkpoints.md)."""
     init_id: str | None = None
-    """Identity of that file; null: a digest of its content."""
+    """Identity of that file and prefix; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -182,6 +185,12 @@ class Pretrain:
     def _one_length(self) -> typing.Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of epochs and steps, set the other to null")
+        return self
+
+    @model_validator(mode="after")
+    def _prefix_of_a_file(self) -> typing.Self:
+        if self.init_prefix is not None and self.init is None:
+            raise ValueError("init_prefix names a network in the file of init; give init too, or set it to null")
         return self
 
     def total_steps(self, images: int) -> int:
