@@ -31,6 +31,8 @@ from mlssl.study.settings import (
 )
 
 METHODS = ("mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2", "baselines.densecl.DenseCL")
+METHODS += ("baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF", "baselines.byol.BYOL")
+METHODS += ("baselines.simsiam.SimSiam",)
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
     "data, transfer_data": DataSource,
