@@ -1,4 +1,4 @@
-"""kNN-MoCo: MoCo with nearest neighbours as further positives (Van Gansbeke et al., NeurIPS 2021, arXiv 2106.05967).
+"""kNN-MoCo: MoCo with neighbours as further positives (Van Gansbeke et al., NeurIPS 2021, arXiv 2106.05967).
 
 MLS's direct parent: it has the same two dictionaries in one order, and a softmax where MLS has D classifiers.
 
