@@ -41,7 +41,8 @@ class SmallBackbone(torch.nn.Module):
 
 def make(cls, **scalars):
     torch.manual_seed(0)
-    small = {"dictionary_size": 16, "dim": 8, "k": 3, "hidden": 0 if cls in CONTRASTIVE else 12, "predictor_hidden": 4}
+    small = {"dictionary_size": 16, "dim": 8, "k": 3, "predictor_hidden": 4}
+    small["hidden"] = 0 if cls in CONTRASTIVE else 12
     takes = constructor(f"{cls.__module__}.{cls.__name__}").types
     return cls(SmallBackbone(), **{name: value for name, value in small.items() if name in takes} | scalars).train()
 
