@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -409,12 +410,13 @@ def check_shares(
 def read_extended(path: Path) -> Any:
     """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
+    file of the chain it is.
     """
     values, seen = read_yaml(path), [path.resolve()]
-    at = path
-    while isinstance(values, dict) and "extends" in values:
-        by, named = at, str(values.pop("extends"))
+    at, chain = path, [values]  # the study itself first
+    while isinstance(chain[-1], dict) and "extends" in chain[-1]:
+        by, named = at, str(chain[-1].pop("extends"))
         at = by.parent / named
         if not at.is_file():
             raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
@@ -424,8 +426,8 @@ def read_extended(path: Path) -> Any:
         base = read_yaml(at)
         if not isinstance(base, dict):
             raise ConfigError(f"{by}: extends: {at} is not a study")
-        values = merged(base, values)
-    return values
+        chain.append(base)
+    return reduce(merged, reversed(chain))
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
