@@ -211,6 +211,14 @@ def test_a_class_without_a_step_is_refused():
         parallel(NoMethod(), "sync", CPU)
 
 
+@pytest.mark.parametrize("name", ["nnclr", "simsiam"])
+def test_shuffled_keys_of_a_method_without_a_key_encoder_are_refused(name, monkeypatch):
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    method, _ = build_method(SETTINGS[name], CPU)
+    with pytest.raises(ConfigError, match=f"{type(method).__name__} has no key encoder; give 'sync'"):
+        parallel(method, "shuffle", CPU)
+
+
 def settings_by_norm(images):
     found = {}
     for how in BATCH_NORMS:
