@@ -36,7 +36,14 @@ TARGETS = {
     "mls": "mlssl.method.mls.MLS",
     "moco_v2": "baselines.moco_v2.MoCoV2",
     "densecl": "baselines.densecl.DenseCL",
+    "knn_moco": "baselines.knn_moco.KNNMoCo",
+    "nnclr": "baselines.nnclr.NNCLR",
+    "msf": "baselines.msf.MSF",
+    "byol": "baselines.byol.BYOL",
+    "simsiam": "baselines.simsiam.SimSiam",
 }
+SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4}
+"""Of these, a method is given those that it has."""
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +59,12 @@ def store(tmp_path_factory):
 
 
 def make_settings(method="mls", **changes):
-    scalars = {"k": 2} if method == "mls" else {}
+    takes = methods.constructor(TARGETS[method]).types if method in TARGETS else {}
     values = {
         "data": {"root": "unused", **IDENTIFIED},
         "method": method,
         "target": TARGETS.get(method),
-        "params": {"dictionary_size": 10, "dim": 8, **scalars} if method in TARGETS else {},
+        "params": {name: value for name, value in SMALL.items() if name in takes},
         "backbone": "test_resnet",
         "epochs": None,
         "steps": 6,
@@ -172,7 +179,7 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
         engine.pretrain(
             make_settings(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False
         )
-    for method in ("moco_v2", "densecl"):
+    for method in TARGETS:
         assert_same(seen["mls"][0], seen[method][0])
         assert_same(seen["mls"][1][:2], seen[method][1][:2])
 

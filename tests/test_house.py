@@ -26,7 +26,7 @@ ALLOWED = {
     # A method reads like its paper: it knows no settings, files or data.
     "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.runtime.distributed"},
     "mlssl/method": {"mlssl.method", "mlssl.parts", "mlssl.ranges", "mlssl.errors"},
-    "baselines": {"mlssl.method.losses", "mlssl.parts", "mlssl.ranges"},
+    "baselines": {"mlssl.method.losses", "mlssl.method.pseudo_labels", "mlssl.parts", "mlssl.ranges"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
     "mlssl/checkpoints": LEAVES | {"mlssl.checkpoints", "mlssl.tensors"},
     "mlssl/scenes": LEAVES | {"mlssl.scenes"},

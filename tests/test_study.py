@@ -235,6 +235,22 @@ def test_the_file_at_fault_is_named_in_a_chain(base, own, words):
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("middle", ["note", "section"])
+@pytest.mark.parametrize(
+    ("section", "key"), [("ablations", None), ("ablations", "k"), ("transfers", "detection"), ("methods", "mls")]
+)
+def test_null_removes_a_mapping_from_whichever_file_of_a_chain_it_is(section, key, middle):
+    base = changed({"compare": ["moco_v2"], "ablations": {"k": EXAMPLE["ablations"]["k"] | {"method": "moco_v2"}}})
+    base["ablations"]["k"] |= {"param": "dictionary_size", "values": [64, 128]}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    given = {section: {"k2": base["ablations"]["k"]} if section == "ablations" else base[section]}
+    values = {"note": {"about": "in between"}, "section": given}[middle]
+    Path("middle.yaml").write_text(yaml.safe_dump({"extends": "base.yaml"} | values))
+    Path("own.yaml").write_text(yaml.safe_dump({"extends": "middle.yaml", section: key and {key: None}}))
+    left = getattr(load("own.yaml").file, section)
+    assert (key not in left) if key else not left
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda p: p.name)
 def test_every_study_that_ships_is_valid(path):
     assert load(path).runs

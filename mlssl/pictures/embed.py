@@ -78,12 +78,15 @@ class Run:
         return method.eval()
 
     def encoders(self, device: torch.device, *, trained: bool = True) -> tuple[nn.Module, nn.Module]:
-        """The query and the key encoder of `method`; the backbone as both for a run without a target."""
+        """The query and the key encoder of `method`; the query encoder as both for a method without a key encoder.
+
+        A run without a target has its backbone as both.
+        """
         method = self.method(device, trained=trained)
         if self.config.target is None:
             return method, method
         pair: Any = method.encoders
-        return pair.query, pair.key
+        return pair.query, getattr(pair, "key", pair.query)
 
     def about(self) -> str:
         """Name, method and k, for a caption."""

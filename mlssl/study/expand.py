@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -428,13 +429,14 @@ def check_shares(
 def read_extended(path: Path) -> Any:
     """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping. `about` is not
-    inherited, and a data source replaces that of the base if it is of another kind.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
+    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of another
+    kind.
     """
     values, seen = read_yaml(path), [path.resolve()]
-    at = path
-    while isinstance(values, dict) and "extends" in values:
-        by, named = at, str(values.pop("extends"))
+    at, chain = path, [values]  # the study itself first
+    while isinstance(chain[-1], dict) and "extends" in chain[-1]:
+        by, named = at, str(chain[-1].pop("extends"))
         at = by.parent / named
         if not at.is_file():
             raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
@@ -444,11 +446,16 @@ def read_extended(path: Path) -> Any:
         base = read_yaml(at)
         if not isinstance(base, dict):
             raise ConfigError(f"{by}: extends: {at} is not a study")
-        base["about"] = ""
-        for section in ("data", "transfer_data"):
-            replace_source(base.get(section), values.get(section))
-        values = merged(base, values)
-    return values
+        chain.append(base)
+    return reduce(extended, reversed(chain))
+
+
+def extended(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's values over those of its base; `base` is changed."""
+    base["about"] = ""
+    for section in ("data", "transfer_data"):
+        replace_source(base.get(section), over.get(section))
+    return merged(base, over)
 
 
 def replace_source(base: Any, over: Any) -> None:
