@@ -244,7 +244,8 @@ def check_sections(file: StudyFile, path: Path) -> None:
     for axis, level, named, _ in levels(file):
         if named not in file.methods:
             known = ", ".join(file.methods)
-            raise ConfigError(f"{path}: {axis}: {level}: method '{named}' is not under methods; known are {known}")
+            place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
+            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(

@@ -12,6 +12,7 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.runtime.launch import Layout
 from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.identity import transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
@@ -40,16 +41,20 @@ def threads_per_rank(wildcards, threads):
     return RUN_LAYOUT.threads_per_rank(threads)
 
 
-def made(source):
+def made(source, section):
     """The file that marks a finished data set; empty for a folder that no command creates."""
     if source.kind in KINDS:
         return [source.ready]
     if not DRY_RUN and not Path(source.data.root).is_dir():
-        raise WorkflowError(f"{STUDY.path}: data.root: {source.data.root}: no such folder; check the path")
+        raise WorkflowError(f"{STUDY.path}: {section}.root: {source.data.root}: no such folder; check the path")
     return []
 
 
-DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
+DATA = made(STUDY.source, "data")
+TRANSFER_DATA = made(STUDY.transfer_source, "transfer_data" if STUDY.file.transfer_data else "data")
+for path, identity in STUDY.weights.items():
+    if identity == "-" and not DRY_RUN:
+        raise WorkflowError(f"{STUDY.path}: pretrain.init: {path}: no such file; check the path")
 PRETRAINED = [STUDY.result(run, "pretrain") for run in STUDY.runs]
 TRANSFERRED = [STUDY.result(run, t) for t, runs in STUDY.transfer_runs.items() for run in runs]
 TABLES = outputs.table_files(STUDY)
