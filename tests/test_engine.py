@@ -1,5 +1,6 @@
 """Pretraining: resume to the bit, data order, schedules, the log, failures."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -28,7 +29,9 @@ from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
 from mlssl.study import methods
 from mlssl.study import settings as config
+from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment
+from mlssl.study.sources import CACHE
 from mlssl.study.validation import build
 
 CPU = torch.device("cpu")
@@ -311,6 +314,20 @@ def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, m
     final = train(make_settings("random", init=str(paths[1])), store, tmp_path / "run")
     weights = torch.load(paths[1], weights_only=True)["backbone"]
     assert_same(dict(final["method"]), weights)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new since", "replaced"])
+def test_initial_weights_that_changed_since_the_run_was_named_are_refused(store, tmp_path, monkeypatch, known):
+    """A job reads the name from the frozen study; the file may have come or changed while others trained."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.pt"
+    if known:
+        write_backbone(path, name="test_resnet", seed=0)
+    named = dataclasses.replace(make_settings("random", init=str(path)), init_id=content_id(path, CACHE))
+    write_backbone(path, name="test_resnet", seed=1)
+    with pytest.raises(ConfigError, match=r"init: .*w.pt: has other contents .* call snakemake again"):
+        train(named, store, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain.json").exists()
 
 
 @pytest.mark.slow

@@ -151,6 +151,12 @@ def prepare(
             f"{store_path}: was built from other images ({store.images_id}) than those of this run "
             f"({config.data.images_id}); move the store away to rebuild it"
         )
+    # A file that is gone is refused when it is read.
+    if (found := initial_id(config)) not in ("-", config.init_id):
+        raise ConfigError(
+            f"init: {config.init}: has other contents ({found}) than those that name this run ({config.init_id}); "
+            "restore the file, or call snakemake again, which gives the run another name"
+        )
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
     total = config.total_steps(len(store)) if config.target else 0
@@ -337,14 +343,20 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
     ]
 
 
+def initial_id(config: Pretrain) -> str | None:
+    """The identity of the initial weights, `-` if their file is gone; None if the run starts from random weights."""
+    if not config.init:
+        return None
+    content = content_id(Path(config.init), CACHE)
+    return content if content == "-" else weights_id(content, config.init_prefix)
+
+
 def identified(config: Pretrain) -> Pretrain:
     """The settings with all parameters of the method, and with the identities of images and initial weights.
 
     Missing identities are computed from the content.
     """
-    init = config.init_id
-    if config.init and not init:
-        init = weights_id(content_id(Path(config.init), CACHE), config.init_prefix)
+    init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)
     return replace(config, data=by_content(config.data), init_id=init, params=params, supervised=supervised)

@@ -264,7 +264,8 @@ def check_sections(file: StudyFile, path: Path) -> None:
     for axis, level, named, _ in levels(file):
         if named not in file.methods:
             known = ", ".join(file.methods)
-            raise ConfigError(f"{path}: {axis}: {level}: method '{named}' is not under methods; known are {known}")
+            place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
+            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(
@@ -430,8 +431,8 @@ def read_extended(path: Path) -> Any:
     """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
     Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
-    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of another
-    kind.
+    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of
+    another kind.
     """
     values, seen = read_yaml(path), [path.resolve()]
     at, chain = path, [values]  # the study itself first

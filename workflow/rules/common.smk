@@ -12,6 +12,7 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.runtime.launch import Layout
 from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.identity import transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
