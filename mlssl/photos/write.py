@@ -73,8 +73,8 @@ def write_dataset(
             counts[split] = {}
             if len(chosen):
                 written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
-                counts[split], left_out = written
-                without_area += left_out
+                counts[split], objects = written
+                without_area += objects
         categories = [
             {"id": i, "name": name, "original": original, **{s: counts[s].get(i, 0) for s in SPLITS}}
             for i, (name, original) in enumerate(labels.categories, start=1)

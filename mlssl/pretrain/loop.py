@@ -344,7 +344,7 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
 
 
 def initial_id(config: Pretrain) -> str | None:
-    """The identity of the initial weights, `-` if their file is gone; None if the run starts from random weights."""
+    """The identity of the initial weights, `-` if their file is gone; None for a random start."""
     if not config.init:
         return None
     content = content_id(Path(config.init), CACHE)
