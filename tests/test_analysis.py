@@ -15,6 +15,8 @@ from support.results import put
 
 from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
+from mlssl.claims.evaluate import Samples
+from mlssl.claims.findings import finding
 from mlssl.errors import ConfigError
 from mlssl.figures.forces import label_force
 from mlssl.figures.write import ablation, write_figures
@@ -242,7 +244,7 @@ def test_the_baseline_is_always_on_the_axis(study, axis, far):
         if not compared:
             metrics = metrics[metrics["method"] != "moco_v2"]
             metrics.loc[metrics["method"] == "random", "value"] += far
-        figure = ablation(study, metrics, axis)
+        figure = ablation(study, metrics, finding(Samples(study, metrics, None), axis))
         (ax,) = figure.axes
         words = f"{'moco_v2, baseline' if compared else 'random, untrained'}: "
         (line,) = (line for line in ax.lines if str(line.get_label()).startswith(words))
@@ -257,10 +259,25 @@ def test_a_level_without_a_value_is_on_the_axis_with_the_word(study):
     for seed in (0, 1, 2):
         diverge(study, find(study, "mls", seed, k=1))
     tables(study)
-    figure = ablation(study, aggregate.read_metrics(study), "k")
+    metrics = aggregate.read_metrics(study)
+    figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
     (ax,) = figure.axes
     assert ax.get_xlim()[0] < 1 < ax.get_xlim()[1]
     assert [text.get_text() for text in ax.texts] == ["failed"]
+    assert figure.get_suptitle().startswith("k: no result yet")
+    plt.close(figure)
+
+
+def test_the_title_of_an_ablation_is_its_finding(study):
+    for seed in (0, 1, 2):
+        run = find(study, "mls", seed, k=1)
+        study.result(run.id, "linear").unlink()
+        put(study, run, "linear", rows("linear", {"mAP": MAP[seed] - 5 + 0.1 * seed}), notes=NOTES, **MADE)
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title == "k: 5 against 1: +4.9 [4.7, 5.1] points of linear mAP, 100 % of labels, n = 3"
     plt.close(figure)
 
 

@@ -24,7 +24,7 @@ def gains(study: Study, found: list[Gain]) -> Figure:
     scores = list(dict.fromkeys(gain.score for gain in found))
     columns = min(4, max(1, len(scores)))
     rows = -(-max(1, len(scores)) // columns)
-    height = 0.9 + rows * (0.62 + 0.24 * max(1, len(methods)))
+    height = 1.1 + rows * (0.62 + 0.24 * max(1, len(methods)))
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
     by_place = {(gain.score, gain.method): gain for gain in found}
     for ax, score in zip(grid.flat, scores, strict=False):

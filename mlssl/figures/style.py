@@ -69,7 +69,8 @@ def colours(names: list[str]) -> dict[str, str]:
 def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
     """Title at the top, missing results below it, notes at the bottom; all wrapped to the figure's width."""
     wide = int(figure.get_figwidth() * 18)
-    head = [title, *textwrap.wrap(f"Not available: {missing}", int(wide * 0.72))] if missing else [title]
+    head = textwrap.wrap(title, int(wide * 0.72))
+    head += textwrap.wrap(f"Not available: {missing}", int(wide * 0.72)) if missing else []
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=10)
     figure.supxlabel(textwrap.fill(notes + ".", wide), x=0.01, ha="left", fontsize=7, color="0.35")
 

@@ -14,7 +14,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import CLAIMS, GAINS, Score, budget, figure_names, linear_fractions, linear_scores, stem
-from mlssl.claims.evaluate import evaluate, read_groups
+from mlssl.claims.evaluate import Samples, evaluate, read_groups
+from mlssl.claims.findings import Finding, finding
 from mlssl.claims.gains import gains
 from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
@@ -49,6 +50,8 @@ LEGEND_WIDTH = 65
 def write_figures(study: Study) -> None:
     """Write `figures/<name>.{png,pdf}` for all of `figure_names(study)` from metrics.tsv and the logs."""
     metrics = read_metrics(study)
+    groups = read_groups(study)
+    samples = Samples(study, metrics, groups)
     axis_of = {stem(axis): axis for axis in study.axes()}
     with plt.rc_context(STYLE):
         for name in figure_names(study):
@@ -61,13 +64,13 @@ def write_figures(study: Study) -> None:
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
             elif name == GAINS:
-                figure = gains_figure(study, gains(study, metrics, read_groups(study)))
+                figure = gains_figure(study, gains(study, metrics, groups))
             elif name == CLAIMS:
-                figure = claims(study, evaluate(study, metrics, read_groups(study)))
+                figure = claims(study, evaluate(study, metrics, groups))
             elif axis_of[name] == COMPARE:
                 figure = main(study, metrics)
             else:
-                figure = ablation(study, metrics, axis_of[name])
+                figure = ablation(study, metrics, finding(samples, axis_of[name]))
             save(figure, study.out / "figures" / name)
 
 
@@ -102,9 +105,13 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
-    """One varied scalar or choice: the first headline score over its levels."""
-    score: Score = scores_of(study, axis)[0]
+def ablation(study: Study, metrics: pd.DataFrame, found: Finding) -> Figure:
+    """One varied scalar or choice: a score over its levels, and in the title what it shows.
+
+    The score is that of the finding, or the first of the axis if there is none.
+    """
+    axis = found.axis
+    score: Score = found.score or scores_of(study, axis)[0]
     by_level = summarise(study, metrics, axis, score)
     numbers = numeric(list(by_level))
     upright = numbers is not None
@@ -134,7 +141,7 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
     if not score.is_cost:
         widen(ax, upright=upright)
     notes = ". ".join([budget(study), *words, HOW_TO_READ])
-    finish(figure, f"Ablation: {axis}", notes, absent({score: by_level}, f"{axis} = "))
+    finish(figure, found.sentence, notes, absent({score: by_level}, f"{axis} = "))
     return figure
 
 
