@@ -11,9 +11,7 @@ from pycocotools import mask as rle
 
 from mlssl.data.formats.coco import check_files, read_coco
 from mlssl.data.images import read_image
-
-IGNORE = 255
-"""Value of semantic mask pixels that losses and metrics ignore."""
+from mlssl.data.semantic import IGNORE, SemanticMasks, read_semantic
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,8 @@ class Split:
     """COCO's category records, by ascending id; a category's index is its index in this list."""
     annotations: dict[int, list[dict[str, Any]]]
     """By image id."""
+    semantic: SemanticMasks | None = None
+    """Masks of one class per pixel, if there are any beside the annotations; instances are painted otherwise."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,6 +49,16 @@ class Split:
     @property
     def names(self) -> list[str]:
         return [c["name"] for c in self.categories]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of `semantic_mask`, by class index."""
+        return self.semantic.classes.names if self.semantic else ("background", *self.names)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the set says that an image has exactly one category (`exclusive: true` in every category)."""
+        return all(c.get("exclusive") is True for c in self.categories)
 
     def _index(self) -> dict[int, int]:
         return {c["id"]: i for i, c in enumerate(self.categories)}
@@ -89,10 +99,14 @@ class Split:
         )
 
     def semantic_mask(self, i: int) -> np.ndarray:
-        """uint8 H x W: 0 background, 1 + category index, IGNORE for crowds.
+        """uint8 H x W: the index of each pixel's class in `classes`, or IGNORE.
 
-        Instances are painted largest first, so that a small object on a large one stays visible.
+        Read from the semantic masks, if there are any. Otherwise instances are painted on background (0) with
+        1 + category index, the largest first, so that a small object on a large one stays visible; crowds are
+        IGNORE.
         """
+        if self.semantic:
+            return self.semantic.mask(i)
         image, objects = self.images[i], self.instances(i)
         painted = np.zeros((image["height"], image["width"]), dtype=np.uint8)
         areas = objects.masks.sum(axis=(1, 2))
@@ -132,4 +146,5 @@ def read_split(root: Path | str, split: str) -> Split:
             x, y, w, h = record["bbox"]
             record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotations[record["image_id"]].append(record)
-    return Split(root / split, path, images, categories, annotations)
+    semantic = read_semantic(root, split, images, categories, path)
+    return Split(root / split, path, images, categories, annotations, semantic)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.data.coco import IGNORE, Split
+from mlssl.data.coco import Split
+from mlssl.data.semantic import IGNORE, check
 from mlssl.errors import DataError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Dense
@@ -51,8 +52,20 @@ class Classifier(NamedTuple):
 
 
 def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can."""
-    for split in (train, val):
+    """Why the data cannot be evaluated, in one sentence; None if it can.
+
+    Semantic masks are read first, instances otherwise. Reads every semantic mask; raises DataError, as
+    `mlssl.data.semantic.check` does, if one is invalid.
+    """
+    if train.semantic and val.semantic:
+        check(train.semantic, val.semantic)
+    elif train.semantic or val.semantic:
+        has, lacks = (train, val) if train.semantic else (val, train)
+        raise DataError(
+            f"{has.annotation_file.parents[1]}/semantic: has masks of {has.folder.name} and none of "
+            f"{lacks.folder.name}; add these, or remove the folder to use instances"
+        )
+    for split in (train, val) if train.semantic is None else ():
         objects = [a for records in split.annotations.values() for a in records if not a.get("iscrowd", 0)]
         if not objects:
             return f"{split.annotation_file}: no image has an object; annotate masks"
@@ -132,7 +145,7 @@ def evaluate(
     order = random_order(len(train), seed_of(seed, "dense", "images"))
     fitted, held = hold_out(order[: config.train_images], config.selection)
     count = min(config.eval_images or len(val), len(val))
-    classes = 1 + len(val.categories)
+    classes = len(val.classes)
     how: dict[str, Any] = {
         "size": config.size,
         "batch_size": config.batch_size,
@@ -189,7 +202,8 @@ def evaluate(
         "eval_images": count,
         "classes": classes,
         "classes_scored": int(((total.sum(dim=0) + total.sum(dim=1)) > 0).sum()),
-        "background_only_mIoU": _background_only(total),
+        **_constant(total, val),
+        **label_notes(val),
         "maps": {("dense" if name == "c5" else f"dense_{name}"): notes_of[name] for name in reversed(MAPS)},
     }
     return rows, notes
@@ -207,8 +221,20 @@ def _row(protocol: str, metric: str, counts: Tensor, images: int) -> dict[str, A
     return row(protocol, metric, value, images, without_each_part(images, counts, score))
 
 
-def _background_only(total: Tensor) -> float:
-    """mIoU in percent of predicting background everywhere, for the true classes of a confusion matrix C x C."""
+def label_notes(val: Split) -> dict[str, Any]:
+    """Where the labels come from and, with semantic masks, the names of the classes by index."""
+    if val.semantic is None:
+        return {"labels": "instances, painted on background"}
+    return {"labels": "semantic masks", "class_names": list(val.classes)}
+
+
+def _constant(total: Tensor, val: Split) -> dict[str, float]:
+    """mIoU in percent of predicting one class everywhere: background, else the most frequent one.
+
+    `total` is a confusion matrix C x C, of which only the true classes are used.
+    """
+    background = val.classes[0] == "background"
     constant = torch.zeros_like(total)
-    constant[:, 0] = total.sum(dim=1)
-    return segmentation_scores(constant)["mIoU"]
+    constant[:, 0 if background else int(total.sum(dim=1).argmax())] = total.sum(dim=1)
+    name = "background_only_mIoU" if background else "most_frequent_only_mIoU"
+    return {name: segmentation_scores(constant)["mIoU"]}
