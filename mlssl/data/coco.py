@@ -57,7 +57,7 @@ class Split:
 
     @property
     def exclusive(self) -> bool:
-        """Whether the set says that an image has exactly one category (`exclusive: true` in every category)."""
+        """Whether the set says that each image has exactly one category (`exclusive: true` in every category)."""
         return all(c.get("exclusive") is True for c in self.categories)
 
     def _index(self) -> dict[int, int]:

@@ -223,8 +223,8 @@ def check(train: SemanticMasks, val: SemanticMasks) -> None:
                 f"ignored pixels; check the values, and name them in semantic/{CLASSES_FILE}"
             )
     in_train, in_val = train.images_of_each_class, val.images_of_each_class
-    lacking = np.flatnonzero((in_val > 0) & (in_train == 0)) if train.classes.file else []
-    if len(lacking):
+    lacking = np.flatnonzero((in_val > 0) & (in_train == 0))
+    if train.classes.file and len(lacking):
         i = int(lacking[0])
         first = next(j for j in range(len(val.images)) if (val.mask(j) == i).any())
         raise DataError(
