@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlssl.data.formats.coco import read_coco
-from mlssl.data.formats.csv import read_csv
+from mlssl.data.formats.csv import read_csv, read_header
 from mlssl.data.formats.voc import read_voc
 from mlssl.data.formats.yolo import read_classes, read_yolo
+from mlssl.data.semantic import Classes
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class PhotoLabels:
     """Width and height of the image that the boxes refer to, if the labels record them."""
     fractions: bool = False
     """Whether boxes and polygons are fractions of the image's sides instead of pixels."""
+    split: str | None = None
+    """Its official split: train, val or test."""
+    mask: Path | None = None
+    """Its semantic mask."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,12 @@ class LabelFile:
     categories: list[tuple[str, Any]]
     """Name and original id of each category."""
     entries: list[Entry]
+    exclusive: bool = False
+    """Whether each photo has exactly one category."""
+    classes: Classes | None = None
+    """The classes of semantic masks, if the labels are masks."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """The official split of photos without labels, by path."""
 
 
 def from_coco(path: Path) -> LabelFile:
@@ -105,12 +116,13 @@ def from_yolo(folder: Path, files: Sequence[Path]) -> LabelFile:
 
 
 def from_csv(path: Path) -> LabelFile:
-    """Image-level labels, no boxes; see `read_csv`."""
-    rows = read_csv(path)
+    """Image-level labels, no boxes; see `read_csv` and `read_header`."""
+    rows, header = read_csv(path), read_header(path)
     names = sorted({label for _, labels in rows.values() for label in labels})
     position = {name: i for i, name in enumerate(names)}
     entries = []
     for file, (line, labels) in rows.items():
         objects = [LabelledObject(position[label], None) for label in labels]
-        entries.append(Entry((file,), PhotoLabels(f"{path}: line {line}", objects)))
-    return LabelFile("CSV", [(name, name) for name in names], entries)
+        split = header.splits.get(file)
+        entries.append(Entry((file,), PhotoLabels(f"{path}: line {line}", objects, split=split)))
+    return LabelFile("CSV", [(name, name) for name in names], entries, header.exclusive)

@@ -18,13 +18,14 @@ from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.photos.duplicates import NEAR
+from mlssl.photos.image_labels import check_masks
 from mlssl.photos.labels import read_labels
 from mlssl.photos.people import FACES, WAYS, check_detector, read_deny
 from mlssl.photos.report import summary, table
 from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
-VERSION = 2
+VERSION = 3
 """Increase it when an import's output changes for the same photos and settings."""
 
 
@@ -49,7 +50,8 @@ def import_photos(
     `duplicates.tsv` and `altered.tsv` record what was done; `import.json` also maps each file to its photo. The
     summary is printed.
 
-    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn with `seed`, goes to `val`, with
+    `labels`: see `read_labels`. Official splits are kept (see `splits.official`). Otherwise a share `val_share` of
+    the labelled photos, drawn with `seed` and, where each has one category, stratified by it, goes to `val`, with
     all near-duplicates (hashes that differ in at most `near` bits); all others go to `train`. `anonymise`, `blur`
     or `pixelate`, hides `people`: either regions in a file of any label format (all categories count, and every
     photo it names must exist), or `faces` that a detector finds. `deny`: see `read_deny`; byte-identical copies of
@@ -78,7 +80,8 @@ def import_photos(
     with FileLock(out.with_name(f".{out.name}.lock")):
         if is_complete(out, settings):
             return out
-        found = None if labels is None else read_labels(labels, names)
+        found = None if labels is None else read_labels(labels, names, folder=photos)
+        masks = check_masks(found.photos, found.classes, photos) if found and found.classes else None
         denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
         hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [
@@ -97,7 +100,9 @@ def import_photos(
         try:
             results = work(jobs, part, out, settings, max_skipped, processes or 1)
             header = {"photos": str(photos), "found": len(paths), "max_skipped": max_skipped, "settings": settings}
-            written = write_dataset(part, jobs, results, header, found, denied, named=hidden is not None)
+            written = write_dataset(
+                part, jobs, results, header, found, denied, named=hidden is not None, presence=masks
+            )
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

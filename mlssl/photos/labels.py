@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mlssl.data.formats.splits import of_folders
 from mlssl.data.layout import annotation
+from mlssl.data.semantic import Classes
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, PhotoLabels, from_coco, from_csv, from_voc, from_yolo
+from mlssl.photos.image_labels import from_images
 
 MAX_MISSING = 0.1
 """Maximum share of labels without a photo; more suggest a wrong folder."""
@@ -27,34 +30,49 @@ class Labels:
     """By the photo's path in the folder of photos."""
     missing: list[str]
     """A sentence on each label whose photo is missing or ambiguous."""
+    exclusive: bool = False
+    """Whether each photo has exactly one category."""
+    classes: Classes | None = None
+    """The classes of semantic masks, if the labels are masks."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Photo -> its official split (train, val or test), also of photos without labels; empty if there is none."""
 
 
-def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING) -> Labels:
+def read_labels(
+    path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING, folder: Path | None = None
+) -> Labels:
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
-    `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML or YOLO's txt files at any
-    depth; the content decides the format. A photo is found by its relative path, with or without suffix, else by
-    its file name, else by its stem, if that is unique. Raises DataError with file, position, value and remedy;
-    also if more than the share `max_missing` of the labels match no photo.
+    `path` is COCO's JSON, a CSV of `file,label;label`, a folder with VOC's XML or YOLO's txt files at any depth,
+    the folder of the photos itself, whose folders are the classes, or a folder of semantic masks; the content
+    decides the format. `folder` is the folder of the photos. Splits are official if the labels give them, or if all
+    labelled photos are in folders named train and val or test. A photo is found by its relative path, with or
+    without suffix, else by its file name, else by its stem, if that is unique. Raises DataError with file,
+    position, value and remedy; also if more than the share `max_missing` of the labels match no photo.
     """
-    path = Path(path)
-    content = read_label_file(path)
+    path, names = Path(path), list(names)
+    content = read_label_file(path, names, folder)
     if not content.categories:
         raise DataError(f"{path}: has no category; label at least one object, or import without labels")
-    found, missing = find_photos(content, list(names))
+    found, missing = find_photos(content, names)
     if not found or len(missing) > max_missing * len(content.entries):
         first = f"; the first: {missing[0]}" if missing else ""
         raise DataError(
             f"{path}: {len(missing):,} of {len(content.entries):,} labelled photos are not found{first}; "
             "correct the names, remove these labels, or give the folder they are relative to"
         )
-    return Labels(content.format, content.categories, found, missing)
+    splits = content.splits | {name: labels.split for name, labels in found.items() if labels.split}
+    if not splits and (by_folder := of_folders(found)):
+        splits = by_folder[0]
+    return Labels(content.format, content.categories, found, missing, content.exclusive, content.classes, splits)
 
 
-def read_label_file(path: Path) -> LabelFile:
-    """Read a label file or folder in the format that its content has."""
+def read_label_file(path: Path, names: Sequence[str] = (), folder: Path | None = None) -> LabelFile:
+    """Read a label file or folder in the format that its content has; `folder` has the photos `names`."""
     try:
         if path.is_dir():
+            if (content := from_images(path, names, folder)) is not None:
+                return content
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             xml = [p for p in files if p.suffix.lower() == ".xml"]
             txt = [p for p in files if p.suffix.lower() == ".txt" and p.name != "classes.txt"]
