@@ -170,6 +170,24 @@ def test_official_lists_decide_the_split(tmp_path, case):
     assert "official, validation on " in summary(record, out)
 
 
+def test_lists_in_meta_stand_beside_json_that_is_not_read(tmp_path):
+    root = photos(tmp_path / "photos", [f"images/{name}" for name in NAMES])
+    (root / "meta").mkdir()
+    for name, text in {
+        "train.json": "{}",
+        "classes.txt": "apple_pie\nsushi\n",
+        "labels.txt": "Apple pie\n",
+    }.items():
+        (root / "meta" / name).write_text(text)
+    (root / "meta" / "train.txt").write_text(f"{A}/1\n{S}/1\n{S}/3\n")
+    (root / "meta" / "test.txt").write_text(f"{A}/2\n{S}/2\n")
+    out, record = imported(root, tmp_path)
+    assert labels_of(out, record)["val"] == {f"images/{A}/2.jpg": [A], f"images/{S}/2.jpg": [S]}
+    (root / "annotations.json").write_text("{}")
+    with pytest.raises(DataError, match="neither XML nor txt|both"):
+        import_photos(root, tmp_path / "other", labels=root, workers=1)
+
+
 def test_a_list_of_test_alone_leaves_the_rest_to_train(tmp_path):
     root = photos(tmp_path / "photos", NAMES)
     (root / "test.txt").write_text("sushi/4\napple pie/2\n")

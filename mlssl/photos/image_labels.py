@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from mlssl.data.formats.class_folders import read_class_folders
-from mlssl.data.formats.splits import of_lists
+from mlssl.data.formats.splits import LIST_FOLDERS, of_lists
 from mlssl.data.semantic import CLASSES_FILE, IGNORE, Classes, indices, read_classes, read_mask
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, LabelledObject, PhotoLabels
@@ -23,13 +23,16 @@ SUFFIX = re.compile(r"[_-](masks?|labels?|seg|gt|L|labelIds|labelTrainIds)$")
 def from_images(path: Path, names: Sequence[str], folder: Path | None) -> LabelFile | None:
     """Class folders if `path` is the folder of the photos `names`, semantic masks if it has PNGs; else None.
 
-    None too if the folder has labels of another kind: XML, JSON, or txt files with the names of photos.
+    None too if the folder has labels of another kind: XML, txt files with the names of photos, or JSON, but for
+    JSON in the folders of lists (see `LIST_FOLDERS`).
     """
     stems = {PurePosixPath(name).stem for name in names}
     files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
     for file in files:
-        suffix = file.suffix.lower()
-        if suffix in (".xml", ".json") or (suffix == ".txt" and file.stem in stems):
+        suffix, of_photo = file.suffix.lower(), file.stem in stems
+        if suffix == ".xml" or (suffix == ".txt" and of_photo):
+            return None
+        if suffix == ".json" and (of_photo or file.parent.name not in LIST_FOLDERS):
             return None
     if folder is not None and path.samefile(folder):
         return from_class_folders(path, names)

@@ -55,7 +55,8 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
     if labels:
         rows.append(("labels", f"{labels['format']}: {labels['train']:,} photos train, {labels['val']:,} val"))
         if labels["boxes"] != "as given":
-            rows.append(("boxes", f"{labels['boxes']} for each label, as {labels['format']} has none"))
+            has = "have" if labels["format"].endswith("s") else "has"
+            rows.append(("boxes", f"{labels['boxes']} for each label, as {labels['format']} {has} none"))
         if labels["split"] != "drawn":
             rows.append(("split", labels["split"]))
         if labels["across"]:
