@@ -15,6 +15,7 @@ from mlssl.data.formats.splits import of_folders
 from mlssl.data.semantic import IGNORE
 from mlssl.errors import DataError
 from mlssl.photos import import_photos
+from mlssl.photos.image_labels import from_images
 from mlssl.photos.report import summary
 from mlssl.photos.splits import choose_val, quotas
 from mlssl.transfer import dense, linear
@@ -183,9 +184,14 @@ def test_lists_in_meta_stand_beside_json_that_is_not_read(tmp_path):
     (root / "meta" / "test.txt").write_text(f"{A}/2\n{S}/2\n")
     out, record = imported(root, tmp_path)
     assert labels_of(out, record)["val"] == {f"images/{A}/2.jpg": [A], f"images/{S}/2.jpg": [S]}
-    (root / "annotations.json").write_text("{}")
-    with pytest.raises(DataError, match="neither XML nor txt|both"):
-        import_photos(root, tmp_path / "other", labels=root, workers=1)
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "sushi/1.xml", "sushi/2.txt", "sushi/3.json"])
+def test_folders_with_labels_of_another_kind_are_not_class_folders(tmp_path, name):
+    root = photos(tmp_path / "photos", NAMES)
+    assert from_images(root, NAMES, root).format == "class folders"
+    (root / name).write_text("{}")
+    assert from_images(root, NAMES, root) is None
 
 
 def test_a_list_of_test_alone_leaves_the_rest_to_train(tmp_path):
