@@ -15,7 +15,8 @@ from mlssl.data.formats.splits import of_folders
 from mlssl.data.semantic import IGNORE
 from mlssl.errors import DataError
 from mlssl.photos import import_photos
-from mlssl.photos.image_labels import from_images
+from mlssl.photos.discover import read_label_file
+from mlssl.photos.matching import Names
 from mlssl.photos.report import summary
 from mlssl.photos.splits import choose_val, quotas
 from mlssl.transfer import dense, linear
@@ -189,9 +190,10 @@ def test_lists_in_meta_stand_beside_json_that_is_not_read(tmp_path):
 @pytest.mark.parametrize("name", ["annotations.json", "sushi/1.xml", "sushi/2.txt", "sushi/3.json"])
 def test_folders_with_labels_of_another_kind_are_not_class_folders(tmp_path, name):
     root = photos(tmp_path / "photos", NAMES)
-    assert from_images(root, NAMES, root).format == "class folders"
+    assert read_label_file(root, Names(NAMES), root).format == "class folders"
     (root / name).write_text("{}")
-    assert from_images(root, NAMES, root) is None
+    with pytest.raises(DataError):
+        read_label_file(root, Names(NAMES), root)
 
 
 def test_a_list_of_test_alone_leaves_the_rest_to_train(tmp_path):

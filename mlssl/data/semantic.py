@@ -28,7 +28,7 @@ IGNORE = 255
 IGNORED_NAMES = frozenset(("void", "ignore", "ignored", "unlabeled", "unlabelled"))
 """Names in a classes file (in any case) whose pixels are ignored."""
 MAX_CLASSES = 255
-"""Classes are 0 to 254 in uint8 masks, and 255 is ignored."""
+"""SemanticClasses are 0 to 254 in uint8 masks, and 255 is ignored."""
 CLASSES_FILE = "classes.txt"
 VALUES = 65_536
 """Number of values that a PNG of 16 bits can have."""
@@ -36,7 +36,7 @@ NUMBERED = re.compile(r"(\d+)[\s:=,;]+(\S.*)")
 
 
 @dataclass(frozen=True)
-class Classes:
+class SemanticClasses:
     """The classes of a data set, and the mask value of each."""
 
     names: tuple[str, ...]
@@ -56,7 +56,7 @@ class Classes:
         return table
 
 
-def read_classes(path: Path) -> Classes:
+def read_classes(path: Path) -> SemanticClasses:
     """Read a classes file: a name per line, for the values 0, 1, …; or `value name` on every line.
 
     Pixels of a class named in IGNORED_NAMES are ignored, as are those of 255 and 65535 if the file does not name
@@ -87,13 +87,13 @@ def read_classes(path: Path) -> Classes:
         values[value] = names.setdefault(name, len(names))
     if not 2 <= len(names) <= MAX_CLASSES:
         raise DataError(f"{path}: names {len(names)} classes; give 2 to {MAX_CLASSES}, {FORM}")
-    return Classes(tuple(names), values, path)
+    return SemanticClasses(tuple(names), values, path)
 
 
 FORM = "one name per line, or 'value name' on each line"
 
 
-def classes_of(categories: Sequence[dict[str, Any]], path: Path) -> Classes:
+def classes_of(categories: Sequence[dict[str, Any]], path: Path) -> SemanticClasses:
     """Background (value 0, unless that is a category's id) and the categories of an annotation file, by id."""
     ids = [c["id"] for c in categories]
     if len(ids) >= MAX_CLASSES or not all(0 <= id_ < VALUES for id_ in ids):
@@ -102,7 +102,7 @@ def classes_of(categories: Sequence[dict[str, Any]], path: Path) -> Classes:
             f"cannot hold; name the values of the masks in semantic/{CLASSES_FILE}"
         )
     pairs = [*([] if 0 in ids else [(0, "background")]), *((c["id"], c["name"]) for c in categories)]
-    return Classes(tuple(name for _, name in pairs), {id_: i for i, (id_, _) in enumerate(pairs)}, None)
+    return SemanticClasses(tuple(name for _, name in pairs), {id_: i for i, (id_, _) in enumerate(pairs)}, None)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -141,7 +141,7 @@ def read_mask(path: Path) -> np.ndarray:
     return pixels.astype(np.uint8)
 
 
-def indices(values: np.ndarray, classes: Classes, path: Path) -> np.ndarray:
+def indices(values: np.ndarray, classes: SemanticClasses, path: Path) -> np.ndarray:
     """Class indices, uint8 H x W with IGNORE, of mask values; DataError for a value without a class."""
     found = classes.table[values]
     if (unknown := found < 0).any():
@@ -163,7 +163,7 @@ class SemanticMasks:
     folder: Path
     images: Sequence[dict[str, Any]]
     """COCO's image records."""
-    classes: Classes
+    classes: SemanticClasses
 
     def path(self, i: int) -> Path:
         """Path of the i-th image's mask."""

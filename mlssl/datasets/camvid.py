@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mlssl.data.layout import Found, Picture, find
-from mlssl.data.semantic import CLASSES_FILE, IGNORE, Classes, indices, read_mask
+from mlssl.data.semantic import CLASSES_FILE, IGNORE, SemanticClasses, indices, read_mask
 from mlssl.files import write_text
 
 NAMES = (
@@ -49,7 +49,7 @@ def write_semantic(roots: Sequence[Path], split: str, pictures: Path) -> None:
     masks, folder = find(roots, f"{split}annot"), pictures.parent / "semantic" / split
     folder.mkdir(parents=True)
     write_text(folder.parent / CLASSES_FILE, "".join(f"{name}\n" for name in NAMES))
-    classes = Classes(NAMES, {**{i: i for i in range(len(NAMES))}, VOID: IGNORE}, None)
+    classes = SemanticClasses(NAMES, {**{i: i for i in range(len(NAMES))}, VOID: IGNORE}, None)
     for picture in tqdm(sorted(pictures.iterdir()), desc=f"camvid masks {split}", mininterval=1):
         path = masks / picture.name
         Image.fromarray(indices(read_mask(path), classes, path)).save(folder / picture.name)

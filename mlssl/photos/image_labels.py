@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from mlssl.data.formats.class_folders import read_class_folders
-from mlssl.data.formats.splits import LIST_FOLDERS, of_lists
-from mlssl.data.semantic import CLASSES_FILE, IGNORE, Classes, indices, read_classes, read_mask
+from mlssl.data.formats.splits import of_lists
+from mlssl.data.semantic import CLASSES_FILE, IGNORE, SemanticClasses, indices, read_classes, read_mask
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, LabelledObject, PhotoLabels
+from mlssl.photos.masks import MASK_MARK
+from mlssl.photos.matching import Names
 
-SUFFIX = re.compile(r"[_-](masks?|labels?|seg|gt|L|labelIds|labelTrainIds)$")
-"""What tools append to the name of a photo for its mask."""
 
+def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path | None) -> LabelFile | None:
+    """Class folders if `path` is `pictures`, the folder of the photos; semantic masks if it has PNGs; else None.
 
-def from_images(path: Path, names: Sequence[str], folder: Path | None) -> LabelFile | None:
-    """Class folders if `path` is the folder of the photos `names`, semantic masks if it has PNGs; else None.
-
-    None too if the folder has labels of another kind: XML, txt files with the names of photos, or JSON, but for
-    JSON in the folders of lists (see `LIST_FOLDERS`).
+    `files` are those below `path`. Without `pictures` the labels are people, whom neither says where to hide. A
+    folder of photos without folders and with a CSV gives None: the CSV is meant.
     """
-    stems = {PurePosixPath(name).stem for name in names}
-    files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    for file in files:
-        suffix, of_photo = file.suffix.lower(), file.stem in stems
-        if suffix == ".xml" or (suffix == ".txt" and of_photo):
-            return None
-        if suffix == ".json" and (of_photo or file.parent.name not in LIST_FOLDERS):
-            return None
-    if folder is not None and path.samefile(folder):
-        return from_class_folders(path, names)
-    if folder is None:  # A file of people: masks do not say who is to be hidden.
+    if pictures is None:
         return None
+    if path.samefile(pictures):
+        flat = not any("/" in name for name in photos.all)
+        return None if flat and any(f.suffix.lower() == ".csv" for f in files) else from_class_folders(path, photos)
     masks = [file for file in files if file.suffix.lower() == ".png"]
-    return from_semantic(path, masks, names) if masks else None
+    return from_semantic(path, masks, photos) if masks else None
 
 
-def from_class_folders(path: Path, names: Sequence[str]) -> LabelFile:
+def from_class_folders(path: Path, photos: Names) -> LabelFile:
     """One category per photo; see `read_class_folders`."""
-    found = read_class_folders(path, names)
+    found = read_class_folders(path, photos.all)
     categories = sorted(set(found.categories.values()))
     position = {name: i for i, name in enumerate(categories)}
     entries = [
@@ -56,10 +47,10 @@ def from_class_folders(path: Path, names: Sequence[str]) -> LabelFile:
     )
 
 
-def from_semantic(path: Path, files: Sequence[Path], names: Sequence[str]) -> LabelFile:
+def from_semantic(path: Path, files: Sequence[Path], photos: Names) -> LabelFile:
     """Semantic masks, one PNG per photo, and `classes.txt` in their folder or beside it.
 
-    A mask has the name of its photo, or that name and an ending such as `_mask` (see SUFFIX). Lists beside the
+    A mask has the name of its photo, or that name and an ending such as `_mask` (see MASK_MARK). Lists beside the
     masks are official splits. Raises DataError if there is no classes file, or a mask is not a PNG.
     """
     file = next((f for f in (path / CLASSES_FILE, path.parent / CLASSES_FILE) if f.is_file()), None)
@@ -75,14 +66,14 @@ def from_semantic(path: Path, files: Sequence[Path], names: Sequence[str]) -> La
         except OSError as error:
             raise DataError(f"{mask}: is not a PNG that can be decoded ({error}); write the mask again") from None
         alias = mask.relative_to(path).as_posix()
-        shorter = mask.relative_to(path).with_name(SUFFIX.sub("", mask.stem) + mask.suffix).as_posix()
+        shorter = mask.relative_to(path).with_name(MASK_MARK.sub("", mask.stem) + mask.suffix).as_posix()
         entries.append(Entry(tuple(dict.fromkeys((alias, shorter))), PhotoLabels(str(mask), [], size, mask=mask)))
     values = {name: value for value, index in classes.values.items() for name in classes.names[index : index + 1]}
     categories: list[tuple[str, Any]] = [(name, values[name]) for name in classes.names]
-    return LabelFile("semantic masks", categories, entries, classes=classes, splits=of_lists(path, names))
+    return LabelFile("semantic masks", categories, entries, classes=classes, splits=of_lists(path, photos.all))
 
 
-def check_masks(photos: Mapping[str, PhotoLabels], classes: Classes, folder: Path) -> dict[str, np.ndarray]:
+def check_masks(photos: Mapping[str, PhotoLabels], classes: SemanticClasses, folder: Path) -> dict[str, np.ndarray]:
     """Photo -> bool C, the classes in its mask. Reads every mask; no photo is decoded.
 
     Raises DataError, with file, place, value and remedy, for an invalid mask, or one not of its photo's size.
@@ -106,6 +97,6 @@ def check_masks(photos: Mapping[str, PhotoLabels], classes: Classes, folder: Pat
     return found
 
 
-def class_presence(mask: np.ndarray, classes: Classes) -> np.ndarray:
+def class_presence(mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
     """bool C: the classes in a mask of class indices, uint8 H x W."""
     return np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(classes.names)] > 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlssl.data.semantic import CLASSES_FILE, Classes, indices, read_mask
+from mlssl.data.semantic import CLASSES_FILE, SemanticClasses, indices, read_mask
 from mlssl.errors import DataError
 from mlssl.files import write_json, write_text
 from mlssl.photos.duplicates import near_duplicates
@@ -36,15 +36,16 @@ def write_dataset(
     header: Mapping[str, Any],
     labels: Labels | None,
     denied: Mapping[str, str],
+    masks: Mapping[str, str],
     *,
     named: bool,
     presence: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Turn `part`, with all photos in `images`, into a dataset, and return the content of `import.json`.
 
-    `named`: people are hidden in the photos that a file names; the others are reported as not altered.
-    `presence`: photo -> bool C, the classes in its semantic mask, if the labels are masks. Raises DataError if no
-    photo is left, or none for a split.
+    `masks`: images that were left out, and of each the photo whose mask it is. `named`: people are hidden in the
+    photos that a file names; the others are reported as not altered. `presence`: photo -> bool C, the classes in
+    its semantic mask, if the labels are masks. Raises DataError if no photo is left, or none for a split.
     """
     by_number = {job.number: job for job in jobs}
     used = [result for result in results if "skipped" not in result]
@@ -71,16 +72,16 @@ def write_dataset(
             (part / split).mkdir(exist_ok=True)
             for i in np.flatnonzero(mine):
                 os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
-    categories = []
+    categories, without_area = [], 0
     if labels is not None:
-        counts = {}
+        counts: dict[str, dict[int, int]] = {}
         for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
             chosen = np.flatnonzero(mine & labelled)
-            counts[split] = (
-                write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
-                if len(chosen)
-                else {}
-            )
+            counts[split] = {}
+            if len(chosen):
+                written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
+                counts[split], objects = written
+                without_area += objects
             if labels.classes:
                 counts[split] = write_masks(part, split, [photos[i] for i in chosen], labels.classes)
         categories = [
@@ -98,7 +99,8 @@ def write_dataset(
     altered += [(name, "nothing hidden: the file of people does not name it") for name in unnamed]
     altered += list(denied.items())
     copies = [(photos[i].name, photos[like[i]].name, int(distance[i])) for i in twins]
-    write_text(part / "skipped.tsv", table(("file", "reason"), skipped))
+    left_out = [(name, f"is a mask of '{photo}', no photo") for name, photo in masks.items()]
+    write_text(part / "skipped.tsv", table(("file", "reason"), skipped + left_out))
     write_text(part / "duplicates.tsv", table(("file", "like", "distance"), copies))
     write_text(part / "altered.tsv", table(("file", "what"), sorted(altered)))
     record = {
@@ -109,6 +111,8 @@ def write_dataset(
         "denied": len(denied),
         "skipped": len(skipped),
         "skipped_by_reason": reasons(reason for _, reason in skipped),
+        "masks": len(masks),
+        "nearly_black": [photo.name for photo, result in zip(photos, used, strict=True) if result.get("dark")],
         "sizes": {side: spread([result[side] for result in used]) for side in ("width", "height")},
         "duplicates": {"photos": len(twins), "groups": len(np.unique(group[twins]))},
         "altered": {
@@ -128,6 +132,7 @@ def write_dataset(
             "split": division.how,
             "across": division.across,
             "unlisted": sum(photo.labels is not None for photo in photos) - int(labelled.sum()),
+            "without_area": without_area,
             "missing": len(labels.missing),
             "missing_first": labels.missing[:20],
         },
@@ -142,8 +147,11 @@ def write_dataset(
 
 def write_annotations(
     part: Path, split: str, photos: Sequence[tuple[Photo, Mapping[str, Any]]], labels: Labels
-) -> dict[int, int]:
-    """Write `annotations/instances_<split>.json`; returns the number of objects per category id."""
+) -> tuple[dict[int, int], int]:
+    """Write `annotations/instances_<split>.json`.
+
+    Returns the number of objects per category id, and the number of objects without area, which are left out.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for photo, made in photos:
@@ -155,10 +163,11 @@ def write_annotations(
     categories = [{"id": i, "name": name, **more} for i, (name, _) in enumerate(labels.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(part / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
-    return Counter(a["category_id"] for a in annotations)
+    given = sum(len(photo.labels.objects) for photo, _ in photos if photo.labels)
+    return Counter(a["category_id"] for a in annotations), given - len(annotations)
 
 
-def write_masks(part: Path, split: str, photos: Sequence[Photo], classes: Classes) -> dict[int, int]:
+def write_masks(part: Path, split: str, photos: Sequence[Photo], classes: SemanticClasses) -> dict[int, int]:
     """Write `semantic/<split>` as class indices, and `semantic/classes.txt`; returns masks per category id."""
     folder = part / "semantic" / split
     shutil.rmtree(folder, ignore_errors=True)

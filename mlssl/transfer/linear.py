@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mlssl.data.coco import Split
-from mlssl.errors import ConfigError, DataError, MissingLabels
+from mlssl.errors import ConfigError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn, Linear
 from mlssl.transfer.features import extract
@@ -25,6 +24,7 @@ from mlssl.transfer.jackknife import row, without_each
 from mlssl.transfer.load import bar, load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import basis, fit
 from mlssl.transfer.metrics import mean_average_precision, scorable, single_label_scores
+from mlssl.transfer.needs import labels as missing
 
 FEWEST = 10
 """Minimum number of images in a share (or all, if there are fewer), so that some remain for selection."""
@@ -39,36 +39,6 @@ class Choice(NamedTuple):
     held_out: int
     capped: dict[float, float]
     """Candidates whose fit did not converge, with the largest entry of its gradient."""
-
-
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can.
-
-    Raises DataError if the categories are exclusive and an image has none or several of them.
-    """
-    for split in (train, val) if train.exclusive and val.exclusive else ():
-        check_exclusive(split)
-    if not scorable(torch.from_numpy(val.labels())).any():
-        return (
-            f"{val.annotation_file}: no category is on some of its {len(val)} images and not on others, so none "
-            "can be scored; label more images, or other categories"
-        )
-    if len(train) < 4:
-        return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
-    return None
-
-
-def check_exclusive(split: Split) -> None:
-    """Raise DataError, with the image, unless each image of the split has exactly one category."""
-    labels = split.labels()
-    counts = labels.sum(axis=1)
-    if (counts != 1).any():
-        i = int((counts != 1).argmax())
-        has = ", ".join(f"'{split.names[j]}'" for j in labels[i].nonzero()[0]) or "none"
-        raise DataError(
-            f"{split.annotation_file}: image '{split.images[i]['file_name']}' has the categories {has}, but key "
-            "'exclusive' of the categories says one per image; correct the labels or remove the key"
-        )
 
 
 class Labelled(NamedTuple):

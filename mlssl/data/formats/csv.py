@@ -3,93 +3,168 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from mlssl.data.formats.splits import SPLITS
 from mlssl.data.formats.text import lines
+from mlssl.data.images import SUFFIXES
 from mlssl.errors import DataError
 
 HEADERS = ("file", "filename", "file_name", "image", "path")
-"""Names of the first column that make the first line a header."""
-
-
-def read_csv(path: Path) -> dict[str, tuple[int, list[str]]]:
-    """File name -> its first line in the CSV, from 1, and its labels, in order and unique.
-
-    A line is `file,label;label`; a header is optional; several lines of a file add up; an empty cell means that the
-    file has no label. Raises DataError, with file, line, value and remedy, for a line of another form.
-    """
-    rows: dict[str, tuple[int, list[str]]] = {}
-    try:
-        table = list(csv.reader(lines(path)))
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV ({error}); write file,label;label per line") from None
-    for i, row in enumerate(table, start=1):
-        cells = _without_split([cell.strip() for cell in row], table[0])
-        if not any(cells) or (i == 1 and cells[0].lower() in HEADERS):
-            continue
-        if len(cells) != 2 or not cells[0]:
-            raise DataError(
-                f"{path}: line {i} has {len(cells)} cells ('{','.join(cells)[:60]}'); write file,label;label"
-            )
-        labels = rows.setdefault(cells[0], (i, []))[1]
-        labels += [label for label in map(str.strip, cells[1].split(";")) if label and label not in labels]
-    return rows
+"""Names of a first column that need no further sign that the first line is a header."""
+NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+"""Separators of file and label."""
+FORM = "write file,label;label per line"
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the header of a CSV adds to its rows."""
+class Table:
+    """Labels by file."""
 
-    splits: dict[str, str]
+    rows: dict[str, tuple[int, list[str]]]
+    """File name -> its first line, from 1, and its labels, in order and unique."""
+    header: str | None = None
+    """The first line, if it was taken for a header and its first cell is not in `HEADERS`."""
+    splits: dict[str, str] = field(default_factory=dict)
     """File name -> train, val or test, by the column `split`; empty without that column."""
-    exclusive: bool
+    exclusive: bool = False
     """Whether the column of labels is called `class`: each photo has exactly one label."""
 
 
-def read_header(path: Path) -> Header:
-    """Read the columns that only a header explains: `file,label,split`, in any order after the file.
+def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
+    """Read a table of labels; `is_photo` says whether a name is that of a photo.
 
-    Raises DataError, with file, line, value and remedy, for another split than train, val, test or none, for a file
-    in two splits, and for a file without exactly one label if the column is called `class`.
+    - A line is `file,label;label`; several lines of a file add up; an empty cell means that it has no label.
+    - `;` or a tab may separate file and label instead of the comma, if every line then has two cells: with several
+      such separators, the one whose files are photos. Labels are still separated by `;`, and have no comma then.
+    - The first line is a header if its labels and its first cell occur nowhere else, and the cell is in `HEADERS`,
+      or is no photo and does not end like one's name (`.jpg`).
+    - A header may have a third column `split`, before or after the labels, with train, val, test or nothing; a
+      first line of such three cells is always a header.
+    - If the header calls the labels `class`, each photo has exactly one.
+    - Names and labels are in Unicode's NFC.
+
+    Raises DataError, with file, line, value and remedy, for a line of another form or split, a photo in
+    two splits or without exactly one `class`, and as `lines` does.
     """
-    table = list(csv.reader(lines(path)))
-    head = [cell.strip().lower() for cell in table[0]] if table else []
-    exclusive = "class" in head[1:] and head[0] in HEADERS
-    if exclusive:
-        for file, (line, labels) in read_csv(path).items():
-            if len(labels) != 1:
-                raise DataError(
-                    f"{path}: line {line}: '{file}' has {len(labels)} labels, but the column is called class; give "
-                    "one, or call the column label"
-                )
-    column = _split_column(head)
-    splits: dict[str, str] = {}
-    for i, row in enumerate(table[1:], start=2):
-        cells = [cell.strip() for cell in row]
-        if column is None or len(cells) != len(head) or not cells[column]:
+    separator, cells, column = _split(path, lines(path), is_photo)
+    found: list[tuple[int, str, list[str]]] = []
+    for i, row in enumerate((_without(full, column) for full in cells), start=1):
+        if not any(row):
             continue
-        split = SPLITS.get(cells[column].lower())
-        if split is None:
-            known = ", ".join(SPLITS)
-            raise DataError(f"{path}: line {i}: split '{cells[column][:40]}' is not known; give one of {known}")
-        if splits.setdefault(cells[0], split) != split:
+        if len(row) != 2 or not row[0]:
+            raise DataError(f"{path}: line {i} has {len(row)} cells ('{separator.join(row)[:60]}'); {FORM}")
+        if separator != "," and "," in row[1]:
             raise DataError(
-                f"{path}: line {i}: '{cells[0]}' is in two splits, {splits[cells[0]]} and {split}; give one"
+                f"{path}: line {i}: '{row[1][:60]}' is one label or several; separate labels by ; and the file by ,"
             )
-    return Header(splits, exclusive)
+        found.append((i, row[0], [label for label in map(str.strip, row[1].split(";")) if label]))
+    header, exclusive = None, False
+    if found and (column is not None or _is_header(found, is_photo)):
+        i, name, labels = found.pop(0)
+        header = None if name.lower() in HEADERS else separator.join(cells[i - 1])
+        exclusive = [label.lower() for label in labels] == ["class"]
+    rows: dict[str, tuple[int, list[str]]] = {}
+    splits: dict[str, str] = {}
+    for i, name, labels in found:
+        mine = rows.setdefault(name, (i, []))[1]
+        mine += [label for label in dict.fromkeys(labels) if label not in mine]
+        split = _split_of(path, i, cells[i - 1], column)
+        if split and splits.setdefault(name, split) != split:
+            raise DataError(f"{path}: line {i}: '{name}' is in two splits, {splits[name]} and {split}; give one")
+    for name, (i, labels) in rows.items() if exclusive else ():
+        if len(labels) != 1:
+            raise DataError(
+                f"{path}: line {i}: '{name}' has {len(labels)} labels, but the column is called class; give "
+                "one, or call the column label"
+            )
+    return Table(rows, header, splits, exclusive)
 
 
-def _split_column(head: Sequence[str]) -> int | None:
-    """The column of splits of a header of three cells, in lower case."""
-    if len(head) == 3 and head[0] in HEADERS and "split" in head[1:]:
-        return head.index("split", 1)
-    return None
+def _split_column(cells: Sequence[Sequence[str]], is_photo: Callable[[str], bool]) -> int | None:
+    """The column of splits, if the first line is a header of three cells that names it."""
+    head = next((row for row in cells if any(row)), ())
+    names = [cell.lower() for cell in head]
+    if len(names) != 3 or "split" not in names[1:] or _like_photo(head[0], is_photo):
+        return None
+    return names.index("split", 1)
 
 
-def _without_split(cells: list[str], head: Sequence[str]) -> list[str]:
-    """The cells of a row without that of the split, if there is one."""
-    column = _split_column([cell.strip().lower() for cell in head])
-    return [*cells[:column], *cells[column + 1 :]] if column is not None and len(cells) == len(head) else cells
+def _split_of(path: Path, line: int, row: Sequence[str], column: int | None) -> str | None:
+    """The split that a line gives: train, val, test or none."""
+    if column is None or len(row) != 3 or not row[column]:
+        return None
+    split = SPLITS.get(row[column].lower())
+    if split is None:
+        known = ", ".join(SPLITS)
+        raise DataError(f"{path}: line {line}: split '{row[column][:40]}' is not known; give one of {known}")
+    return split
+
+
+def _without(row: list[str], column: int | None) -> list[str]:
+    """The cells of a line without that of the split, if there is one."""
+    return [*row[:column], *row[column + 1 :]] if column is not None and len(row) == 3 else row
+
+
+def _split(
+    path: Path, text: Sequence[str], is_photo: Callable[[str], bool]
+) -> tuple[str, list[list[str]], int | None]:
+    """The separator, the cells of each line, and the column of official splits, if there is one."""
+    said = re.fullmatch(r'"?sep=(.)"?', text[0].strip()) if text else None
+    if said is not None:  # Excel's note on the separator.
+        text = ["", *text[1:]]
+    parsed: dict[str, list[list[str]]] = {}
+    refusals: list[DataError] = []
+    for separator in NAMES if said is None or said[1] not in NAMES else [said[1]]:
+        try:
+            parsed[separator] = _cells(path, text, separator)
+        except DataError as error:
+            refusals.append(error)
+    columns = {separator: _split_column(cells, is_photo) for separator, cells in parsed.items()}
+    fit = [
+        separator
+        for separator, cells in parsed.items()
+        if all(len(_without(row, columns[separator])) == 2 for row in cells if any(row)) and any(map(any, cells))
+    ]
+    if len(fit) > 1:
+        named = [s for s in fit if any(is_photo(row[0]) for row in parsed[s] if any(row))]
+        fit = named or [s for s in fit if s == ","] or fit
+    if len(fit) > 1:
+        shown = " or ".join(NAMES[s] for s in fit)
+        raise DataError(f"{path}: {shown} may separate file and label ('{text[0][:60]}'); {FORM}")
+    if not fit and refusals:
+        raise refusals[0]
+    separator = fit[0] if fit else next(iter(parsed))
+    return separator, parsed[separator], columns[separator]
+
+
+def _cells(path: Path, text: Sequence[str], separator: str) -> list[list[str]]:
+    """The cells of each line; DataError for quotes that do not end in their line."""
+    reader = csv.reader((f"{line}\n" for line in text), delimiter=separator, strict=True)
+    table: list[list[str]] = []
+    try:
+        for row in reader:
+            if reader.line_num > len(table) + 1:
+                raise DataError(f"{path}: line {len(table) + 1}: its quotes end in another line; end them, {FORM}")
+            table.append([normalize("NFC", cell.strip()) for cell in row])
+    except csv.Error as error:
+        raise DataError(f"{path}: line {len(table) + 1}: not a CSV ({error}); {FORM}") from None
+    return table
+
+
+def _is_header(found: Sequence[tuple[int, str, list[str]]], is_photo: Callable[[str], bool]) -> bool:
+    (_, name, labels), others = found[0], found[1:]
+    if any(label in labels for _, _, same in others for label in same) or any(
+        name == other for _, other, _ in others
+    ):
+        return False
+    return not _like_photo(name, is_photo) and (name.lower() in HEADERS or bool(others and labels))
+
+
+def _like_photo(name: str, is_photo: Callable[[str], bool]) -> bool:
+    """Whether the first cell of a line may be a photo's name, so that the line is no header."""
+    return name.lower() not in HEADERS and (name.lower().endswith(SUFFIXES) or is_photo(name))
