@@ -138,6 +138,12 @@ EDITS = {
         ["semantic/train2017 is new"],
         ["a.png"],
     ),
+    "classes of semantic masks": (
+        edit("semantic/classes.txt", "sky"),
+        ONLY_ALL,
+        ["semantic/classes.txt is new"],
+        ["classes.txt"],
+    ),
 }
 
 
@@ -167,12 +173,16 @@ def test_parts(look):
     assert list(found.parts) == [
         "annotations/instances_train2017.json",
         "annotations/instances_val2017.json",
+        "semantic/classes.txt",
         "semantic/train2017/",
         "semantic/val2017/",
         "train2017/",
         "val2017/",
     ]
-    assert [key for key, digest in found.parts.items() if digest == "-"] == [f"semantic/{TRAIN}/"]
+    assert [key for key, digest in found.parts.items() if digest == "-"] == [
+        "semantic/classes.txt",
+        f"semantic/{TRAIN}/",
+    ]
 
 
 def test_a_copy_elsewhere_is_the_same(root, look, tmp_path):
@@ -191,7 +201,7 @@ def test_names_of_splits_do_not_count(root, look, tmp_path):
 
 def test_one_split_for_both(root, tmp_path):
     found = fingerprint(root, TRAIN, TRAIN, cache=tmp_path)[0]
-    assert len(found.parts) == 3
+    assert len(found.parts) == 4
 
 
 def test_photos_without_labels(root, tmp_path, look):

@@ -13,8 +13,9 @@ from pycocotools import mask as rle
 from support.snakemake import ROOT, small, snakemake, write
 from support.tiny_coco import write_backbone, write_coco
 
-from mlssl.data.coco import IGNORE, decode, read_split
+from mlssl.data.coco import decode, read_split
 from mlssl.data.formats.coco import is_inside, is_mask, mask_box
+from mlssl.data.semantic import IGNORE
 from mlssl.errors import DataError, MissingLabels
 from mlssl.study.settings import TRANSFERS, Data, Dense, Detection, PseudoLabels, Regions, Segmentation
 from mlssl.transfer import dense, detection, needs, pseudo_labels, regions, segmentation

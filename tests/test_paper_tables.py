@@ -153,6 +153,33 @@ def test_another_protocol_fills_another_table(study, monkeypatch):
     assert rows.loc["random, this study", ["pretrain_data", "pretrain_epochs"]].tolist() == ["none", "0"]
 
 
+def test_table_3_is_filled_by_segmentation_of_cityscapes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, tables = "cityscapes", {}
+    for dataset in (name, "camvid"):
+        transfers = {"segmentation": {"iterations": 10}}
+        own = {"transfer_data": {"dataset": {"name": dataset}}, "name": dataset, "transfers": transfers}
+        Path("study.yaml").write_text(yaml.safe_dump(STUDY | own))
+        study = load("study.yaml")
+        for run in study.runs.values():
+            put(study, run, "pretrain", rows("pretrain", {"steps": 1500}))
+            put(study, run, "segmentation", rows("segmentation", {"mIoU": 50.0, "mAcc": 60.0, "aAcc": 90.0}))
+        collect(study)
+        tables[dataset] = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table3"]
+    own = tables[name].printed.set_index("method").loc["mls, this study"]
+    assert own["mIoU"].tolist() == ["50.00 ± 0.00"] * 2
+    assert "segmentation 10 iterations of 16 images at 512 px with an FCN." in tables[name].text
+    assert set(tables["camvid"].tidy["status"]) == {"no run"}
+    assert "none of this kind" in tables["camvid"].text
+
+
+def test_the_study_of_table_3_repeats_the_pretrainings_of_coco(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    coco, cityscapes = (load(ROOT / "config" / f"{name}.yaml") for name in ("coco", "cityscapes"))
+    assert set(cityscapes.runs) < set(coco.runs)
+    assert list(cityscapes.transfers) == ["segmentation"]
+
+
 def test_the_dictionaries_of_table_7():
     columns = paper_columns("dictionaries", ["q_g_only", "q_z_only", "q_g_and_q_z"], PUBLISHED)
     assert list(columns.values()) == [["39.5", "39.8", "40.1"], ["35.7", "36.0", "36.2"]]

@@ -17,6 +17,7 @@ from mlssl.datasets import catalogue
 from mlssl.datasets.catalogue import DATASETS
 from mlssl.datasets.prepare import prepare
 from mlssl.errors import DataError
+from mlssl.transfer import dense, linear
 
 SIZE = (40, 30)
 
@@ -256,6 +257,43 @@ def test_cityscapes(tmp_path):
     mask = np.asarray(Image.open(out / "semantic" / "val" / "lindau_000000_000019_leftImg8bit.png"))
     assert mask.shape == (SIZE[1], SIZE[0])
     assert [mask[r, c] for r, c in ((0, 0), (6, 0), (15, 8), (23, 35))] == [255, 0, 13, 11]
+    assert len(read.classes) == 19
+    assert [read.classes[i] for i in (0, 6, 11, 13, 16, 18)] == [
+        *("road", "traffic light", "person", "car", "train", "bicycle"),
+    ]
+    np.testing.assert_array_equal(read_split(out, "val").semantic_mask(0), mask)
+
+
+def write_camvid(root):
+    for split, names in {"train": "abcde", "val": "f", "test": "gh"}.items():
+        for i, name in enumerate(names):
+            draw(root / "CamVid" / split / f"{name}.png")
+            values = np.full((SIZE[1], SIZE[0]), 11, dtype=np.uint8)
+            values[:10], values[10:20] = 3, 8 + i % 2
+            (root / "CamVid" / f"{split}annot").mkdir(exist_ok=True)
+            Image.fromarray(values).save(root / "CamVid" / f"{split}annot" / f"{name}.png")
+
+
+@pytest.mark.parametrize("at", [".", "CamVid"])
+def test_camvid(tmp_path, at):
+    write_camvid(tmp_path / "in")
+    out = prepare("camvid", tmp_path / "out", source=tmp_path / "in" / at)
+    train, test = read_split(out, "train"), read_split(out, "test")
+    assert (len(train), len(read_split(out, "val")), len(test)) == (5, 1, 2)
+    assert len(train.classes) == 11
+    mask = test.semantic_mask(1)
+    assert [train.classes[v] for v in (mask[0, 0], mask[12, 5])] == ["road", "pedestrian"]
+    assert mask[25, 0] == 255, "void is ignored"
+    assert dense.missing(train, test) is None
+    assert "no category is on some" in linear.missing(train, test)
+
+
+def test_a_camvid_mask_with_another_value_is_refused(tmp_path):
+    write_camvid(tmp_path / "in")
+    Image.fromarray(np.full((SIZE[1], SIZE[0]), 31, dtype=np.uint8)).save(tmp_path / "in/CamVid/valannot/f.png")
+    with pytest.raises(DataError, match=r"valannot/f\.png: pixel \(0, 0\) has value 31, which has no class"):
+        prepare("camvid", tmp_path / "out", source=tmp_path / "in")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cityscapes_says_which_files_to_place(tmp_path):

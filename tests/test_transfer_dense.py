@@ -6,7 +6,8 @@ import pytest
 import torch
 from support.tiny_coco import write_backbone, write_coco
 
-from mlssl.data.coco import IGNORE, read_split
+from mlssl.data.coco import read_split
+from mlssl.data.semantic import IGNORE
 from mlssl.errors import MissingLabels
 from mlssl.parts.backbone import create_backbone, stage_maps
 from mlssl.study.settings import Data, Detection, Segmentation

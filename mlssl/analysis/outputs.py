@@ -73,6 +73,8 @@ FROZEN = (
     Score("correspondence_retrieval", "precision_at_1", "precision, retrieved regions", "%"),
 )
 """Scores of frozen features beside the linear probe's: of the last map, and of C4, the map before it."""
+ACCURACIES = {"top1": "top-1 accuracy", "mAcc": "mean per-class accuracy"}
+"""Metric -> title; of linear probe and neighbours, where each image has exactly one category."""
 DENSE = (
     Score("detection", "AP_bbox", "AP_bbox", "%"),
     Score("detection", "AP50_bbox", "AP50_bbox", "%"),
@@ -105,10 +107,26 @@ def linear_scores(study: Study) -> list[Score]:
     ]
 
 
+def accuracy_scores(study: Study) -> list[Score]:
+    """Accuracies of the linear probe with most labels and of neighbours, if the study's images have one category.
+
+    A folder in COCO's layout is not read for this, so its accuracies are only in metrics.tsv.
+    """
+    protocols = {score.protocol: "linear" for score in linear_scores(study)[:1]}
+    if "knn" in study.transfers:
+        protocols["knn"] = "nearest neighbours"
+    return [
+        Score(protocol, metric, f"{title}, {by}", "%")
+        for protocol, by in protocols.items()
+        for metric, title in ACCURACIES.items()
+        if study.transfer_source.exclusive
+    ]
+
+
 def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
     others = [score for score in (*FROZEN, *DENSE, *LABELS) if score.transfer in study.transfers]
-    return [*linear_scores(study), *others, MINUTES]
+    return [*linear_scores(study), *others, *accuracy_scores(study), MINUTES]
 
 
 def runs_with(study: Study, score: Score) -> Collection[str]:

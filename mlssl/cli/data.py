@@ -44,13 +44,16 @@ def add(commands: Any) -> None:
     sub.add_argument("--photos", type=Path, required=True, help="folder of photos, searched recursively")
     sub.add_argument("--out", type=Path, required=True, help="folder to make, in COCO's layout")
     sub.add_argument(
-        "--labels", type=Path, help="COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label"
+        "--labels",
+        type=Path,
+        help="COCO JSON, folder of VOC XML, YOLO txt or semantic masks, CSV of file,label;label, or the folder of "
+        "the photos again, if its folders are classes",
     )
     sub.add_argument(
         "--val-share",
         type=float,
         default=none,
-        help="share of the labelled photos for validation; default 0.25",
+        help="share of the labelled photos for validation, without official splits; default 0.25",
     )
     sub.add_argument("--seed", type=int, default=none, help="seed that draws the validation split; default 0")
     sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")

@@ -12,13 +12,12 @@ from pycocotools import mask as rle
 
 from mlssl.data.formats.coco import check_files, is_inside, is_mask, read_coco
 from mlssl.data.images import FORMATS, read_image
+from mlssl.data.semantic import IGNORE, MAX_CLASSES, SemanticMasks, read_semantic
 from mlssl.errors import DataError
 from mlssl.study.settings import Data
 
-IGNORE = 255
-"""Value of semantic mask pixels that losses and metrics ignore."""
-MAX_CATEGORIES = IGNORE - 1
-"""Most categories of a semantic mask: uint8, in which 0 is background and IGNORE is taken."""
+MAX_CATEGORIES = MAX_CLASSES - 1
+"""Most categories of a mask painted from instances, in which 0 is background."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Split:
     """COCO's category records, by ascending id; a category's index is its index in this list."""
     annotations: dict[int, list[dict[str, Any]]]
     """By image id."""
+    semantic: SemanticMasks | None = None
+    """Masks of one class per pixel, if there are any beside the annotations; instances are painted otherwise."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,6 +55,16 @@ class Split:
     @property
     def names(self) -> list[str]:
         return [c["name"] for c in self.categories]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of `semantic_mask`, by class index."""
+        return self.semantic.classes.names if self.semantic else ("background", *self.names)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the set says that each image has exactly one category (`exclusive: true` in every category)."""
+        return all(c.get("exclusive") is True for c in self.categories)
 
     def _index(self) -> dict[int, int]:
         return {c["id"]: i for i, c in enumerate(self.categories)}
@@ -96,11 +107,14 @@ class Split:
         )
 
     def semantic_mask(self, i: int) -> np.ndarray:
-        """uint8 H x W: 0 background, 1 + category index, IGNORE for crowds.
+        """uint8 H x W: the index of each pixel's class in `classes`, or IGNORE.
 
-        Instances are painted largest first, so that a small object on a large one stays visible. Raises DataError
-        with more than MAX_CATEGORIES categories.
+        Read from the semantic masks, if there are any. Otherwise instances are painted on background (0) with
+        1 + category index, the largest first, so that a small object on a large one stays visible; crowds are
+        IGNORE. Raises DataError for an invalid mask, and without masks for more than MAX_CATEGORIES categories.
         """
+        if self.semantic:
+            return self.semantic.mask(i)
         if len(self.categories) > MAX_CATEGORIES:
             raise DataError(
                 f"{self.annotation_file}: key 'categories' has {len(self.categories)}, a semantic mask can have "
@@ -150,7 +164,8 @@ def read_split(root: Path | str, split: str) -> Split:
             x, y, w, h = record["bbox"]
             record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotations[record["image_id"]].append(record)
-    return Split(root / split, path, images, categories, annotations)
+    semantic = read_semantic(root, split, images, categories, path)
+    return Split(root / split, path, images, categories, annotations, semantic)
 
 
 def read_splits(data: Data) -> tuple[Split, Split]:

@@ -42,6 +42,8 @@ class Found:
     pictures: list[Picture]
     left_out: list[str] = field(default_factory=list)
     """A sentence on each listed image that cannot be used."""
+    exclusive: bool = False
+    """Whether each image has exactly one category; written into every category, as `exclusive: true`."""
 
 
 def candidates(roots: Sequence[Path], relative: str) -> Iterator[Path]:
@@ -106,7 +108,8 @@ def write_split(out: Path, split: str, found: Found, own: Path) -> dict[str, Any
     if not images:
         why = f"; the first: {left_out[0]}" if left_out else ""
         raise DataError(f"{split}: none of the listed images can be used{why}")
-    categories = [{"id": i, "name": name} for i, (name, _) in enumerate(found.categories, start=1)]
+    more = {"exclusive": True} if found.exclusive else {}
+    categories = [{"id": i, "name": name, **more} for i, (name, _) in enumerate(found.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(out / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
     return {

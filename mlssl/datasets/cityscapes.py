@@ -15,15 +15,19 @@ from pycocotools import mask as rle
 from tqdm import tqdm
 
 from mlssl.data.layout import Found, Picture, annotation, find
+from mlssl.data.semantic import CLASSES_FILE, IGNORE
 from mlssl.errors import DataError
+from mlssl.files import write_text
 
 THINGS = {
     24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle",
 }  # fmt: skip
 """Label id -> name. Instance ids: 1000 * label id + object number for an object, the label id for a group."""
-TRAINED_ON = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Label ids by train id."""
-IGNORE = 255
+TRAINED_ON = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light",
+    20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", **THINGS,
+}  # fmt: skip
+"""Label id -> name of the classes that are trained on, by train id; all other label ids are ignored."""
 
 
 def read(roots: Sequence[Path], split: str) -> Found:
@@ -66,9 +70,13 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
 
 
 def write_semantic(roots: Sequence[Path], split: str, pictures: Path) -> None:
-    """Write the train ids, 0 to 18 and 255, of the images in `pictures` to `semantic/<split>` beside it."""
+    """Write the train ids, 0 to 18 and 255, of the images in `pictures` to `semantic/<split>` beside it.
+
+    `semantic/classes.txt` names the train ids.
+    """
     truths, folder = find(roots, f"gtFine/{split}"), pictures.parent / "semantic" / split
     folder.mkdir(parents=True)
+    write_text(folder.parent / CLASSES_FILE, "".join(f"{name}\n" for name in TRAINED_ON.values()))
     table = np.full(256, IGNORE, dtype=np.uint8)
     table[list(TRAINED_ON)] = np.arange(len(TRAINED_ON))
     for picture in tqdm(sorted(pictures.iterdir()), desc=f"cityscapes masks {split}", mininterval=1):

@@ -32,7 +32,7 @@ def gathered(
             pictures.append(Picture(path, name, None, category=place + 1))
         else:
             left_out.append(f"{path}: is listed but does not exist")
-    return Found(list(names), pictures, left_out)
+    return Found(list(names), pictures, left_out, exclusive=True)
 
 
 def read_torchvision(roots: Sequence[Path], split: str, *, dataset: str, parts: Sequence[str] = ()) -> Found:

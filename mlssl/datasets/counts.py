@@ -6,6 +6,7 @@ SPLITS = {
     "voc2012": {"trainval": 11_540},
     "voc0712": {"trainval": 16_551, "test": 4_952},
     "cityscapes": {"train": 2_975, "val": 500},
+    "camvid": {"train": 367, "val": 101, "test": 233},
     "cub200": {"train": 5_994, "test": 5_794},
     "flowers102": {"trainval": 2_040, "test": 6_149},
     "stanford_cars": {"train": 8_144, "test": 8_041},
@@ -14,3 +15,6 @@ SPLITS = {
     "oxford_pets": {"trainval": 3_680, "test": 3_669},
     "dtd": {"trainval": 3_760, "test": 1_880},
 }
+
+SINGLE_LABEL = ("cub200", "flowers102", "stanford_cars", "fgvc_aircraft", "indoor67", "oxford_pets", "dtd")
+"""Data sets whose images have exactly one category each."""

@@ -12,18 +12,20 @@ from typing import Any
 
 from mlssl.data.formats.classes import YAML, Classes, is_list, read_class_file, read_classes
 from mlssl.data.formats.foreign import foreign
+from mlssl.data.formats.splits import LIST_FOLDERS
 from mlssl.data.formats.text import text_of
 from mlssl.data.formats.yolo import looks_like_yolo
 from mlssl.data.images import SUFFIXES, by_suffix
 from mlssl.errors import DataError
 from mlssl.photos.formats import LabelFile, from_cocos, from_csv, from_voc, from_yolo
+from mlssl.photos.image_labels import from_images
 from mlssl.photos.matching import Names
 
 EXPORT = "export VOC, YOLO or COCO"
 WANTED = "give a folder of VOC XML, YOLO txt or COCO JSON files, or a JSON or CSV file"
 
 
-def read_label_file(path: Path, photos: Names) -> LabelFile:
+def read_label_file(path: Path, photos: Names, pictures: Path | None = None) -> LabelFile:
     """Read a label file or folder in the format that its content has.
 
     A file is COCO's JSON, one VOC XML, a CSV, or the data.yaml of a folder. In a folder, at any depth:
@@ -31,13 +33,15 @@ def read_label_file(path: Path, photos: Names) -> LabelFile:
     - XML with VOC's root `annotation` is labels; txt is, if its stem is a photo's or its first line is YOLO's.
     - JSON with `images`, `annotations` and `categories` is COCO's; the instances of several files add up.
     - Where the data.yaml of YOLO's files names folders that have labels, only these are read.
+    - If there is none of these: class folders, if it is `pictures`, the folder of the photos; semantic masks, if it
+      has PNGs and is another folder (see `from_images`).
     - Only one of the formats may be there. The notes name what is not read; what it is, if it is annotations.
 
     Raises DataError for files of other tools if there is nothing else, naming the tool, and as the readers do.
     """
     try:
         if path.is_dir():
-            return _read_folder(path, photos)
+            return _read_folder(path, photos, pictures=pictures)
         return _read_file(path, photos)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: no such file; give an existing file or folder of labels") from None
@@ -72,7 +76,9 @@ def _read_file(path: Path, photos: Names) -> LabelFile:
     return from_csv(path, photos.is_photo)
 
 
-def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) -> LabelFile:
+def _read_folder(
+    folder: Path, photos: Names, classes: Classes | None = None, pictures: Path | None = None
+) -> LabelFile:
     files = list_files(folder)
     notes: list[str] = []
     kinds = {path: foreign(path) for path in files if path.suffix.lower() in (".xml", ".json")}
@@ -88,6 +94,10 @@ def _read_folder(folder: Path, photos: Names, classes: Classes | None = None) ->
     if len(there) > 1:
         shown = " and ".join(f"{name} ({same[0].relative_to(folder)})" for name, same in there.items())
         raise DataError(f"{folder}: has both {shown}; give the folder or file of one of them")
+    if not there and all(path.parent.name in LIST_FOLDERS for path in others + unknown):
+        images = from_images(folder, files, photos, pictures)
+        if images is not None:
+            return images
     if not there and others:
         raise DataError(f"{others[0]}: this is {kinds[others[0]]}; {EXPORT}")
     if not there and unknown:

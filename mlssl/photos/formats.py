@@ -12,6 +12,7 @@ from mlssl.data.formats.coco import read_coco
 from mlssl.data.formats.csv import read_csv
 from mlssl.data.formats.voc import read_voc
 from mlssl.data.formats.yolo import read_yolo
+from mlssl.data.semantic import SemanticClasses
 from mlssl.errors import DataError
 
 
@@ -40,6 +41,10 @@ class PhotoLabels:
     """Width and height of the image that the boxes refer to, if the labels record them."""
     fractions: bool = False
     """Whether boxes and polygons are fractions of the image's sides instead of pixels."""
+    split: str | None = None
+    """Its official split: train, val or test."""
+    mask: Path | None = None
+    """Its semantic mask."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class LabelFile:
     categories: list[tuple[str, Any]]
     """Name and original id of each category."""
     entries: list[Entry]
+    exclusive: bool = False
+    """Whether each photo has exactly one category."""
+    classes: SemanticClasses | None = None
+    """The classes of semantic masks, if the labels are masks."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """The official split of photos without labels, by path."""
     notes: list[str] = field(default_factory=list)
     """A sentence on each thing that was not read, or read as something that may surprise."""
 
@@ -154,6 +165,6 @@ def from_csv(path: Path, is_photo: Callable[[str], bool]) -> LabelFile:
     entries = []
     for file, (line, labels) in table.rows.items():
         objects = [LabelledObject(position[label], None) for label in labels]
-        entries.append(Entry((file,), PhotoLabels(f"{path}: line {line}", objects)))
+        entries.append(Entry((file,), PhotoLabels(f"{path}: line {line}", objects, split=table.splits.get(file))))
     notes = [] if table.header is None else [f"{path.name}: its first line '{table.header}' is a header, no photo"]
-    return LabelFile("CSV", [(name, name) for name in names], entries, notes)
+    return LabelFile("CSV", [(name, name) for name in names], entries, table.exclusive, notes=notes)

@@ -19,6 +19,7 @@ from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.photos.duplicates import NEAR
+from mlssl.photos.image_labels import check_masks
 from mlssl.photos.labels import read_labels
 from mlssl.photos.masks import find_masks
 from mlssl.photos.people import FACES, WAYS, check_detector, read_deny
@@ -54,8 +55,9 @@ def import_photos(
     `duplicates.tsv` and `altered.tsv` record what was done; `import.json` also maps each file to its photo. The
     summary is printed.
 
-    Masks beside their photos (see `find_masks`) are left out. `labels`: see `read_labels`. A share `val_share` of
-    the labelled photos, drawn with `seed`, goes to `val`, with all near-duplicates (hashes that differ in at most
+    Masks beside their photos (see `find_masks`) are left out. `labels`: see `read_labels`. Official splits are kept
+    (see `splits.official`). Otherwise a share `val_share` of the labelled photos, drawn with `seed` and, where each
+    has one category, stratified by it, goes to `val`, with all near-duplicates (hashes that differ in at most
     `near` bits); all others go to `train`. `anonymise`, `blur`
     or `pixelate`, hides `people`: either regions in a file of any label format (all categories count, and every
     photo it names must exist), or `faces` that a detector finds. `deny`: see `read_deny`; byte-identical copies of
@@ -90,7 +92,8 @@ def import_photos(
         denied = {} if deny is None else with_copies(read_deny(deny, names), files)
         denied = {name: reason for name, reason in denied.items() if name not in masks}
         names = [name for name in names if name not in masks]
-        found = None if labels is None else read_labels(labels, names)
+        found = None if labels is None else read_labels(labels, names, folder=photos)
+        shown = check_masks(found.photos, found.classes, photos) if found and found.classes else None
         hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [
             Photo(
@@ -116,7 +119,9 @@ def import_photos(
             }
             header["not_read"] += [] if found is None else found.notes
             header["not_read"] += [] if hidden is None else [f"people: {note}" for note in hidden.notes]
-            written = write_dataset(part, jobs, results, header, found, denied, masks, named=hidden is not None)
+            written = write_dataset(
+                part, jobs, results, header, found, denied, masks, named=hidden is not None, presence=shown
+            )
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

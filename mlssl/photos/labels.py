@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlssl.data.formats.coco import is_mask
+from mlssl.data.formats.splits import of_folders
 from mlssl.data.layout import annotation
+from mlssl.data.semantic import SemanticClasses
 from mlssl.errors import DataError
 from mlssl.photos.discover import read_label_file
 from mlssl.photos.formats import PhotoLabels
@@ -31,19 +33,29 @@ class Labels:
     """A sentence on each label whose photo is missing or ambiguous."""
     notes: list[str]
     """A sentence on each thing that was not read, or read as something that may surprise."""
+    exclusive: bool = False
+    """Whether each photo has exactly one category."""
+    classes: SemanticClasses | None = None
+    """The classes of semantic masks, if the labels are masks."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """Photo -> its official split (train, val or test), also of photos without labels; empty if there is none."""
 
 
-def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING) -> Labels:
+def read_labels(
+    path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING, folder: Path | None = None
+) -> Labels:
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
-    `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML, YOLO's txt files or COCO's JSON
-    at any depth, or the data.yaml of such a folder; the content decides the format (see `read_label_file`). How a
-    photo is found: see `find_photos`. Raises DataError with file, position, value and remedy; also if more than
-    the share `max_missing` of the labels match no photo.
+    `path` is COCO's JSON, a CSV of `file,label;label`, a folder with VOC's XML, YOLO's txt files or COCO's JSON at
+    any depth, the data.yaml of such a folder, the folder of the photos itself, whose folders are the classes, or a
+    folder of semantic masks; the content decides the format (see `read_label_file`). `folder` is the folder of the
+    photos. Splits are official if the labels give them, or if all labelled photos are in folders named train and
+    val or test. How a photo is found: see `find_photos`. Raises DataError with file, position, value and remedy;
+    also if more than the share `max_missing` of the labels match no photo.
     """
     path = Path(path)
     photos = Names(names)
-    content = read_label_file(path, photos)
+    content = read_label_file(path, photos, folder)
     if not content.categories:
         raise DataError(f"{path}: has no category; label at least one object, or import without labels")
     found, missing = find_photos(content, photos)
@@ -53,7 +65,19 @@ def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = 
             f"{path}: {len(missing):,} of {len(content.entries):,} labelled photos are not found{first}; "
             "correct the names, remove these labels, or give the folder they are relative to"
         )
-    return Labels(content.format, content.categories, found, missing, content.notes)
+    splits = content.splits | {name: labels.split for name, labels in found.items() if labels.split}
+    if not splits and (by_folder := of_folders(found)):
+        splits = by_folder[0]
+    return Labels(
+        content.format,
+        content.categories,
+        found,
+        missing,
+        content.notes,
+        content.exclusive,
+        content.classes,
+        splits,
+    )
 
 
 def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]:

@@ -21,9 +21,10 @@ MAX_VALUES = 64
 PHOTO_MARK = re.compile(r"_leftimg8bit$")
 MASK_MARK = re.compile(
     r"[-_. ]((gtfine|gtcoarse)_)?(l|lbl|labels?|label_?(train)?ids?|instance_?ids?|colou?r|color_?mask|masks?"
-    r"|seg|segmentation|segm|semantic|instances?|gt|ground_?truth|annotations?|trimap|matte|alpha)([-_ ]?\d+)?$"
+    r"|seg|segmentation|segm|semantic|instances?|gt|ground_?truth|annotations?|trimap|matte|alpha)([-_ ]?\d+)?$",
+    re.IGNORECASE,
 )
-"""What tools append to a photo's stem, in lower case."""
+"""What tools append to a photo's stem."""
 
 
 def find_masks(paths: Mapping[str, Path]) -> dict[str, str]:

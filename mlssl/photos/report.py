@@ -66,14 +66,17 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
     if labels:
         rows.append(("labels", f"{labels['format']}: {labels['train']:,} photos train, {labels['val']:,} val"))
         if labels["boxes"] != "as given":
-            rows.append(("boxes", f"{labels['boxes']} for each label, as {labels['format']} has none"))
+            has = "have" if labels["format"].endswith("s") else "has"
+            rows.append(("boxes", f"{labels['boxes']} for each label, as {labels['format']} {has} none"))
+        if labels["split"] != "drawn":
+            rows.append(("split", labels["split"]))
+        if labels["across"]:
+            rows.append(("CAUTION", f"{labels['across']:,} groups of near-duplicates are in both official splits"))
+        if labels["unlisted"]:
+            rows.append(("unlisted", f"{labels['unlisted']:,} labelled photos are in no official split: no labels"))
         if labels["held_back"]:
-            rows.append(
-                (
-                    "held back",
-                    f"{labels['held_back']:,} unlabelled near-duplicates of photos in val, not trained on",
-                )
-            )
+            what = "unlabelled photos of val or near-duplicates of photos in val, not trained on"
+            rows.append(("held back", f"{labels['held_back']:,} {what}"))
         if labels["without_area"]:
             rows.append(("left out", f"{labels['without_area']:,} objects with neither an area nor a mask"))
         if labels["missing"]:

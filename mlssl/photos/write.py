@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from mlssl.data.semantic import CLASSES_FILE, SemanticClasses, indices, read_mask
 from mlssl.errors import DataError
 from mlssl.files import write_json, write_text
 from mlssl.photos.duplicates import near_duplicates
+from mlssl.photos.image_labels import class_presence
 from mlssl.photos.labels import Labels, placed
 from mlssl.photos.report import reasons, table
+from mlssl.photos.splits import Division, divide
 from mlssl.photos.work import Photo
-from mlssl.seeds import seed_of
 
 SPLITS = ("train", "val")
+WHOLE = ("CSV", "class folders")
+"""Formats of labels without boxes; each label is a box of the whole image."""
 
 
 def write_dataset(
@@ -34,12 +39,13 @@ def write_dataset(
     masks: Mapping[str, str],
     *,
     named: bool,
+    presence: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Turn `part`, with all photos in `images`, into a dataset, and return the content of `import.json`.
 
     `masks`: images that were left out, and of each the photo whose mask it is. `named`: people are hidden in the
-    photos that a file names; the others are reported as not altered. Raises DataError if no photo is left, or none
-    for a split.
+    photos that a file names; the others are reported as not altered. `presence`: photo -> bool C, the classes in
+    its semantic mask, if the labels are masks. Raises DataError if no photo is left, or none for a split.
     """
     by_number = {job.number: job for job in jobs}
     used = [result for result in results if "skipped" not in result]
@@ -52,14 +58,15 @@ def write_dataset(
     labelled = np.array([photo.labels is not None for photo in photos])
     hashes = np.array([result["hash"] for result in used], dtype=np.uint64)
     group, like, distance = near_duplicates(hashes, settings["near"])
-    in_val = np.zeros(len(used), dtype=bool)
+    division = Division(np.zeros(len(used), dtype=bool), labelled, "none")
     if labels is not None:
         if not labelled.any():
             raise DataError(
                 f"{header['photos']}: no labelled photo is usable; repair the photos, or import without labels"
             )
-        if settings["val_share"]:
-            in_val = choose_val(group, labelled, settings["val_share"], settings["seed"])
+        names = [photo.name for photo in photos]
+        division = divide(names, labels, group, settings["val_share"], settings["seed"], presence)
+    in_val, labelled = division.in_val, division.labelled
     for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
         if mine.any():
             (part / split).mkdir(exist_ok=True)
@@ -75,6 +82,8 @@ def write_dataset(
                 written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
                 counts[split], objects = written
                 without_area += objects
+            if labels.classes:
+                counts[split] = write_masks(part, split, [photos[i] for i in chosen], labels.classes)
         categories = [
             {"id": i, "name": name, "original": original, **{s: counts[s].get(i, 0) for s in SPLITS}}
             for i, (name, original) in enumerate(labels.categories, start=1)
@@ -116,10 +125,13 @@ def write_dataset(
         if labels is None
         else {
             "format": labels.format,
-            "boxes": "the whole image" if labels.format == "CSV" else "as given",
+            "boxes": "the whole image" if labels.format in WHOLE else "as given",
             "train": int((labelled & ~in_val).sum()),
             "val": int((labelled & in_val).sum()),
             "held_back": int((~labelled & in_val).sum()),
+            "split": division.how,
+            "across": division.across,
+            "unlisted": sum(photo.labels is not None for photo in photos) - int(labelled.sum()),
             "without_area": without_area,
             "missing": len(labels.missing),
             "missing_first": labels.missing[:20],
@@ -131,31 +143,6 @@ def write_dataset(
     write_json(part / "import.json", record)
     (part / "journal.jsonl").unlink()
     return record
-
-
-def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool N: which images go to val. Entire groups are drawn until val has `share` of the labelled images.
-
-    Images without labels stay with their group, so train has no near-duplicate of an image in val.
-    Raises DataError if groups are too large for two splits.
-    """
-    wanted = max(1, round(share * labelled.sum()))
-    firsts, counts = np.unique(group[labelled], return_counts=True)
-    order = np.random.default_rng(seed_of(seed, "import", "val")).permutation(len(firsts))
-    chosen: list[int] = []
-    taken = 0
-    for i in order:
-        if taken + counts[i] <= wanted and len(chosen) + 1 < len(firsts):
-            chosen.append(firsts[i])
-            taken += counts[i]
-    if not chosen and len(firsts) > 1:  # Every group exceeds the share.
-        chosen = [firsts[np.argmin(counts)]]
-    if not chosen:
-        raise DataError(
-            f"val_share: {share:g} of {labelled.sum():,} labelled photos leaves a split empty, as near-duplicates "
-            "stay together; label other photos too, or lower near, or set val_share to 0"
-        )
-    return np.isin(group, chosen)
 
 
 def write_annotations(
@@ -172,11 +159,28 @@ def write_annotations(
         images.append({"id": photo.number, "file_name": photo.file, "height": height, "width": width})
         for values in placed(photo.labels, width, height) if photo.labels else []:
             annotations.append({"id": len(annotations) + 1, "image_id": photo.number, **values})
-    categories = [{"id": i, "name": name} for i, (name, _) in enumerate(labels.categories, start=1)]
+    more = {"exclusive": True} if labels.exclusive else {}
+    categories = [{"id": i, "name": name, **more} for i, (name, _) in enumerate(labels.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(part / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
     given = sum(len(photo.labels.objects) for photo, _ in photos if photo.labels)
     return Counter(a["category_id"] for a in annotations), given - len(annotations)
+
+
+def write_masks(part: Path, split: str, photos: Sequence[Photo], classes: SemanticClasses) -> dict[int, int]:
+    """Write `semantic/<split>` as class indices, and `semantic/classes.txt`; returns masks per category id."""
+    folder = part / "semantic" / split
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_text(folder.parent / CLASSES_FILE, "".join(f"{i} {name}\n" for i, name in enumerate(classes.names)))
+    counts: Counter[int] = Counter()
+    for photo in photos:
+        assert photo.labels is not None
+        assert photo.labels.mask is not None
+        mask = indices(read_mask(photo.labels.mask), classes, photo.labels.mask)
+        Image.fromarray(mask).save((folder / photo.file).with_suffix(".png"))
+        counts.update((np.flatnonzero(class_presence(mask, classes)) + 1).tolist())
+    return counts
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:

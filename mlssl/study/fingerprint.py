@@ -1,6 +1,7 @@
 """Fingerprints of a data set: short digests that differ when its images or labels do. Imports no torch.
 
-A data set has six parts: the images, annotations and semantic masks of its two splits. Names are relative to
+A data set has seven parts: the images, annotations and semantic masks of its two splits, and the classes file of
+the masks, which counts only where it exists. Names are relative to
 the part's folder, in Unicode's NFC; the path of the data set and the names of its splits do not count, so two
 copies have equal fingerprints. A folder with at most MAX_READ bytes, and any annotation file, is digested by
 names, sizes and contents; a larger folder by names, sizes and modification times, which `cp -a`, `rsync -a` and
@@ -44,6 +45,8 @@ On a coarse clock it may change again without a change of its times.
 """
 ANNOUNCED = 2**28
 """Bytes above which a line on stderr announces reading."""
+CLASSES = "semantic/classes.txt"
+"""The file that names the values of semantic masks."""
 VERSION = 1
 """Version of the cache and of the digests; a cache of another version is ignored."""
 ABSENT = {"stat": "", "digest": "-", "by_content": True, "scanned": 0, "settled": True, "count": 0, "files": {}}
@@ -84,8 +87,9 @@ def fingerprint(
         except OSError as error:
             reason = f"cannot be read ({error.strerror}); make it readable or move it away"
             raise DataError(f"{error.filename or root / key}: {reason}") from None
-        if known and known[key]["digest"] != parts[key]["digest"]:
-            text = f"{root}: {_change(key, known[key], parts[key])}"
+        before = known.get(key, ABSENT)  # Caches of earlier versions have no classes file.
+        if known and before["digest"] != parts[key]["digest"]:
+            text = f"{root}: {_change(key, before, parts[key])}"
             changes.append(text.encode(errors="replace").decode())  # Names need not be Unicode.
     if parts != known:
         # A folder that cannot be written to, or a full disk: the next call takes longer, nothing else.
@@ -112,13 +116,14 @@ def content_id(path: Path, cache: Path) -> str:
 
 
 def _keys(train: str, val: str) -> list[str]:
-    """The six parts by their role; some are the same if both splits are one."""
+    """The parts by their role; some are the same if both splits are one."""
     names = [f"annotations/instances_{split}.json" for split in (train, val)]
-    return [f"{train}/", f"{val}/", *names, f"semantic/{train}/", f"semantic/{val}/"]
+    return [f"{train}/", f"{val}/", *names, f"semantic/{train}/", f"semantic/{val}/", CLASSES]
 
 
 def _of_parts(parts: dict[str, dict[str, Any]], train: str, val: str) -> Fingerprint:
-    digests = [parts[key]["digest"] for key in _keys(train, val)]
+    there = [key for key in _keys(train, val) if key != CLASSES or parts[key]["digest"] != "-"]
+    digests = [parts[key]["digest"] for key in there]
     by_name = {key: parts[key]["digest"] for key in sorted(parts)}
     return Fingerprint(images=digest_of(digests[:1]), all=digest_of(digests), parts=by_name)
 

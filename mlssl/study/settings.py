@@ -352,7 +352,8 @@ class Detection:
 
 @settings
 class Segmentation:
-    """FCN head on the backbone, all layers trained; classes are background and the data's categories."""
+    """FCN head on the backbone, all layers trained; classes are those of semantic masks, else background and the
+    data's categories."""
 
     data: Data
     size: Pixels = 512
@@ -483,9 +484,10 @@ class Photos:
     folder: Path_
     """Folder of photos, of any depth."""
     labels: Path_ | None = None
-    """COCO JSON, folder of VOC XML or YOLO txt, or CSV of file,label;label."""
+    """COCO JSON, folder of VOC XML, YOLO txt or semantic masks, CSV of file,label;label, or the photos' own folder
+    whose folders are classes."""
     val_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    """Share of the labelled photos to validate on."""
+    """Share of the labelled photos to validate on, if the labels have no official splits."""
     seed: Seed = 0
     """Of the draw of validation photos."""
     anonymise: Literal["blur", "pixelate"] | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlssl.datasets.counts import SPLITS
+from mlssl.datasets.counts import SINGLE_LABEL, SPLITS
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_json
@@ -51,6 +51,14 @@ class Source:
     @property
     def labelled(self) -> bool:
         return not isinstance(self.settings, Photos) or self.settings.labels is not None
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether each image has one category by the kind of the source: classification sets and class folders."""
+        s = self.settings
+        if isinstance(s, Photos):
+            return s.labels is not None and Path(s.labels) == Path(s.folder)
+        return isinstance(s, Dataset) and s.name in SINGLE_LABEL
 
     def command(self) -> list[str]:
         """The command that makes it: the words after `mlssl`. Values are joined to options by `=`."""

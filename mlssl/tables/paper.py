@@ -13,16 +13,19 @@ import pandas as pd
 from mlssl.analysis.aggregate import Summary, origin, summarise
 from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, transfer_budget
 from mlssl.study.expand import COMPARE, Study
+from mlssl.study.settings import Dataset
 
 PROTOCOLS = {
     ("coco_instances", "mask_rcnn_r50_fpn"): "detection",
     ("coco_instances", "mask_rcnn_r50_c4"): None,
-    ("cityscapes_semantic", "psanet_r50"): None,
-    ("cityscapes_semantic", "pspnet_r50"): None,
+    ("cityscapes_semantic", "psanet_r50"): "segmentation",
+    ("cityscapes_semantic", "pspnet_r50"): "segmentation",
     ("voc0712_detection", "faster_rcnn_r50_c4"): None,
     ("classification", "resnet50_finetune"): None,
 }
 """Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any."""
+DATASET = {"cityscapes_semantic": "cityscapes"}
+"""Benchmark -> the data set of a study's transfers without which the study does not fill it."""
 NO_RUN = "no run"
 ABSENT = Summary({}, 0)
 Measured = dict[tuple[str, ...], Summary]
@@ -55,11 +58,18 @@ def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -
     return found
 
 
+def protocol_of(study: Study, benchmark: str, architecture: str) -> str | None:
+    """The study's protocol for a benchmark of the paper: that of PROTOCOLS, if its data are those of DATASET."""
+    source = study.transfer_source.settings
+    name = source.name if isinstance(source, Dataset) else None
+    return PROTOCOLS[benchmark, architecture] if DATASET.get(benchmark, name) == name else None
+
+
 def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> Measured:
     """The study's values for the metrics of a table of the paper, for all methods that it compares."""
     found: Measured = {}
     for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
-        protocol = PROTOCOLS[benchmark, architecture]
+        protocol = protocol_of(study, benchmark, architecture)
         if protocol is not None and COMPARE in study.axes():
             for method, summary in summarise(study, metrics, COMPARE, Score(protocol, metric, metric, "%")).items():
                 found[benchmark, architecture, method, metric] = summary
@@ -121,12 +131,13 @@ def text(summary: Summary, usual_n: int) -> str:
 def caption(study: Study, metrics: pd.DataFrame, name: str, table: pd.DataFrame) -> str:
     """One line: what the rows contain, and that the study's budget differs from the paper's."""
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
-    used = {PROTOCOLS[place] for place in zip(table["benchmark"], table["architecture"], strict=True)}
+    used = {protocol_of(study, *place) for place in zip(table["benchmark"], table["architecture"], strict=True)}
+    network = " with an FCN" if "segmentation" in used and "segmentation" in study.transfers else ""
     return (
         f"Table {name.removeprefix('paper_table')} of the paper, {table['benchmark'].iloc[0]}. Rows named "
         "`this study` have another budget than the published ones: compare the order of methods, not the scores. "
         f"The study: {about}. Pretraining: {budget(study)}. "
-        f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}. "
+        f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}{network}. "
         f"Measured cells: mean ± sample standard deviation over seeds; scores in percent. "
         f"{where[0].upper()}{where[1:]}."
     )

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.data.coco import IGNORE
+from mlssl.data.coco import Split
+from mlssl.data.semantic import IGNORE
 from mlssl.errors import MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Dense
@@ -120,7 +121,7 @@ def evaluate(
     order = random_order(len(train), seed_of(seed, "dense", "images"))
     fitted, held = hold_out(order[: config.train_images], config.selection)
     count = min(config.eval_images or len(val), len(val))
-    classes = 1 + len(val.categories)
+    classes = len(val.classes)
     how: dict[str, Any] = {
         "size": config.size,
         "batch_size": config.batch_size,
@@ -182,7 +183,8 @@ def evaluate(
         "eval_images": count,
         "classes": classes,
         "classes_scored": int(((total.sum(dim=0) + total.sum(dim=1)) > 0).sum()),
-        "background_only_mIoU": _background_only(total),
+        **_constant(total, val),
+        **label_notes(val),
         "maps": {("dense" if name == "c5" else f"dense_{name}"): notes_of[name] for name in reversed(MAPS)},
     }
     return rows, notes
@@ -200,8 +202,20 @@ def _row(protocol: str, metric: str, counts: Tensor, images: int) -> dict[str, A
     return row(protocol, metric, value, images, without_each_part(images, counts, score))
 
 
-def _background_only(total: Tensor) -> float:
-    """mIoU in percent of predicting background everywhere, for the true classes of a confusion matrix C x C."""
+def label_notes(val: Split) -> dict[str, Any]:
+    """Where the labels come from and, with semantic masks, the names of the classes by index."""
+    if val.semantic is None:
+        return {"labels": "instances, painted on background"}
+    return {"labels": "semantic masks", "class_names": list(val.classes)}
+
+
+def _constant(total: Tensor, val: Split) -> dict[str, float]:
+    """mIoU in percent of predicting one class everywhere: background, else the most frequent one.
+
+    `total` is a confusion matrix C x C, of which only the true classes are used.
+    """
+    background = val.classes[0] == "background"
     constant = torch.zeros_like(total)
-    constant[:, 0] = total.sum(dim=1)
-    return segmentation_scores(constant)["mIoU"]
+    constant[:, 0 if background else int(total.sum(dim=1).argmax())] = total.sum(dim=1)
+    name = "background_only_mIoU" if background else "most_frequent_only_mIoU"
+    return {name: segmentation_scores(constant)["mIoU"]}

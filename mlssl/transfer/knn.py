@@ -1,7 +1,8 @@
 """Multi-label classification by nearest neighbours in the frozen features of whole images; nothing is trained.
 
 The weighting is that of instance discrimination (arXiv 1805.01978, section 3.4) and DINO's k-NN evaluation; theirs
-votes for one class per image, this scores every category of a scene.
+votes for one class per image, this scores every category of a scene. Sets with exactly one category per image get
+top-1 and mean per-class accuracy beside the mAP.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn
 from mlssl.transfer.jackknife import row
-from mlssl.transfer.linear import hold_out, mean_ap_without_each, read_labelled
+from mlssl.transfer.linear import hold_out, ratings, read_labelled
 from mlssl.transfer.load import random_order
 from mlssl.transfer.metrics import mean_average_precision, scorable
 
@@ -49,11 +50,11 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A row with the mAP in percent on all validation images, whose neighbours are all training images; and notes.
 
-    The number of neighbours has the best mAP on held-out training images, whose neighbours are the others; on
-    ties it is the smallest, and if no category can be scored on them, the middle candidate. Raises
-    MissingLabels with the sentence of `missing`.
+    With exclusive categories, rows with `top1` and `mAcc` of the same scores follow. The number of neighbours has
+    the best mAP on held-out training images, whose neighbours are the others; on ties it is the smallest, and if no
+    category can be scored on them, the middle candidate. Raises MissingLabels with the sentence of `missing`.
     """
-    x, y, x_val, y_val, categories = read_labelled(backbone_file, config, device, progress)
+    x, y, x_val, y_val, categories, exclusive = read_labelled(backbone_file, config, device, progress)
     order = random_order(len(x), seed_of(seed, "knn", "selection"))
     others, held = (part.to(device) for part in hold_out(order, config.selection))
     candidates = sorted(config.neighbours)
@@ -63,7 +64,6 @@ def evaluate(
         scores = [mean_average_precision(v, y[held])[0] for v in votes]
         chosen = candidates[scores.index(max(scores))]
     (found,) = vote(x_val, x, y, [chosen], config.temperature)
-    value, scored = mean_average_precision(found, y_val)
     notes = {
         "head": f"{chosen} nearest training images by cosine of globally average-pooled features; votes by "
         f"softmax(similarity / {config.temperature:g})",
@@ -74,7 +74,11 @@ def evaluate(
         "eval_images": len(x_val),
         "size": config.size,
         "categories": categories,
-        "categories_scored": scored,
+        "categories_scored": int(scorable(y_val).sum()),
         "constant_mAP": 100 * float(y_val[:, scorable(y_val)].double().mean()),
     }
-    return [row("knn", "mAP", value, len(x_val), mean_ap_without_each(found, y_val))], notes
+    rows = [
+        row("knn", m, value, len(x_val), without)
+        for m, (value, without) in ratings(found, y_val, exclusive).items()
+    ]
+    return rows, notes

@@ -1,5 +1,7 @@
 """Multi-label linear classification on frozen features, with all labels and with few labels.
 
+Sets with exactly one category per image get top-1 and mean per-class accuracy beside the mAP.
+
 Features are extracted once. For each share of the labelled training images, and for each of several subsets of that
 share, one linear layer is fitted until it has converged. The L2 penalty is chosen on held-out images of the subset;
 then the layer is fitted again on all of it.
@@ -21,7 +23,7 @@ from mlssl.transfer.features import extract
 from mlssl.transfer.jackknife import row, without_each
 from mlssl.transfer.load import bar, load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import basis, fit
-from mlssl.transfer.metrics import mean_average_precision, scorable
+from mlssl.transfer.metrics import mean_average_precision, scorable, single_label_scores
 from mlssl.transfer.needs import labels as missing
 
 FEWEST = 10
@@ -47,6 +49,8 @@ class Labelled(NamedTuple):
     x_val: Tensor
     y_val: Tensor
     categories: int
+    exclusive: bool
+    """Whether each image has exactly one category."""
 
 
 def read_labelled(backbone_file: Path, config: Linear | Knn, device: torch.device, progress: bool) -> Labelled:
@@ -60,7 +64,7 @@ def read_labelled(backbone_file: Path, config: Linear | Knn, device: torch.devic
         extract(backbone, s, size=config.size, batch_size=config.batch_size, device=device, progress=progress)
         for s in (train, val)
     )
-    return Labelled(x, y, x_val, y_val, len(val.categories))
+    return Labelled(x, y, x_val, y_val, len(val.categories), train.exclusive and val.exclusive)
 
 
 def subset(count: int, fraction: float, seed: int, index: int = 0) -> Tensor:
@@ -125,6 +129,22 @@ def mean_ap_without_each(scores: Tensor, targets: Tensor) -> list[float] | None:
     return without_each(len(targets), metric)
 
 
+def ratings(scores: Tensor, targets: Tensor, exclusive: bool) -> dict[str, tuple[float, list[float] | None]]:
+    """Metric -> its value in percent, and its values without each group of images; N x C float and bool.
+
+    `mAP` and, for exclusive categories, `top1` and `mAcc`.
+    """
+    found = {"mAP": (mean_average_precision(scores, targets)[0], mean_ap_without_each(scores, targets))}
+    for name, value in single_label_scores(scores, targets).items() if exclusive else ():
+
+        def metric(kept: Tensor, name: str = name) -> float:
+            kept = kept.to(targets.device)
+            return single_label_scores(scores[kept], targets[kept])[name]
+
+        found[name] = (value, without_each(len(targets), metric))
+    return found
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -134,17 +154,17 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with the mAP in percent on all validation images, one per share of the labels, and notes.
 
-    A row is the mean over the subsets of its share; the notes have each one's value. The mean is over the
-    categories with a positive and a negative validation image; the notes give their number. Raises MissingLabels
-    if there is none.
+    With exclusive categories, `top1` and `mAcc` of the same scores follow each mAP. A row is the mean over the
+    subsets of its share; the notes have each one's value. The mAP is the mean over the categories with a positive
+    and a negative validation image; the notes give their number. Raises MissingLabels if there is none.
     """
-    x, y, x_val, y_val, categories = read_labelled(backbone_file, config, device, progress)
+    x, y, x_val, y_val, categories, exclusive = read_labelled(backbone_file, config, device, progress)
     rows, protocols = [], {}
     capped: list[dict[str, Any]] = []
     for fraction in bar(config.fractions, "linear probes", progress):
         protocol = config.protocol(fraction)
-        values: list[float] = []
-        found, jackknives = [], []
+        found: list[dict[str, Any]] = []
+        rated: list[dict[str, tuple[float, list[float] | None]]] = []
         for index in range(1 if fraction == 1 else config.subsets):
             indices = subset(len(x), fraction, seed, index).to(device)
             choice = choose(
@@ -158,13 +178,11 @@ def evaluate(
                 tolerance=config.tolerance,
                 iterations=config.iterations,
             )
-            scores = final.probe.scores(x_val)
-            jackknives.append(mean_ap_without_each(scores, y_val))
+            rated.append(ratings(final.probe.scores(x_val), y_val, exclusive))
             named = None if choice.scores is None else {f"{c:g}": s for c, s in choice.scores.items()}
-            values.append(mean_average_precision(scores, y_val)[0])
             found.append(
                 {
-                    "mAP": values[-1],
+                    **{metric: value for metric, (value, _) in rated[-1].items()},
                     "weight_decay": choice.weight_decay,
                     "selection_mAP": named,
                     "categories_without_positive": int((~y[indices].any(dim=0)).sum()),
@@ -176,9 +194,10 @@ def evaluate(
                     {"protocol": protocol, "subset": index, "fit": phase, "weight_decay": c, "gradient": g}
                     for c, g in gradients.items()
                 ]
-        known = [j for j in jackknives if j is not None]
-        jackknife = [_mean(v) for v in zip(*known, strict=True)] if len(known) == len(found) else None
-        rows.append(row(protocol, "mAP", _mean(values), len(x_val), jackknife))
+        for metric in rated[0]:
+            known = [without for _, without in (r[metric] for r in rated) if without is not None]
+            jackknife = [_mean(v) for v in zip(*known, strict=True)] if len(known) == len(found) else None
+            rows.append(row(protocol, metric, _mean([r[metric][0] for r in rated]), len(x_val), jackknife))
         protocols[protocol] = {
             "train_images": len(indices),
             "selection_images": choice.held_out,

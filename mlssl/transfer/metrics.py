@@ -36,6 +36,29 @@ def scorable(targets: Tensor) -> Tensor:
     return targets.any(dim=0) & ~targets.all(dim=0)
 
 
+def single_label_scores(scores: Tensor, targets: Tensor) -> dict[str, float]:
+    """Top-1 accuracy (`top1`) and the mean over classes of their accuracy (`mAcc`), in percent.
+
+    `scores` float N x C, `targets` bool N x C with exactly one class per row. The predicted class has the highest
+    score; on ties, the lowest index. Classes without an example do not count in mAcc. Raises ValueError for rows
+    with another number of classes, and for scores that are not finite.
+    """
+    if not len(targets) or not (targets.sum(dim=1) == 1).all():
+        raise ValueError("each example needs exactly one class")
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores are not all finite")
+    true = targets.int().argmax(dim=1)
+    # argmax does not say which of equal scores it takes.
+    classes = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    best = scores == scores.max(dim=1, keepdim=True).values
+    predicted = torch.where(best, classes, scores.shape[1]).min(dim=1).values
+    right = (predicted == true).double()
+    count = targets.sum(dim=0)
+    of_class = torch.zeros_like(count, dtype=torch.float64).index_add(0, true, right)
+    there = count > 0
+    return {"top1": 100 * float(right.mean()), "mAcc": 100 * float((of_class[there] / count[there]).mean())}
+
+
 def _average_precisions(scores: Tensor, targets: Tensor) -> Tensor:
     """float64 C, in percent, for float N x C and bool N x C with a positive in every column."""
     if not torch.isfinite(scores).all():

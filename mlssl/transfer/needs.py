@@ -12,6 +12,8 @@ from typing import Any
 
 from mlssl.data.coco import MAX_CATEGORIES, Split, read_split, read_splits
 from mlssl.data.images import find_images
+from mlssl.data.semantic import check
+from mlssl.errors import DataError
 from mlssl.study.settings import Data, Transfer
 
 QUICK = 32_000_000
@@ -21,7 +23,12 @@ FEWEST = 4
 
 
 def labels(train: Split, val: Split) -> str | None:
-    """For classification of whole images."""
+    """For classification of whole images.
+
+    Raises DataError if the categories are exclusive and an image has none or several of them.
+    """
+    for split in (train, val) if train.exclusive and val.exclusive else ():
+        check_exclusive(split)
     shown, learned = val.labels(), train.labels()
     scorable = shown.any(axis=0) & ~shown.all(axis=0)
     if not scorable.any():
@@ -37,8 +44,34 @@ def labels(train: Split, val: Split) -> str | None:
     return too_few(train)
 
 
+def check_exclusive(split: Split) -> None:
+    """Raise DataError, with the image, unless each image of the split has exactly one category."""
+    labels = split.labels()
+    counts = labels.sum(axis=1)
+    if (counts != 1).any():
+        i = int((counts != 1).argmax())
+        has = ", ".join(f"'{split.names[j]}'" for j in labels[i].nonzero()[0]) or "none"
+        raise DataError(
+            f"{split.annotation_file}: image '{split.images[i]['file_name']}' has the categories {has}, but key "
+            "'exclusive' of the categories says one per image; correct the labels or remove the key"
+        )
+
+
 def masks(train: Split, val: Split) -> str | None:
-    """For semantic segmentation."""
+    """For semantic segmentation. Semantic masks are read first, instances otherwise.
+
+    Reads every semantic mask; raises DataError, as `mlssl.data.semantic.check` does, if one is invalid, and if only
+    one of the splits has them.
+    """
+    if train.semantic and val.semantic:
+        check(train.semantic, val.semantic)
+        return too_few(train)
+    if train.semantic or val.semantic:
+        has, lacks = (train, val) if train.semantic else (val, train)
+        raise DataError(
+            f"{has.annotation_file.parents[1]}/semantic: has masks of {has.folder.name} and none of "
+            f"{lacks.folder.name}; add these, or remove the folder to use instances"
+        )
     if len(val.categories) > MAX_CATEGORIES:
         return (
             f"{val.annotation_file}: key 'categories' has {len(val.categories)}, a semantic mask can have "
@@ -143,10 +176,15 @@ MISSING: dict[str, Callable[[Split, Split], str | None]] = {
 
 
 def quick_report(transfers: Mapping[str, Transfer]) -> list[str]:
-    """The lines of `report` on what is left out; with large annotation files, one line with the command instead."""
+    """The lines of `report` on what is left out; one line with the command instead if that would take long.
+
+    It takes long with large annotation files, and with semantic masks, of which `report` reads each.
+    """
     splits = {(c.data.root, split) for c in transfers.values() for split in (c.data.train, c.data.val)}
     files = [Path(root) / "annotations" / f"instances_{split}.json" for root, split in splits]
-    if sum(file.stat().st_size for file in files if file.exists()) > QUICK:
+    painted = [c.data for stage, c in transfers.items() if MISSING.get(stage) is masks]
+    semantic = any((Path(data.root) / "semantic" / data.train).is_dir() for data in painted)
+    if semantic or sum(file.stat().st_size for file in files if file.exists()) > QUICK:
         return ["data: `mlssl check --study FILE` says which transfers they lack labels for"]
     return [line for line in report(transfers, {}) if "left out" in line]
 

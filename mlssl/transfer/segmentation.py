@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlssl.data.augment.parameters import MEAN
-from mlssl.data.coco import IGNORE, Split
+from mlssl.data.coco import Split
+from mlssl.data.semantic import IGNORE
 from mlssl.errors import MissingLabels
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Segmentation
+from mlssl.transfer.dense import label_notes
 from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
@@ -148,7 +150,7 @@ def confusion(
 
     The network's input is size x size pixels; its logits are upsampled bilinearly to each image's height and width.
     """
-    classes = 1 + len(split.categories)
+    classes = len(split.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     read = partial(_evaluation_example, split, config.size)
     model.eval()
@@ -177,7 +179,7 @@ def evaluate(
     train_split, val = read_splits(config.data)
     if why := missing(train_split, val):
         raise MissingLabels(why)
-    classes = 1 + len(val.categories)
+    classes = len(val.classes)
     count = min(config.eval_images or len(val), len(val))
     with private_rng(device):
         backbone, _ = load_backbone(backbone_file, output_stride=config.output_stride)
@@ -206,5 +208,6 @@ def evaluate(
         "eval_images": count,
         "classes": classes,
         "classes_scored": int(present.sum()),
+        **label_notes(val),
     }
     return rows, notes

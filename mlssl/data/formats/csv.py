@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unicodedata import normalize
 
+from mlssl.data.formats.splits import SPLITS
 from mlssl.data.formats.text import lines
 from mlssl.data.images import SUFFIXES
 from mlssl.errors import DataError
@@ -28,6 +29,10 @@ class Table:
     """File name -> its first line, from 1, and its labels, in order and unique."""
     header: str | None = None
     """The first line, if it was taken for a header and its first cell is not in `HEADERS`."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """File name -> train, val or test, by the column `split`; empty without that column."""
+    exclusive: bool = False
+    """Whether the column of labels is called `class`: each photo has exactly one label."""
 
 
 def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
@@ -38,13 +43,17 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
       such separators, the one whose files are photos. Labels are still separated by `;`, and have no comma then.
     - The first line is a header if its labels and its first cell occur nowhere else, and the cell is in `HEADERS`,
       or is no photo and does not end like one's name (`.jpg`).
+    - A header may have a third column `split`, before or after the labels, with train, val, test or nothing; a
+      first line of such three cells is always a header.
+    - If the header calls the labels `class`, each photo has exactly one.
     - Names and labels are in Unicode's NFC.
 
-    Raises DataError, with file, line, value and remedy, for a line of another form, and as `lines` does.
+    Raises DataError, with file, line, value and remedy, for a line of another form or split, a photo in
+    two splits or without exactly one `class`, and as `lines` does.
     """
-    separator, cells = _split(path, lines(path), is_photo)
+    separator, cells, column = _split(path, lines(path), is_photo)
     found: list[tuple[int, str, list[str]]] = []
-    for i, row in enumerate(cells, start=1):
+    for i, row in enumerate((_without(full, column) for full in cells), start=1):
         if not any(row):
             continue
         if len(row) != 2 or not row[0]:
@@ -54,19 +63,57 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
                 f"{path}: line {i}: '{row[1][:60]}' is one label or several; separate labels by ; and the file by ,"
             )
         found.append((i, row[0], [label for label in map(str.strip, row[1].split(";")) if label]))
-    header = None
-    if found and _is_header(found, is_photo):
-        i, name, _ = found.pop(0)
+    header, exclusive = None, False
+    if found and (column is not None or _is_header(found, is_photo)):
+        i, name, labels = found.pop(0)
         header = None if name.lower() in HEADERS else separator.join(cells[i - 1])
+        exclusive = [label.lower() for label in labels] == ["class"]
     rows: dict[str, tuple[int, list[str]]] = {}
+    splits: dict[str, str] = {}
     for i, name, labels in found:
         mine = rows.setdefault(name, (i, []))[1]
         mine += [label for label in dict.fromkeys(labels) if label not in mine]
-    return Table(rows, header)
+        split = _split_of(path, i, cells[i - 1], column)
+        if split and splits.setdefault(name, split) != split:
+            raise DataError(f"{path}: line {i}: '{name}' is in two splits, {splits[name]} and {split}; give one")
+    for name, (i, labels) in rows.items() if exclusive else ():
+        if len(labels) != 1:
+            raise DataError(
+                f"{path}: line {i}: '{name}' has {len(labels)} labels, but the column is called class; give "
+                "one, or call the column label"
+            )
+    return Table(rows, header, splits, exclusive)
 
 
-def _split(path: Path, text: Sequence[str], is_photo: Callable[[str], bool]) -> tuple[str, list[list[str]]]:
-    """The separator and the cells of each line."""
+def _split_column(cells: Sequence[Sequence[str]], is_photo: Callable[[str], bool]) -> int | None:
+    """The column of splits, if the first line is a header of three cells that names it."""
+    head = next((row for row in cells if any(row)), ())
+    names = [cell.lower() for cell in head]
+    if len(names) != 3 or "split" not in names[1:] or _like_photo(head[0], is_photo):
+        return None
+    return names.index("split", 1)
+
+
+def _split_of(path: Path, line: int, row: Sequence[str], column: int | None) -> str | None:
+    """The split that a line gives: train, val, test or none."""
+    if column is None or len(row) != 3 or not row[column]:
+        return None
+    split = SPLITS.get(row[column].lower())
+    if split is None:
+        known = ", ".join(SPLITS)
+        raise DataError(f"{path}: line {line}: split '{row[column][:40]}' is not known; give one of {known}")
+    return split
+
+
+def _without(row: list[str], column: int | None) -> list[str]:
+    """The cells of a line without that of the split, if there is one."""
+    return [*row[:column], *row[column + 1 :]] if column is not None and len(row) == 3 else row
+
+
+def _split(
+    path: Path, text: Sequence[str], is_photo: Callable[[str], bool]
+) -> tuple[str, list[list[str]], int | None]:
+    """The separator, the cells of each line, and the column of official splits, if there is one."""
     said = re.fullmatch(r'"?sep=(.)"?', text[0].strip()) if text else None
     if said is not None:  # Excel's note on the separator.
         text = ["", *text[1:]]
@@ -77,10 +124,11 @@ def _split(path: Path, text: Sequence[str], is_photo: Callable[[str], bool]) -> 
             parsed[separator] = _cells(path, text, separator)
         except DataError as error:
             refusals.append(error)
+    columns = {separator: _split_column(cells, is_photo) for separator, cells in parsed.items()}
     fit = [
         separator
         for separator, cells in parsed.items()
-        if all(len(row) == 2 for row in cells if any(row)) and any(map(any, cells))
+        if all(len(_without(row, columns[separator])) == 2 for row in cells if any(row)) and any(map(any, cells))
     ]
     if len(fit) > 1:
         named = [s for s in fit if any(is_photo(row[0]) for row in parsed[s] if any(row))]
@@ -91,7 +139,7 @@ def _split(path: Path, text: Sequence[str], is_photo: Callable[[str], bool]) -> 
     if not fit and refusals:
         raise refusals[0]
     separator = fit[0] if fit else next(iter(parsed))
-    return separator, parsed[separator]
+    return separator, parsed[separator], columns[separator]
 
 
 def _cells(path: Path, text: Sequence[str], separator: str) -> list[list[str]]:
@@ -114,6 +162,9 @@ def _is_header(found: Sequence[tuple[int, str, list[str]]], is_photo: Callable[[
         name == other for _, other, _ in others
     ):
         return False
-    if name.lower() in HEADERS:
-        return True
-    return bool(others and labels) and not name.lower().endswith(SUFFIXES) and not is_photo(name)
+    return not _like_photo(name, is_photo) and (name.lower() in HEADERS or bool(others and labels))
+
+
+def _like_photo(name: str, is_photo: Callable[[str], bool]) -> bool:
+    """Whether the first cell of a line may be a photo's name, so that the line is no header."""
+    return name.lower() not in HEADERS and (name.lower().endswith(SUFFIXES) or is_photo(name))
