@@ -45,12 +45,13 @@ def study_of(tmp_path, monkeypatch):
     """A study like config/ablations.yaml with other seeds, transfers and axes."""
     monkeypatch.chdir(tmp_path)
 
-    def make(seeds=(0, 1, 2, 3, 4), axes=(), ceiling=False, **transfers):
+    def make(seeds=(0, 1, 2, 3, 4), axes=(), axis_seeds=None, ceiling=False, **transfers):
         values = copy.deepcopy(ABLATIONS) | {"seeds": list(seeds)}
         if ceiling:
             values["methods"]["supervised"] = {"target": "baselines.supervised.Supervised"}
             values["compare"].append("supervised")
-        values["ablations"] = {name: values["ablations"][name] for name in axes}
+        fewer = {"seeds": axis_seeds} if axis_seeds else {}
+        values["ablations"] = {name: values["ablations"][name] | fewer for name in axes}
         values["transfers"] = {"linear": {"fractions": [1.0]}} | transfers
         Path("study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
         return load("study.yaml")
@@ -312,6 +313,21 @@ def test_noise_is_the_mean_over_all_pairs_of_levels(study_of):
     assert found.sd_seeds == pytest.approx(math.sqrt(np.mean([np.var(v, ddof=1) for v in trained.values()])))
     assert found.sd_images > 0.3
     assert found.detectable > found.sd_paired
+
+
+def test_levels_of_one_seed_do_not_hide_the_noise_of_the_others(study_of):
+    study = study_of(axes=["k"], axis_seeds=[0])
+    (found,) = noise(study, *simulate(study, noise=0.7))
+    assert (found.levels, found.n) == (3, 5)
+    assert found.sd_paired > 0.1
+
+
+def test_a_share_without_bounds_is_left_out(study_of):
+    study = study_of(ceiling=True)
+    metrics, _ = simulate(study, {(COMPARE, "random"): -3.0}, noise=4.0)
+    share = next(gain.share for gain in gains(study, metrics, None) if gain.method == "mls")
+    assert share[1:] == (-math.inf, math.inf)
+    assert gains_table(study, metrics)[2].loc[0, "mls"].endswith("n = 5")
 
 
 def test_runs_made_again_show_the_noise_of_repeating(study_of):

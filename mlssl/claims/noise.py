@@ -59,7 +59,9 @@ def of(study: Study, samples: Samples, score: Score, repeats: pd.DataFrame | Non
                 found.append(sample)
                 runs_of.append(runs)
     counts = [len(sample.values) for sample in found]
-    n = max(set(counts), key=counts.count) if counts else 0
+    # The number of seeds that most levels have; levels of one seed say nothing about noise where others have more.
+    usual = [count for count in counts if count > 1] or counts
+    n = max(set(usual), key=usual.count) if usual else 0
     seeds = next((sorted(s.values) for s in found if len(s.values) == n), [])
     found = [s for s in found if sorted(s.values) == seeds]
     repeat = repeat_sd(samples.metrics, repeats, score)

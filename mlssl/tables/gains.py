@@ -45,14 +45,20 @@ def line(gain: Gain) -> dict[str, object]:
 
 
 def cell(gain: Gain) -> str:
-    """`+4.91 [3.12, 6.70], n = 5; 41 % [30, 52]`; a gain of one seed has no interval."""
+    """`+4.91 [3.12, 6.70], n = 5; 41 % [30, 52]`.
+
+    A gain of one seed has no interval. A share without bounds, because supervised training is not different from
+    untrained weights, is left out.
+    """
     if gain.found is None:
         return NONE
     text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
     if gain.share is None:
         return text
     centre, low, high = (100 * value for value in gain.share)
-    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)}" if math.isfinite(centre) else text
+    if math.isinf(low) or math.isinf(high) or math.isnan(centre):
+        return text
+    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)}"
 
 
 def ends(low: float, high: float, digits: int = 2) -> str:
