@@ -17,7 +17,7 @@ from mlssl.claims.noise import Noise
 from mlssl.page.parts import Answer, Fact, Question, tone
 from mlssl.statistics import verdict
 from mlssl.study.expand import COMPARE, Study
-from mlssl.tables.gains import cell
+from mlssl.tables.gains import ends
 from mlssl.tables.label_savings import decide, savings, sentence
 
 NOT_KNOWN = "no result yet"
@@ -45,13 +45,23 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
         if gain.found is not None:
             margin = MARGIN[score.metric]
             word = verdict.verdict(verdict.of(gain.found, margin), [(gain.found, margin)])
-        answers.append(Answer(gain.method, f"{cell(gain)}" if gain.found else "", word, tone(word)))
+        answers.append(Answer(gain.method, gain_text(gain), word, tone(word)))
     note = (
-        f"Points of {score.title} over untrained weights ({untrained}), with 95 % interval and number of seeds; then the "
-        "share of the way to training with all labels, where that is compared. The words say whether a gain is "
-        "supported."
+        f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the number "
+        "of seeds. The words say whether a gain is supported."
     )
     return Question(title, tuple(answers), note)
+
+
+def gain_text(gain: Gain) -> str:
+    """`+2.58 points [0.32, 4.84], n = 3; 41 % of the way to training with labels [30, 52]`."""
+    if gain.found is None:
+        return ""
+    text = f"{gain.found.mean:+.2f} points{ends(*gain.found.interval())}, n = {gain.found.n}"
+    if gain.share is None or not all(map(math.isfinite, gain.share)):
+        return text
+    centre, low, high = (100 * value for value in gain.share)
+    return f"{text}; {centre:.0f} % of the way to training with labels{ends(low, high, digits=0)}"
 
 
 def certainty(study: Study, found: Sequence[Noise], metrics: pd.DataFrame) -> tuple[Fact, ...]:
@@ -69,8 +79,15 @@ def certainty(study: Study, found: Sequence[Noise], metrics: pd.DataFrame) -> tu
 
 def axis_question(found: Sequence[Finding]) -> Question:
     """Which choices matter: one sentence per axis."""
-    answers = tuple(Answer(f.axis, finding_text(f), f.word, tone(f.word)) for f in found)
-    return Question("Which choices matter", answers, "The largest or clearest pair of levels of each axis.")
+    answers = tuple(Answer(f.axis, pair_text(f), f.word, tone(f.word)) for f in found)
+    note = "Of each axis, the two levels that differ most clearly, or most."
+    return Question("Which choices matter", answers, note)
+
+
+def pair_text(found: Finding) -> str:
+    """The sentence of a finding without its axis and its verdict."""
+    text = finding_text(found)
+    return "" if found.pair is None else text.removeprefix(f"{found.word}; largest, ")
 
 
 def finding_text(found: Finding) -> str:
@@ -105,7 +122,8 @@ def label_question(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | N
     for method, by_seed in savings(study, metrics, groups).items():
         found = list(by_seed.values())
         word = decide(found)[0] if found else NOT_KNOWN
-        answers.append(Answer(method, sentence(method, found).removeprefix(f"{method}: "), word, tone(word)))
+        text = sentence(method, found).removeprefix(f"{method}: ").removeprefix(f"labels saved: {word}. ")
+        answers.append(Answer(method, text, word, tone(word)))
     return [Question("How many labels pretraining saves", tuple(answers))]
 
 

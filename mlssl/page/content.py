@@ -24,18 +24,22 @@ from mlssl.tables.write import read_paper
 TRAINING = {
     "training_curves": (
         "Training loss",
-        "Loss over training, one panel per method. InfoNCE starts near log(D + 1), D being the size of the dictionary, "
-        "and falls. A multi-label loss may rise while pseudo-labels spread. Losses of different methods are not "
-        "comparable.",
+        "Curves of the loss of every method over training.",
+        "InfoNCE starts near log(D + 1), D being the size of the dictionary, and falls. A multi-label loss may rise "
+        "while pseudo-labels spread. Losses of different methods are not comparable.",
     ),
-    "label_force": ("Gradient of pseudo-labels", "How strongly pseudo-labels pull, as a share of InfoNCE's gradient."),
+    "label_force": (
+        "Gradient of pseudo-labels",
+        "Curves of the gradient of pseudo-labels over training.",
+        "How strongly pseudo-labels pull at the query embedding, as a share of InfoNCE's gradient.",
+    ),
     "label_quality": (
         "Quality of pseudo-labels",
-        "Share of pseudo-labels that share a category with their query, over training, beside that of random entries.",
+        "Curves of the share of pseudo-labels that are right, over training.",
+        "Right: a pseudo-label that shares a category with its query. Compare with the share of random entries.",
     ),
 }
-"""File stem -> title, and what to expect."""
-NOT_COMPARABLE = "Cosines of different methods are not comparable."
+"""File stem -> title, text alternative, how to read it."""
 
 
 def gather(study: Study) -> Page:
@@ -67,7 +71,7 @@ def gather(study: Study) -> Page:
             study,
             CLAIMS,
             "Differences behind the claims, with 95 % intervals",
-            "Forest plot: the difference of every comparison with its interval; the table below has the numbers.",
+            "Forest plot of every comparison of every claim; the table below has the numbers.",
         ),
         claims=claim_table(study, metrics, claims),
         ablations=tuple(
@@ -125,10 +129,10 @@ def embeddings(study: Study) -> tuple[Picture, ...]:
     found = []
     for method in study.pictured:
         title = f"{method}: nearest crops of query crops"
-        alt = f"Query crops with their nearest dictionary entries by {method}. {NOT_COMPARABLE}"
+        alt = f"Query crops with their nearest dictionary entries by {method}."
         found.append(picture(study, f"neighbours_{method}", title, alt, photographs=True))
     for method in study.pictured:
         title = f"{method}: scores of a query against the dictionary, before and after training"
-        alt = f"Histograms of cosines by {method}. {NOT_COMPARABLE}"
+        alt = f"Histograms of cosines of queries and dictionary entries by {method}."
         found.append(picture(study, f"histograms_{method}", title, alt, photographs=True))
     return tuple(found)

@@ -20,14 +20,14 @@ WIDEST = 1400
 """Pixels of a photograph's longer side; the files on disk are larger."""
 
 
-def picture(study: Study, name: str, title: str, alt: str, *, photographs: bool = False) -> Picture:
+def picture(study: Study, name: str, title: str, alt: str, note: str = "", *, photographs: bool = False) -> Picture:
     """The figure `figures/<name>.png` of a study; without the file, a Picture without source."""
     path = study.out / "figures" / f"{name}.png"
     files = [path.with_name(f"{name}.{kind}") for kind in FIGURE_FORMATS]
     if not path.exists():
-        return Picture(title, alt)
+        return Picture(title, alt, note)
     source, (width, height) = embedded(path, photographs=photographs)
-    return Picture(title, alt, source, width, height, links(study, files))
+    return Picture(title, alt, note, source, width, height, links(study, files))
 
 
 def embedded(path: Path, *, photographs: bool) -> tuple[str, tuple[int, int]]:

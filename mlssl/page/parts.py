@@ -44,6 +44,8 @@ class Picture:
 
     title: str
     alt: str
+    note: str = ""
+    """How to read it."""
     source: str = ""
     """A `data:` address; empty if the file does not exist yet."""
     width: int = 0
