@@ -24,7 +24,7 @@ NOT_KNOWN = "no result yet"
 
 
 def gain_question(study: Study, found: Sequence[Gain]) -> Question:
-    """What each method that trains without labels gains over untrained weights, by the first evaluator with seeds."""
+    """What each method that trains without labels gains over untrained weights, by one evaluator."""
     pretrained, untrained = pretrained_and_untrained(study)
     title = "What you gain" if study.own_photos else "What pretraining gains"
     if not study.transfers:
@@ -37,7 +37,8 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
     # The rule of the claims: the first evaluator with two seeds or more decides.
     by_score = {gain.score: [g for g in own if g.score == gain.score] for gain in own}
     score, gains = next(
-        ((s, g) for s, g in by_score.items() if any(x.found and x.found.n > 1 for x in g)), next(iter(by_score.items()))
+        ((s, g) for s, g in by_score.items() if any(x.found and x.found.n > 1 for x in g)),
+        next(iter(by_score.items())),
     )
     answers = []
     for gain in gains:
@@ -47,8 +48,8 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
             word = verdict.verdict(verdict.of(gain.found, margin), [(gain.found, margin)])
         answers.append(Answer(gain.method, gain_text(gain), word, tone(word)))
     note = (
-        f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the number "
-        "of seeds. The words say whether a gain is supported."
+        f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the "
+        "number of seeds. The words say whether a gain is supported."
     )
     return Question(title, tuple(answers), note)
 
@@ -103,7 +104,9 @@ def claim_question(rows: Sequence[Row]) -> Question:
         if row.primary:
             numbers.setdefault(kind(row.verdict), []).append(str(row.claim.number))
     answers = tuple(
-        Answer(f"{n} of {sum(count.values())}", f"claim{'s' * (n > 1)} {', '.join(numbers[word])}", word, tone(word))
+        Answer(
+            f"{n} of {sum(count.values())}", f"claim{'s' * (n > 1)} {', '.join(numbers[word])}", word, tone(word)
+        )
         for word, n in count.items()
     )
     return Question("What the study says about the paper's claims", answers)

@@ -15,8 +15,8 @@ from mlssl.page.parts import Cell, Link, Table
 from mlssl.study.expand import Study
 
 CAPTION = (
-    "Cells: mean ± sample standard deviation (number of seeds). ★: the set of levels that do not differ from the best "
-    "one beyond noise, shown where two levels or more have two seeds; methods that train with labels are not in it."
+    "Cells: mean ± sample standard deviation (number of seeds). ★: the set of levels that do not differ from the "
+    "best one beyond noise, shown where two levels or more have two seeds, without methods that train with labels."
 )
 STATES = ("failed", "left out", "undefined", "missing")
 

@@ -25,8 +25,8 @@ TRAINING = {
     "training_curves": (
         "Training loss",
         "Curves of the loss of every method over training.",
-        "InfoNCE starts near log(D + 1), D being the size of the dictionary, and falls. A multi-label loss may rise "
-        "while pseudo-labels spread. Losses of different methods are not comparable.",
+        "InfoNCE starts near log(D + 1), D being the size of the dictionary, and falls. A multi-label loss may "
+        "rise while pseudo-labels spread. Losses of different methods are not comparable.",
     ),
     "label_force": (
         "Gradient of pseudo-labels",

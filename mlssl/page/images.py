@@ -43,9 +43,7 @@ def embedded(path: Path, *, photographs: bool) -> tuple[str, tuple[int, int]]:
 
 def links(study: Study, files: Iterable[Path]) -> tuple[Link, ...]:
     """Links to those of a study's files that exist, relative to its folder."""
-    return tuple(
-        Link(file.suffix.removeprefix("."), relative(study, file)) for file in files if file.exists()
-    )
+    return tuple(Link(file.suffix.removeprefix("."), relative(study, file)) for file in files if file.exists())
 
 
 def relative(study: Study, file: Path) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mlssl.analysis.aggregate import left_out, origin
-from mlssl.analysis.outputs import NO_METRIC, NONE, figure_files, picture_files, table_files, trained_on, transfer_budget
+from mlssl.analysis.outputs import (
+    NO_METRIC,
+    NONE,
+    figure_files,
+    picture_files,
+    table_files,
+    trained_on,
+    transfer_budget,
+)
 from mlssl.page.comparison import run_link
 from mlssl.page.images import links, relative
 from mlssl.page.parts import Cell, Fact, Link, Table
@@ -57,8 +65,8 @@ def data_facts(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def provenance(study: Study, metrics: pd.DataFrame, headers: list[Mapping[str, Any]]) -> tuple[Fact, ...]:
-    """Configuration, versions, commits, fingerprints, and how to make it again; `headers` are of the result files."""
+def provenance(study: Study, metrics: pd.DataFrame, headers: Sequence[Mapping[str, Any]]) -> tuple[Fact, ...]:
+    """Configuration, versions, commits, fingerprints and the command; `headers` are those of the result files."""
     ok = metrics[metrics["status"] == "ok"]
     facts = [
         Fact("to make it again", f"mlssl run {study.path}", block=True),
