@@ -35,9 +35,9 @@ rule all:
         OUT / "image_groups.tsv",
         TABLES,
         FIGURES,
-        OUT / "figures" / "contact_sheet.png" if STUDY.source.labelled else [],
-        outputs.picture_files(STUDY),
+        PICTURES,
         STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
+        OUT / "index.html",
 
 
 rule estimate:
@@ -65,5 +65,5 @@ onstart:
 
 
 onerror:
-    # On failure, build tables and figures from the results that exist; a missing or failed run is shown as such.
-    shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q}")
+    # On failure, build tables, figures and page from the results that exist; a missing or failed run is shown as such.
+    shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q} && {MLSSL} page --study={FROZEN:q}")

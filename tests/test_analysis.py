@@ -73,7 +73,12 @@ def find(study, method, seed, **params):
 def study(tmp_path, monkeypatch):
     """A study with every result there."""
     monkeypatch.chdir(tmp_path)
-    Path("study.yaml").write_text(yaml.safe_dump(STUDY))
+    return filled(STUDY)
+
+
+def filled(values):
+    """The study of these values, with every result there, in the working directory."""
+    Path("study.yaml").write_text(yaml.safe_dump(values))
     study = load("study.yaml")
     for run in study.runs.values():
         put(study, run, "pretrain", rows("pretrain", {"steps": 92}), **MADE)

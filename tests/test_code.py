@@ -311,6 +311,7 @@ VERBS = {
     "collect": ("collect",),
     "tables": ("tables",),
     "figures": ("figures",),
+    "page": ("page",),
     "contact_sheet": ("contact_sheet",),
     "picture": ("neighbours", "histograms"),
     "search_benchmark": ("search_benchmark",),

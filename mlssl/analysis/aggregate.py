@@ -7,6 +7,7 @@ import statistics
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -90,12 +91,17 @@ def read_metrics(study: Study) -> pd.DataFrame:
 
 def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> dict[str, Summary]:
     """Level -> Summary of a score, for all levels of an axis in the study's order."""
-    rows = metrics[metrics["protocol"] == score.protocol]
-    by_run = dict(list(rows.groupby("run", sort=False)))
     cells: dict[str, list[str]] = {level: [] for level in study.axes()[axis]}
+    runs_of_score = set(runs_with(study, score))
     for cell in study.cells:
-        if cell.axis == axis and cell.run in runs_with(study, score):
+        if cell.axis == axis and cell.run in runs_of_score:
             cells[cell.level].append(cell.run)
+    wanted = {run for runs in cells.values() for run in runs}
+    rows = metrics[(metrics["protocol"] == score.protocol) & metrics["run"].isin(wanted)]
+    by_run: dict[str, list[Line]] = {}
+    columns = (rows["metric"], rows["value"], rows["status"], rows["other_code"].notna())
+    for run, *line in zip(rows["run"], *columns, strict=True):
+        by_run.setdefault(run, []).append(Line(*line))
     summaries = {}
     for level, runs in cells.items():
         values, absent, other_code = {}, [], False
@@ -105,21 +111,30 @@ def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> d
                 absent.append(value)
             else:
                 values[study.runs[run].config.seed] = value
-                other_code = other_code or bool(by_run[run]["other_code"].notna().any())
+                other_code = other_code or any(line.other_code for line in by_run[run])
         summaries[level] = Summary(values, len(runs), tuple(absent), other_code)
     return summaries
 
 
-def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
-    if rows is None:
+class Line(NamedTuple):
+    """A row of metrics.tsv, of one run and protocol."""
+
+    metric: str
+    value: float
+    status: str
+    other_code: bool
+
+
+def _value(lines: list[Line] | None, score: Score) -> float | str:
+    if lines is None:
         return "missing"
-    bad = rows[(rows["status"] != "ok") & rows["metric"].isin((NO_METRIC, score.metric))]
-    if len(bad):
+    bad = [line.status for line in lines if line.status != "ok" and line.metric in (NO_METRIC, score.metric)]
+    if bad:
         # The losses in parentheses and the reason for a left-out evaluator do not fit into a table cell.
-        status = textwrap.shorten(bad["status"].iloc[0].split(" (")[0], LONGEST, placeholder=" …")
+        status = textwrap.shorten(bad[0].split(" (")[0], LONGEST, placeholder=" …")
         return LEFT_OUT if status.startswith(LEFT_OUT) else status
-    value = rows.loc[rows["metric"] == score.metric, "value"]
-    return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"
+    value = next((line.value for line in lines if line.metric == score.metric), math.nan)
+    return float(value) if math.isfinite(value) else "undefined"
 
 
 def scores_of(study: Study, axis: str) -> list[Score]:

@@ -97,8 +97,12 @@ class Samples:
         """By run, protocol and metric."""
         if groups is not None and len(groups):
             ordered = groups.sort_values("group", kind="stable")
-            keys = ordered[["run", "protocol", "metric"]].agg(tuple, axis=1)
-            self._groups = {key: values.to_numpy(dtype=float) for key, values in ordered["value"].groupby(keys)}
+            by_key = ordered.groupby(["run", "protocol", "metric"], sort=False)["value"]
+            self._groups = {key: values.to_numpy(dtype=float) for key, values in by_key}
+        self._runs: dict[tuple[str, str], list[str]] = {}
+        """By axis and level."""
+        for cell in study.cells:
+            self._runs.setdefault((cell.axis, cell.level), []).append(cell.run)
         self._summaries = functools.cache(lambda axis, score: summarise(study, metrics, axis, score))
 
     def score(self, protocol: str) -> Score | None:
@@ -116,10 +120,10 @@ class Samples:
         if place is None:
             return Sample({}, {}, Summary({}, 0))
         summary, groups = self._summaries(place[0], score)[place[1]], {}
-        for cell in self.study.cells:
-            key = (cell.run, score.protocol, score.metric)
-            if (cell.axis, cell.level) == place and key in self._groups:
-                groups[self.study.runs[cell.run].config.seed] = self._groups[key]
+        for run in self._runs[place]:
+            key = (run, score.protocol, score.metric)
+            if key in self._groups:
+                groups[self.study.runs[run].config.seed] = self._groups[key]
         return Sample(summary.values, groups, summary)
 
 

@@ -64,6 +64,7 @@ def add(commands: Any) -> None:
         ("collect", collect, "Collect the result files of a study in metrics.tsv, runs.tsv and image_groups.tsv."),
         ("tables", tables, "Write the tables of a study (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
         ("figures", figures, "Draw the figures of a study (PNG, PDF) from metrics.tsv and runs.tsv."),
+        ("page", page, "Write the results page of a study, index.html, from metrics.tsv and its figures."),
     ):
         sub = command(commands, name, function, text)
         add_study(sub)
@@ -174,3 +175,10 @@ def figures(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
 
     write_figures(load(args.study))
+
+
+def page(args: argparse.Namespace) -> None:
+    from mlssl.page.write import write_page
+    from mlssl.study.expand import load
+
+    print(write_page(load(args.study)))

@@ -53,6 +53,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "collect": ("mlssl.analysis.collect", *STUDY),
     "tables": ("mlssl.tables.write", *STUDY),
     "figures": ("mlssl.figures.write", *STUDY),
+    "page": ("mlssl.page.write", *STUDY),
     "contact_sheet": ("mlssl.pictures.contact_sheet",),
     "neighbours": ("mlssl.pictures.neighbours", *PICTURE),
     "histograms": ("mlssl.pictures.histograms", *PICTURE),

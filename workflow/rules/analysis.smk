@@ -1,4 +1,5 @@
 # Tables and figures from result files. The list of table files depends only on the study.
+import mlssl.page
 from mlssl.digest import digest_of_file
 from mlssl.project import PUBLISHED
 
@@ -104,6 +105,8 @@ rule contact_sheet:
         "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output.png:q} > {log:q} 2>&1"
 
 
+PICTURES = [OUT / "figures" / "contact_sheet.png"] if STUDY.source.labelled else []
+PICTURES += outputs.picture_files(STUDY)
 DRAWABLE = pattern(STUDY.pictured if ALL_RULES else PROGRESS.drawable())
 
 
@@ -192,3 +195,33 @@ if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
         shell:
             "{ON_GPU} search-benchmark --study={FROZEN:q} --run-name={params.run} --threads {threads}"
             " --out={output.result:q} > {log:q} 2>&1"
+
+
+PAGE_PARTS = [file for file in sorted(Path(mlssl.page.__file__).parent.iterdir()) if file.suffix in (".html", ".css", ".js")]
+
+
+rule page:
+    """The results page: the answer, then every figure and table, in one HTML file."""
+    input:
+        metrics=OUT / "metrics.tsv",
+        runs=OUT / "runs.tsv",
+        image_groups=OUT / "image_groups.tsv",
+        tables=TABLES,
+        figures=FIGURES,
+        pictures=PICTURES,
+    output:
+        report(
+            OUT / "index.html",
+            caption="../report/page.rst",
+            category="Answer",
+            labels={"page": "results of the study"},
+        ),
+    params:
+        published=[digest_of_file(file) for file in sorted(PUBLISHED.glob("*.csv"))],
+        parts=[digest_of_file(file) for file in PAGE_PARTS],
+        code=code_of("page"),
+        **CAPTION,
+    log:
+        OUT / "logs" / "page.log",
+    shell:
+        "{MLSSL} page --study={FROZEN:q} > {log:q} 2>&1"

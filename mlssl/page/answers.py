@@ -1,0 +1,135 @@
+"""The answers of a study in sentences: gain, certainty, labels saved, claims, axes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mlssl.analysis.outputs import has_gains, has_label_savings, pretrained_and_untrained
+from mlssl.claims.evaluate import Row, Samples
+from mlssl.claims.findings import Finding
+from mlssl.claims.gains import Gain
+from mlssl.claims.margins import MARGIN
+from mlssl.claims.noise import Noise
+from mlssl.page.parts import Answer, Fact, Question, tone
+from mlssl.statistics import verdict
+from mlssl.study.expand import COMPARE, Study
+from mlssl.tables.gains import ends
+from mlssl.tables.label_savings import decide, savings, sentence
+
+NOT_KNOWN = "no result yet"
+
+
+def gain_question(study: Study, found: Sequence[Gain]) -> Question:
+    """What each method that trains without labels gains over untrained weights, by one evaluator."""
+    pretrained, untrained = pretrained_and_untrained(study)
+    title = "What you gain" if study.own_photos else "What pretraining gains"
+    if not study.transfers:
+        return Question(title, (), "Not measured: there are no labels, so no evaluator has run. Label some images.")
+    if not has_gains(study):
+        return Question(title, (), "Not measured: the study does not compare trained with untrained weights.")
+    own = [gain for gain in found if gain.method in pretrained]
+    if not own:
+        return Question(title, (), "Not measured: every evaluator is below resolution (docs/statistics.md).")
+    # The rule of the claims: the first evaluator with two seeds or more decides.
+    by_score = {gain.score: [g for g in own if g.score == gain.score] for gain in own}
+    score, gains = next(
+        ((s, g) for s, g in by_score.items() if any(x.found and x.found.n > 1 for x in g)),
+        next(iter(by_score.items())),
+    )
+    answers = []
+    for gain in gains:
+        word = NOT_KNOWN
+        if gain.found is not None:
+            margin = MARGIN[score.metric]
+            word = verdict.verdict(verdict.of(gain.found, margin), [(gain.found, margin)])
+        answers.append(Answer(gain.method, gain_text(gain), word, tone(word)))
+    note = (
+        f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the "
+        "number of seeds. The words say whether a gain is supported."
+    )
+    return Question(title, tuple(answers), note)
+
+
+def gain_text(gain: Gain) -> str:
+    """`+2.58 points [0.32, 4.84], n = 3; 41 % of the way to training with labels [30, 52]`."""
+    if gain.found is None:
+        return ""
+    text = f"{gain.found.mean:+.2f} points{ends(*gain.found.interval())}, n = {gain.found.n}"
+    if gain.share is None or not all(map(math.isfinite, gain.share)):
+        return text
+    centre, low, high = (100 * value for value in gain.share)
+    return f"{text}; {centre:.0f} % of the way to training with labels{ends(low, high, digits=0)}"
+
+
+def certainty(study: Study, found: Sequence[Noise], metrics: pd.DataFrame) -> tuple[Fact, ...]:
+    """How sure the answers are: seeds, evaluation images, and the smallest difference that the study can find."""
+    facts = [Fact("seeds", str(len(study.seeds)) + ("" if len(study.seeds) > 1 else ": no interval, no verdict"))]
+    for one in found[:2]:
+        rows = metrics[(metrics["protocol"] == one.score.protocol) & (metrics["metric"] == one.score.metric)]
+        images = sorted({f"{n:,.0f}" for n in rows["n"].dropna()})
+        if images:
+            facts.append(Fact(f"behind {one.score.title}", f"{' or '.join(images)} evaluated examples"))
+        text = "not known yet" if math.isnan(one.detectable) else f"{one.detectable:.1f} points"
+        facts.append(Fact(f"smallest difference that it can find in {one.score.title}", text))
+    return tuple(facts)
+
+
+def axis_question(found: Sequence[Finding]) -> Question:
+    """Which choices matter: one sentence per axis."""
+    answers = tuple(Answer(f.axis, pair_text(f), f.word, tone(f.word)) for f in found)
+    note = "Of each axis, the two levels that differ most clearly, or most."
+    return Question("Which choices matter", answers, note)
+
+
+def pair_text(found: Finding) -> str:
+    """The sentence of a finding without its axis and its verdict."""
+    text = finding_text(found)
+    return "" if found.pair is None else text.removeprefix(f"{found.word}; largest, ")
+
+
+def finding_text(found: Finding) -> str:
+    """The sentence of a finding without its axis."""
+    return found.sentence.removeprefix(f"{found.axis}: ")
+
+
+def claim_question(rows: Sequence[Row]) -> Question:
+    """The paper's claims by verdict, each by the evaluator that decides it."""
+    count = Counter(kind(row.verdict) for row in rows if row.primary)
+    numbers: dict[str, list[str]] = {}
+    for row in rows:
+        if row.primary:
+            numbers.setdefault(kind(row.verdict), []).append(str(row.claim.number))
+    answers = tuple(
+        Answer(
+            f"{n} of {sum(count.values())}", f"claim{'s' * (n > 1)} {', '.join(numbers[word])}", word, tone(word)
+        )
+        for word, n in count.items()
+    )
+    return Question("What the study says about the paper's claims", answers)
+
+
+def kind(word: str) -> str:
+    """A verdict without its number."""
+    return "no difference larger than δ" if word.startswith("no difference") else word.split(" (")[0]
+
+
+def label_question(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None) -> list[Question]:
+    """How many labels each method saves; empty if the study cannot compute it."""
+    if not has_label_savings(study):
+        return []
+    answers = []
+    for method, by_seed in savings(study, metrics, groups).items():
+        found = list(by_seed.values())
+        word = decide(found)[0] if found else NOT_KNOWN
+        text = sentence(method, found).removeprefix(f"{method}: ").removeprefix(f"labels saved: {word}. ")
+        answers.append(Answer(method, text, word, tone(word)))
+    return [Question("How many labels pretraining saves", tuple(answers))]
+
+
+def axes_of(samples: Samples) -> list[str]:
+    """The axes of the study with two levels or more, the comparison of methods first."""
+    return [axis for axis, levels in sorted(samples.axes.items(), key=lambda a: a[0] != COMPARE) if len(levels) > 1]

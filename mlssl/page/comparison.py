@@ -1,0 +1,75 @@
+"""Tables of scores: one row per level of an axis, one column per score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from mlssl.analysis.aggregate import Summary, scores_of, summarise
+from mlssl.analysis.outputs import NONE, Score
+from mlssl.claims.best import best_levels
+from mlssl.claims.evaluate import Samples
+from mlssl.claims.resolution import BELOW_RESOLUTION
+from mlssl.page.images import relative
+from mlssl.page.parts import Cell, Link, Table
+from mlssl.study.expand import Study
+
+CAPTION = (
+    "Cells: mean ± sample standard deviation (number of seeds). ★: the set of levels that do not differ from the "
+    "best one beyond noise, shown where two levels or more have two seeds, without methods that train with labels."
+)
+STATES = ("failed", "left out", "undefined", "missing")
+
+
+def score_table(study: Study, samples: Samples, axis: str, unresolved: Collection[Score]) -> Table:
+    """The levels of an axis with the scores of its table; no number of a score in `unresolved`."""
+    scores = scores_of(study, axis)
+    runs = runs_of(study, axis)
+    columns = {}
+    for score in scores:
+        summaries = summarise(study, samples.metrics, axis, score)
+        best = set() if score in unresolved else best_levels(samples, axis, score)
+        columns[score] = {
+            level: Cell(BELOW_RESOLUTION, state="undefined")
+            if score in unresolved and s.n
+            else cell(s, score, runs[level], best=level in best)
+            for level, s in summaries.items()
+        }
+    rows = [(Cell(level), *(columns[score][level] for score in scores)) for level in study.axes()[axis]]
+    return Table(CAPTION, (axis, *(score.label for score in scores)), tuple(rows))
+
+
+def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool) -> Cell:
+    """`43.00 ± 3.61 (3)`, with the values of the seeds, or why there is none."""
+    if not s.expected:
+        return Cell(NONE, state="undefined")
+    if not s.n:
+        return Cell(s.status, state=next((word for word in STATES if word in s.status), "missing"))
+    return Cell(
+        text=number(s, score.digits) + (f"; {s.status}" if s.absent else ""),
+        key=s.mean,
+        best=best,
+        state="partial" if s.absent else "",
+        links=tuple(Link(f"{v:.{score.digits}f}", runs[seed].href) for seed, v in s.values.items()),
+    )
+
+
+def number(s: Summary, digits: int = 2) -> str:
+    """`43.00 ± 3.61 (3)`; without a spread for one seed."""
+    spread = "" if math.isnan(s.std) else f" ± {s.std:.{digits}f}"
+    return f"{s.mean:.{digits}f}{spread} ({s.n})"
+
+
+def runs_of(study: Study, axis: str) -> dict[str, dict[int, Link]]:
+    """Level -> seed -> the run, with a link to its folder if that exists."""
+    found: dict[str, dict[int, Link]] = {level: {} for level in study.axes()[axis]}
+    for place in study.cells:
+        if place.axis == axis:
+            found[place.level][study.runs[place.run].config.seed] = run_link(study, place.run)
+    return found
+
+
+def run_link(study: Study, run: str) -> Link:
+    """The name of a run, with a link to its folder if that exists."""
+    folder = study.out / "runs" / run
+    return Link(run, relative(study, folder) if folder.is_dir() else "")

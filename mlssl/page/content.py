@@ -1,0 +1,138 @@
+"""Gather the results page of a study from metrics.tsv, its claims, its figures, and the headers of its results."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mlssl.analysis.aggregate import read_metrics
+from mlssl.analysis.outputs import CLAIMS, GAINS, budget, figure_names, has_gains, stem
+from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
+from mlssl.claims.findings import finding
+from mlssl.claims.gains import gains
+from mlssl.claims.noise import noise
+from mlssl.claims.resolution import below_resolution
+from mlssl.page import answers, cost, provenance
+from mlssl.page.comparison import score_table
+from mlssl.page.images import picture
+from mlssl.page.parts import Ablation, Cell, Page, Picture, Table, words
+from mlssl.project import PUBLISHED
+from mlssl.study.expand import COMPARE, Study
+from mlssl.study.progress import Progress
+from mlssl.tables.claims import image_views, printed_row
+from mlssl.tables.write import read_paper
+
+TRAINING = {
+    "training_curves": (
+        "Training loss",
+        "Curves of the loss of every method over training.",
+        "InfoNCE starts near log(D + 1), D being the size of the dictionary, and falls. A multi-label loss may "
+        "rise while pseudo-labels spread. Losses of different methods are not comparable.",
+    ),
+    "label_force": (
+        "Gradient of pseudo-labels",
+        "Curves of the gradient of pseudo-labels over training.",
+        "How strongly pseudo-labels pull at the query embedding, as a share of InfoNCE's gradient.",
+    ),
+    "label_quality": (
+        "Quality of pseudo-labels",
+        "Curves of the share of pseudo-labels that are right, over training.",
+        "Right: a pseudo-label that shares a category with its query. Compare with the share of random entries.",
+    ),
+}
+"""File stem -> title, text alternative, how to read it."""
+
+
+def gather(study: Study) -> Page:
+    """The content of the page. Raises ConfigError without metrics.tsv."""
+    metrics, groups = read_metrics(study), read_groups(study)
+    headers = [result.header for result in Progress(study).results.values()]
+    samples = Samples(study, metrics, groups)
+    unresolved = below_resolution(study, metrics)
+    claims = evaluate(study, metrics, groups)
+    found_gains = gains(study, metrics, groups)
+    findings = {axis: finding(samples, axis) for axis in answers.axes_of(samples)}
+    return Page(
+        name=study.name,
+        about=study.about,
+        budget=budget(study),
+        state=provenance.state(metrics),
+        absent=provenance.absent(metrics),
+        gain=answers.gain_question(study, found_gains),
+        cost=cost.total(study, metrics),
+        sure=answers.certainty(study, noise(study, metrics, groups), metrics),
+        questions=(
+            *([answers.axis_question(list(findings.values()))] if findings else []),
+            *answers.label_question(study, metrics, groups),
+            answers.claim_question(claims),
+        ),
+        main_figure=main_figure(study),
+        main_table=score_table(study, samples, COMPARE, unresolved),
+        claims_figure=picture(
+            study,
+            CLAIMS,
+            "Differences behind the claims, with 95 % intervals",
+            "Forest plot of every comparison of every claim; the table below has the numbers.",
+        ),
+        claims=claim_table(study, metrics, claims),
+        ablations=tuple(
+            Ablation(
+                axis,
+                answers.finding_text(findings[axis]) if axis in findings else "one level alone",
+                picture(study, stem(axis), axis, f"Scores over {axis}; the table beside it has the numbers."),
+                score_table(study, samples, axis, unresolved),
+            )
+            for axis in study.axes()
+            if axis != COMPARE
+        ),
+        embeddings=embeddings(study),
+        training=tuple(picture(study, n, *TRAINING[n]) for n in figure_names(study) if n in TRAINING),
+        data_picture=picture(
+            study,
+            "contact_sheet",
+            "Labelled samples of the training images",
+            "Sheet of training images with outlined and named objects.",
+            photographs=True,
+        )
+        if study.source.labelled
+        else None,
+        data=provenance.data_facts(study, metrics),
+        costs=cost.cost_table(study, metrics),
+        provenance=provenance.provenance(study, metrics, headers),
+        runs=provenance.runs_table(study, metrics),
+        downloads=provenance.downloads(study),
+    )
+
+
+def main_figure(study: Study) -> Picture:
+    """Gains over untrained weights; the scores of all methods where the study has no untrained weights."""
+    if has_gains(study):
+        alt = "Difference of every method to untrained weights by every evaluator, with intervals."
+        return picture(study, GAINS, "Gain over untrained weights, paired by seed, with 95 % intervals", alt)
+    alt = "Every score of every method, over seeds; the table below has the numbers."
+    return picture(study, stem(COMPARE), "Scores of all methods", alt)
+
+
+def claim_table(study: Study, metrics: pd.DataFrame, claims: list[Row]) -> Table:
+    """The claims by every evaluator, as in tables/claims.md; `state` marks the evaluators that do not decide."""
+    published, views = read_paper(PUBLISHED), image_views(study, metrics)
+    printed = [printed_row(study, row, published, views) for row in claims]
+    rows = tuple(
+        words(list(line.values())) if row.primary else tuple(Cell(text, state="aside") for text in line.values())
+        for row, line in zip(claims, printed, strict=True)
+    )
+    caption = "The first row of a claim has the evaluator that decides it. docs/statistics.md has the rules."
+    return Table(caption, tuple(printed[0]), rows)
+
+
+def embeddings(study: Study) -> tuple[Picture, ...]:
+    """Neighbour sheets, then histograms of scores, of all methods that the study draws."""
+    found = []
+    for method in study.pictured:
+        title = f"{method}: nearest crops of query crops"
+        alt = f"Query crops with their nearest dictionary entries by {method}."
+        found.append(picture(study, f"neighbours_{method}", title, alt, photographs=True))
+    for method in study.pictured:
+        title = f"{method}: scores of a query against the dictionary, before and after training"
+        alt = f"Histograms of cosines of queries and dictionary entries by {method}."
+        found.append(picture(study, f"histograms_{method}", title, alt, photographs=True))
+    return tuple(found)

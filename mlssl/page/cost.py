@@ -1,0 +1,81 @@
+"""What a study cost: time and memory per method, and of all results together."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mlssl.analysis.aggregate import summarise
+from mlssl.analysis.outputs import MINUTES, NONE, Score
+from mlssl.page.comparison import cell, number, runs_of
+from mlssl.page.parts import Cell, Fact, Table
+from mlssl.study.expand import COMPARE, Study
+
+BASELINE = "moco_v2"
+"""The method whose pretraining time is 1; without it, there is no relative cost."""
+SPEED = Score("pretrain", "images_per_s", "throughput", "images per second", digits=0)
+
+
+def stages(metrics: pd.DataFrame) -> pd.DataFrame:
+    """One row per run and stage with a result: run, method, stage, hours, peak_memory_mb, gpu.
+
+    The protocols of a stage share one result file, whose wall time counts once.
+    """
+    ok = metrics[metrics["status"] == "ok"]
+    stage = {p: Score(p, "", "", "").transfer for p in ok["protocol"].unique()}
+    found = ok.assign(
+        stage=ok["protocol"].map(stage),
+        hours=ok["wall_s"] / 3600,
+        gpu=~ok["device"].fillna("cpu").str.startswith("cpu"),
+    )
+    return found.drop_duplicates(["run", "stage"])
+
+
+def total(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
+    """The cost of all results that exist, and of the pretraining of each compared method."""
+    made = stages(metrics)
+    facts = [Fact("all results so far", duration(float(made["hours"].sum())) + " of computing")]
+    gpu = float(made.loc[made["gpu"], "hours"].sum())
+    facts.append(Fact("of it on GPUs", duration(gpu) if gpu else "none"))
+    for method, s in summarise(study, metrics, COMPARE, MINUTES).items():
+        if s.n and study.runs[study.compared[method]].config.target:
+            facts.append(Fact(f"pretraining, {method}", f"{number(s, MINUTES.digits)} minutes"))
+    return tuple(facts)
+
+
+def duration(hours: float) -> str:
+    """`3.2 hours`, or minutes if it is less than one."""
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
+def cost_table(study: Study, metrics: pd.DataFrame) -> Table:
+    """One row per compared method."""
+    made = stages(metrics)
+    minutes = summarise(study, metrics, COMPARE, MINUTES)
+    speeds = summarise(study, metrics, COMPARE, SPEED)
+    runs = runs_of(study, COMPARE)
+    base = minutes[BASELINE].mean if BASELINE in minutes and minutes[BASELINE].n else None
+    rows = []
+    for method, s in minutes.items():
+        own = made[made["run"].isin([link.text for link in runs[method].values()])]
+        memory = own.loc[own["stage"] == "pretrain", "peak_memory_mb"].dropna()
+        evaluated = own[own["stage"] != "pretrain"].groupby("run")["hours"].sum() * 60
+        relative = s.mean / base if base and s.n else None
+        rows.append(
+            (
+                Cell(method),
+                cell(s, MINUTES, runs[method], best=False),
+                Cell(NONE) if relative is None else Cell(f"{relative:.2f} ×", relative),
+                cell(speeds[method], SPEED, runs[method], best=False),
+                Cell(f"{memory.mean() / 1024:.2f}", memory.mean()) if len(memory) else Cell(NONE),
+                Cell(f"{evaluated.mean():.1f}", evaluated.mean()) if len(evaluated) else Cell(NONE),
+            )
+        )
+    columns = (
+        "method",
+        MINUTES.label,
+        f"relative to {BASELINE}",
+        SPEED.label,
+        "peak memory of pretraining, GiB",
+        "all transfers of one run, minutes",
+    )
+    return Table("Means over seeds. Energy was not measured.", columns, tuple(rows))
