@@ -193,10 +193,34 @@ def test_padding_is_never_seen():
     images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=rng) for h, w in ((20, 30), (45, 70))]
     sizes = torch.tensor([image.shape[:2] for image in images])
     p = draw(sizes, Views(), torch.Generator().manual_seed(5))
-    pixels = gpu.padded(images, torch.device("cpu"))
-    assert pixels.shape == (2, 3, 45, 70)
-    torch.testing.assert_close(gpu.augment(pixels, p, 24)[:1], alone(images[0], p, 0))
-    torch.testing.assert_close(gpu.augment(pixels, p, 24)[1:], alone(images[1], p, 1))
+    q = draw(sizes, Views(), torch.Generator().manual_seed(6))
+    pixels, origin = gpu.padded(images, [p.box, q.box], torch.device("cpu"))
+    boxes = torch.stack([p.box, q.box])
+    extent = (boxes[..., :2] + boxes[..., 2:]).amax(dim=0) - boxes[..., :2].amin(dim=0)
+    assert pixels.shape == (2, 3, extent[:, 1].max(), extent[:, 0].max())
+    assert 0 < (origin[:, :2] > 0).sum()
+    for drawn in (p, q):
+        together = gpu.augment(pixels, replace(drawn, box=drawn.box - origin), 24)
+        for i in range(2):
+            torch.testing.assert_close(together[i : i + 1], alone(images[i], drawn, i), atol=2e-5, rtol=0)
+
+
+def test_images_of_one_size_on_the_device_are_stacked_whole():
+    images = list(torch.randint(0, 256, (3, 20, 30, 3), dtype=torch.uint8))
+    pixels, origin = gpu.padded(images, [torch.tensor([[5, 5, 9, 9]] * 3)], torch.device("cpu"))
+    assert torch.equal(pixels.permute(0, 2, 3, 1), torch.stack(images))
+    assert not origin.any()
+
+
+def test_views_of_a_batch_at_once_are_in_the_encoders_memory_format(images, p):
+    assert gpu.augment(images, p, 32).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_upload_returns_every_tensor():
+    tensors = [torch.arange(3), torch.tensor([True, False]), torch.rand(5, 4), torch.ones(0), torch.zeros(7, 2, 1).long()]
+    for ours, theirs in zip(gpu.upload(tensors, torch.device("cpu")), tensors, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
 
 
 def alone(image, p, i):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False) -> nn.Sequential:
@@ -20,6 +21,15 @@ def dense_projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_n
     hidden = hidden or d_in
     layers = nn.Conv2d(d_in, hidden, 1), nn.Conv2d(hidden, d_out, 1)
     return _mlp(*layers, nn.BatchNorm2d if batch_norm else None)
+
+
+def without_autocast(head: nn.Module, x: Tensor) -> Tensor:
+    """The output of a head on x in the precision of its weights, also inside an encoder that runs in bfloat16.
+
+    A bfloat16 embedding has 8 bits; cosines near 1 would differ by steps of 0.004.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x)
 
 
 def _mlp(first: nn.Linear | nn.Conv2d, last: nn.Linear | nn.Conv2d, norm: type[nn.Module] | None) -> nn.Sequential:
