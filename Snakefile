@@ -57,7 +57,7 @@ if workflow.is_main_process:
 
         from mlssl.cost import estimate as cost
 
-        atexit.register(lambda: print(cost.report(STUDY, CORES), file=sys.stderr))
+        atexit.register(lambda: print(*left_out(), cost.report(STUDY, CORES), sep="\n", file=sys.stderr))
 
 
 onstart:

@@ -25,5 +25,14 @@ def _rising(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def _each_once(values: tuple[object, ...]) -> tuple[object, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may be given once")
+    return values
+
+
+EACH_ONCE = AfterValidator(_each_once)
+"""No value of a list twice: seeds, shares and candidates each give rows, and one row counted twice is no n of 2."""
+
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_rising)]

@@ -111,6 +111,8 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 LEFT_OUT = "left_out"
 """Note of a result without rows: why the evaluator cannot use the data."""
+METRICS_LEFT_OUT = "metrics_left_out"
+"""Note of a result with rows: why the data do not give a metric, by metric."""
 MOVE = "move it away and run this stage again"
 
 

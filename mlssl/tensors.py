@@ -144,35 +144,23 @@ def verify(path: Path) -> None:
         raise Damaged(f"{path}: its bytes do not match the checksum at its end")
 
 
-def read_weights(path: Path, what: str, *, missing: str, broken: str, key: str = "", own: bool = False) -> Any:
-    """Load to the CPU what `torch.save` wrote to `path`; a checksum of `save` at its end is verified.
-
-    Raises ConfigError with the remedy `missing` for a missing file, and with the remedy `broken` for a file that
-    cannot be read as `what`, or that lacks the checksum if mlssl must have written it (`own`); `key` names the
-    setting that gives the path.
-    """
-    where = f"{key}: {path}" if key else f"{path}"
-    try:
-        if has_checksum(path):
-            verify(path)
-        elif own:
-            raise Damaged(f"{path}: is cut off, or was not written by mlssl: it has no checksum at its end")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ConfigError(f"{where}: no such file; {missing}") from None
-    except Damaged as error:
-        raise ConfigError(f"{f'{key}: ' if key else ''}{error}; {broken}") from None
-    except Exception as error:  # Unpickling another file may raise any exception.
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{where}: cannot be read as {what} ({why}); {broken}") from None
-
-
 def read_own(path: Path, what: str, keys: set[str], *, missing: str, broken: str) -> dict[str, Any]:
     """Load to the CPU what `save` wrote to `path`: a dict with at least `keys`, verified by its checksum.
 
-    Raises ConfigError, with the remedy `missing` or `broken`, for anything else.
+    Raises ConfigError, with the remedy `missing` for a missing file, and with the remedy `broken` for one without
+    the checksum, or that cannot be read as `what`.
     """
-    values = read_weights(path, what, missing=missing, broken=broken, own=True)
+    try:
+        if not has_checksum(path):
+            raise Damaged(f"{path}: is cut off, or was not written by mlssl: it has no checksum at its end")
+        verify(path)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {missing}") from None
+    except Damaged as error:
+        raise ConfigError(f"{error}; {broken}") from None
+    except Exception as error:  # Unpickling another file may raise any exception; its text may advise to run code.
+        raise ConfigError(f"{path}: cannot be read as {what} ({type(error).__name__}); {broken}") from None
     if not isinstance(values, dict) or not keys <= values.keys():
         raise ConfigError(f"{path}: holds no {' and '.join(sorted(keys))}; give {what} written by mlssl")
     return values

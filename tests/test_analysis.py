@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import yaml
@@ -15,7 +16,8 @@ from support.results import put
 from mlssl.analysis import aggregate, outputs
 from mlssl.analysis.collect import collect
 from mlssl.errors import ConfigError
-from mlssl.figures.write import write_figures
+from mlssl.figures.forces import label_force
+from mlssl.figures.write import ablation, write_figures
 from mlssl.pictures.contact_sheet import write_contact_sheet
 from mlssl.study.expand import load
 from mlssl.tables.write import escape, write_tables
@@ -230,6 +232,38 @@ def test_missing_and_failed_show_as_such(study):
     write_figures(study)
 
 
+@pytest.mark.parametrize("axis", ["k", "loss"])
+@pytest.mark.parametrize("far", [-60.0, 300.0])
+def test_the_baseline_is_always_on_the_axis(study, axis, far):
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    metrics.loc[(metrics["method"] == "moco_v2") & (metrics["metric"] == "mAP"), "value"] += far
+    for compared in (True, False):  # without the baseline, the untrained backbone takes its place
+        if not compared:
+            metrics = metrics[metrics["method"] != "moco_v2"]
+            metrics.loc[metrics["method"] == "random", "value"] += far
+        figure = ablation(study, metrics, axis)
+        (ax,) = figure.axes
+        words = f"{'moco_v2, baseline' if compared else 'random, untrained'}: "
+        (line,) = (line for line in ax.lines if str(line.get_label()).startswith(words))
+        upright = axis == "k"
+        low, high = ax.get_ylim() if upright else ax.get_xlim()
+        at = (line.get_ydata() if upright else line.get_xdata())[0]
+        assert low < at < high
+        plt.close(figure)
+
+
+def test_a_level_without_a_value_is_on_the_axis_with_the_word(study):
+    for seed in (0, 1, 2):
+        diverge(study, find(study, "mls", seed, k=1))
+    tables(study)
+    figure = ablation(study, aggregate.read_metrics(study), "k")
+    (ax,) = figure.axes
+    assert ax.get_xlim()[0] < 1 < ax.get_xlim()[1]
+    assert [text.get_text() for text in ax.texts] == ["failed"]
+    plt.close(figure)
+
+
 def test_metrics_of_another_version_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(yaml.safe_dump(STUDY))
@@ -318,7 +352,7 @@ def test_all_that_is_named_is_written_and_the_same_again(study):
     files = outputs.table_files(study) + outputs.figure_files(study)
     assert set(files) == {p for folder in ("tables", "figures") for p in (study.out / folder).iterdir()}
     assert {p.stem for p in outputs.figure_files(study)} == {
-        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "claims")
+        *("main", "k", "dictionary_size", "loss", "labels", "training_curves", "label_force", "gains", "claims")
     }
     before = {path: path.read_bytes() for path in files}
     tables(study)
@@ -385,6 +419,20 @@ def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):
     assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
 
 
+def test_a_metric_that_the_data_do_not_give_is_left_out_by_name_and_the_others_stay(study):
+    why = "instances_train2017.json: no object has a mask (key 'segmentation'); annotate masks"
+    for run in study.runs.values():
+        if run.id in study.transfer_runs["detection"]:
+            study.result(run.id, "detection").unlink()
+            found = rows("detection", {"AP_bbox": 20.0, "AP50_bbox": 30.0})
+            put(study, run, "detection", found, notes={"metrics_left_out": {"AP_segm": why}}, **MADE)
+    main = tables(study)["main"]
+    assert float(main.loc["mls", "detection_AP_bbox_mean"]) == 20
+    assert main.loc["mls", "detection_AP_segm_status"] == "left out (1 of 1 seed)"
+    assert f"Left out: detection AP_segm ({why})." in (study.out / "tables" / "main.md").read_text()
+    assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
+
+
 def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):
     for run in study.runs.values():
         study.result(run.id, "pretrain").unlink()
@@ -393,3 +441,23 @@ def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):
     assert float(tables(study)["k"].loc[5, "pretrain_label_force_mean"]) == 2.5
     main = (study.out / "tables" / "main.md").read_text()
     assert "gradient of the labels" not in main
+
+
+def test_the_figure_of_the_labels_gradients_draws_their_share_of_info_nce(study):
+    for run in study.runs.values():
+        seed = run.config.seed
+        lines = [
+            {"step": t, "diagnostics": {"grad_info_nce": 4.0 + 4 * seed, "grad_labels": 0.2 * t}} for t in (10, 20)
+        ]
+        log = lines if "k" in run.config.params else []
+        (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
+    figure = label_force(study)
+    panels = {ax.get_title(): ax for ax in figure.axes if ax.axison}
+    assert sorted(panels) == ["dictionary_size", "k", "method"]  # one level of "loss" has labels
+    by_k = {line.get_label(): line for line in panels["k"].lines if line.get_linewidth() > 1}
+    shares = [[100 * 0.2 * t / (4 + 4 * seed) for seed in study.seeds] for t in (10, 20)]
+    assert list(by_k["5"].get_xdata()) == [10, 20]
+    assert list(by_k["5"].get_ydata()) == pytest.approx([sum(share) / len(share) for share in shares])
+    # MoCo-v2 has no labels: neither a line nor a missing log.
+    assert [line.get_label() for line in panels["method"].lines if line.get_linewidth() > 1] == ["mls"]
+    assert "Not available" not in figure.get_suptitle()

@@ -13,14 +13,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from mlssl.claims.evaluate import CEILING, NO_RESULT, NOT_IN_STUDY, evaluate
+from mlssl.claims.evaluate import NO_RESULT, NOT_IN_STUDY, evaluate
+from mlssl.claims.gains import gains
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.noise import noise
-from mlssl.claims.paper import CLAIMS, Level
+from mlssl.claims.paper import CLAIMS
 from mlssl.claims.resolution import below_resolution
 from mlssl.figures.forest import claims as forest
+from mlssl.figures.gains import gains as gains_figure
 from mlssl.study.expand import COMPARE, load
 from mlssl.tables.claims import claims_table, noise_table, paper_numbers
+from mlssl.tables.gains import gains_table
 from mlssl.tables.write import markdown, read_paper
 
 ROOT = Path(__file__).parents[1]
@@ -42,8 +45,11 @@ def study_of(tmp_path, monkeypatch):
     """A study like config/ablations.yaml with other seeds, transfers and axes."""
     monkeypatch.chdir(tmp_path)
 
-    def make(seeds=(0, 1, 2, 3, 4), axes=(), **transfers):
+    def make(seeds=(0, 1, 2, 3, 4), axes=(), ceiling=False, **transfers):
         values = copy.deepcopy(ABLATIONS) | {"seeds": list(seeds)}
+        if ceiling:
+            values["methods"]["supervised"] = {"target": "baselines.supervised.Supervised"}
+            values["compare"].append("supervised")
         values["ablations"] = {name: values["ablations"][name] for name in axes}
         values["transfers"] = {"linear": {"fractions": [1.0]}} | transfers
         Path("study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -214,15 +220,52 @@ def test_a_score_that_cannot_tell_trained_from_untrained_decides_nothing(study_o
     assert row.verdict == "supported"
 
 
-def test_a_gain_is_a_share_of_the_way_to_supervised(study_of, monkeypatch):
-    monkeypatch.setattr("mlssl.claims.evaluate.CEILING", Level(((COMPARE, "densecl"),)))
-    study = study_of()
-    metrics, _ = simulate(study, {(COMPARE, "random"): -10.0, (COMPARE, "densecl"): 10.0, (COMPARE, "mls"): 5.0})
+def test_a_gain_is_a_share_of_the_way_to_supervised(study_of):
+    study = study_of(ceiling=True)
+    means = {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}
+    metrics, _ = simulate(study, means)
     centre, low, high = evaluate(study, metrics, None)[0].outcomes[0].share
     assert low < 0.25 < high
     assert centre == pytest.approx(0.25, abs=0.02)
-    monkeypatch.setattr("mlssl.claims.evaluate.CEILING", CEILING)
-    assert evaluate(study, metrics, None)[0].outcomes[0].share is None
+    without = study_of()
+    assert evaluate(without, simulate(without, means)[0], None)[0].outcomes[0].share is None
+
+
+def test_gains_over_untrained_weights_are_paired_and_have_a_share(study_of):
+    study = study_of(ceiling=True)
+    metrics, groups = simulate(
+        study, {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}, images=0.5
+    )
+    found = {gain.method: gain for gain in gains(study, metrics, groups)}
+    assert list(found) == [method for method in study.axes()[COMPARE] if method != "random"]
+    values = metrics[metrics["metric"] == "mAP"].set_index("run")["value"]
+    by_seed = {
+        method: [values[run.id] for run in study.runs.values() if run.config.method == method]
+        for method in ("mls", "random", "supervised")
+    }
+    differences = [a - b for a, b in zip(by_seed["mls"], by_seed["random"], strict=True)]
+    assert found["mls"].found.mean == pytest.approx(sum(differences) / 5)
+    assert found["mls"].found.images
+    assert found["mls"].share[0] == pytest.approx(0.75, abs=0.02)
+    assert found["supervised"].share is None
+    text, tidy, printed = gains_table(study, metrics)
+    assert "share of the way" in text
+    assert list(printed["evaluator"]) == ["linear mAP, 100 % of labels, %"]
+    assert printed.loc[0, "mls"].startswith(f"{found['mls'].found.mean:+.2f} [")
+    assert ", n = 5; 75 % [" in printed.loc[0, "mls"]
+    assert set(tidy["method"]) == set(found)
+
+
+def test_without_results_or_untrained_weights_the_gains_are_empty(study_of):
+    study = study_of()
+    empty = pd.DataFrame(columns=["run", "protocol", "metric", "value", "status", "other_code", "wall_s"])
+    assert [gain.found for gain in gains(study, empty, None)] == [None] * 3
+    _, _, printed = gains_table(study, empty)
+    assert set(printed.iloc[0, 1:]) == {"–"}
+    one = study_of(seeds=[0])
+    cell = gains_table(one, simulate(one)[0])[2].loc[0, "mls"]
+    assert cell.endswith(", n = 1")
+    assert "[" not in cell
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.number))
@@ -299,3 +342,21 @@ def test_the_figure_has_every_comparison_and_verdict(study_of):
 
 def test_every_margin_is_positive():
     assert all(margin > 0 for margin in MARGIN.values())
+
+
+def test_the_figure_of_gains_draws_floor_ceiling_and_intervals(study_of):
+    study = study_of(ceiling=True)
+    metrics, groups = simulate(
+        study, {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}, images=0.5
+    )
+    found = gains(study, metrics, groups)
+    figure = gains_figure(study, found)
+    ax = figure.axes[0]
+    by_method = {gain.method: gain.found for gain in found}
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["moco_v2", "densecl", "mls"]
+    upright = [
+        line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--" or line.get_color() == "0.2"
+    ]
+    assert sorted(upright) == pytest.approx([0.0, by_method["supervised"].mean])
+    intervals = [tuple(line.get_xdata()) for line in ax.lines if len(set(line.get_xdata())) == 2]
+    assert intervals == [pytest.approx(by_method[m].interval()) for m in ("moco_v2", "densecl", "mls")]

@@ -43,6 +43,13 @@ def test_a_mistake_is_one_clear_sentence(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reader_that_closes_the_pipe_gets_no_traceback():
+    ran = subprocess.run(
+        f"{sys.executable} -m mlssl settings | true", shell=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.stderr == ""
+
+
 def test_by_hand_from_scenes_to_a_result(tmp_path):
     """The README's steps without Snakemake."""
     scenes = tmp_path / "scenes"

@@ -1,5 +1,6 @@
 """Pretraining: resume to the bit, data order, schedules, the log, failures."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -28,7 +29,9 @@ from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
 from mlssl.study import methods
 from mlssl.study import settings as config
+from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment
+from mlssl.study.sources import CACHE
 from mlssl.study.validation import build
 
 CPU = torch.device("cpu")
@@ -36,7 +39,14 @@ TARGETS = {
     "mls": "mlssl.method.mls.MLS",
     "moco_v2": "baselines.moco_v2.MoCoV2",
     "densecl": "baselines.densecl.DenseCL",
+    "knn_moco": "baselines.knn_moco.KNNMoCo",
+    "nnclr": "baselines.nnclr.NNCLR",
+    "msf": "baselines.msf.MSF",
+    "byol": "baselines.byol.BYOL",
+    "simsiam": "baselines.simsiam.SimSiam",
 }
+SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4}
+"""Of these, a method is given those that it has."""
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +62,12 @@ def store(tmp_path_factory):
 
 
 def make_settings(method="mls", **changes):
-    scalars = {"k": 2} if method == "mls" else {}
+    takes = methods.constructor(TARGETS[method]).types if method in TARGETS else {}
     values = {
         "data": {"root": "unused", **IDENTIFIED},
         "method": method,
         "target": TARGETS.get(method),
-        "params": {"dictionary_size": 10, "dim": 8, **scalars} if method in TARGETS else {},
+        "params": {name: value for name, value in SMALL.items() if name in takes},
         "backbone": "test_resnet",
         "epochs": None,
         "steps": 6,
@@ -172,7 +182,7 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
         engine.pretrain(
             make_settings(method, steps=2), store, tmp_path / method, run=method, device=CPU, progress=False
         )
-    for method in ("moco_v2", "densecl"):
+    for method in TARGETS:
         assert_same(seen["mls"][0], seen[method][0])
         assert_same(seen["mls"][1][:2], seen[method][1][:2])
 
@@ -304,6 +314,20 @@ def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, m
     final = train(make_settings("random", init=str(paths[1])), store, tmp_path / "run")
     weights = torch.load(paths[1], weights_only=True)["backbone"]
     assert_same(dict(final["method"]), weights)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new since", "replaced"])
+def test_initial_weights_that_changed_since_the_run_was_named_are_refused(store, tmp_path, monkeypatch, known):
+    """A job reads the name from the frozen study; the file may have come or changed while others trained."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "w.pt"
+    if known:
+        write_backbone(path, name="test_resnet", seed=0)
+    named = dataclasses.replace(make_settings("random", init=str(path)), init_id=content_id(path, CACHE))
+    write_backbone(path, name="test_resnet", seed=1)
+    with pytest.raises(ConfigError, match=r"init: .*w.pt: has other contents .* call snakemake again"):
+        train(named, store, tmp_path / "run")
+    assert not (tmp_path / "run" / "pretrain.json").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from support.study import EXAMPLE, MLS, REMOVED, loaded
 from support.tiny_coco import write_coco
 
 from mlssl.digest import digest_of
-from mlssl.errors import DataError
+from mlssl.errors import ConfigError, DataError
+from mlssl.pretrain.loop import identified
 from mlssl.study import identity, settings
 from mlssl.study import sources as sources_module
 from mlssl.study.expand import load
@@ -147,6 +148,7 @@ KEEPS = {
         "method": "another",
         "seed": 3,  # it is in the name of the run beside the digest
         "init": "elsewhere.pth",
+        "init_prefix": {"init": "elsewhere.pth", "init_prefix": "encoder_k."},  # its choice is in init_id
         "log_every": 3,
         "label_records": 3,
         "checkpoint_seconds": 3,
@@ -198,7 +200,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("cls", "field", "value", "outcome"), ROWS)
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
-    changes = value if field == "steps" else {field: value}
+    changes = value if field in ("steps", "init_prefix") else {field: value}
     if cls is Views:
         cls, changes = Pretrain, {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"
@@ -310,6 +312,21 @@ def test_of_initial_weights_the_content_counts_and_not_the_place(weights):
     assert not set(others) & set(runs)
     assert same == transfers
     assert set(loaded(WRITTEN | {"pretrain.init": "nowhere.pth"}).weights.values()) == {"-"}
+
+
+def test_another_network_of_the_file_of_initial_weights_is_another_run(weights):
+    found = [names(loaded(WRITTEN))[0]]
+    found += [names(loaded(WRITTEN | {"pretrain.init_prefix": p}))[0] for p in ("encoder_k", "encoder_q", "")]
+    assert len({run for runs in found for run in runs}) == sum(map(len, found))
+    dotted = loaded(WRITTEN | {"pretrain.init_prefix": "encoder_k."})
+    assert names(dotted)[0] == found[1]
+    by_hand = next(iter(dotted.runs.values())).config
+    assert identified(dataclasses.replace(by_hand, init_id=None)).init_id == by_hand.init_id
+
+
+def test_a_prefix_needs_a_file():
+    with pytest.raises(ConfigError, match="init_prefix names a network in the file of init; give init too"):
+        loaded(WRITTEN | {"pretrain.init": None, "pretrain.init_prefix": "encoder_q."})
 
 
 @pytest.mark.parametrize(

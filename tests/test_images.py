@@ -141,3 +141,55 @@ def test_a_folder_without_images_is_refused(tmp_path):
         find_images(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         find_images(tmp_path / "none")
+
+
+def iso(brand):
+    return b"\0\0\0\x18ftyp" + brand + bytes(100)
+
+
+KINDS = [
+    (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "a pointer of Git LFS, not the image; run `git",
+    ),
+    (b"%PDF-1.4", "a PDF"),
+    (b"\n<!DOCTYPE html><html>not found</html>", "a web page"),
+    (b"<svg xmlns='x'/>", "an SVG drawing"),
+    (b'{"error": 404}', "JSON"),
+    (b"PK\x03\x04zip", "a ZIP archive"),
+    (iso(b"isom"), "a video"),
+    (iso(b"qt  "), "a video"),
+    (iso(b"crx "), "a raw file of a camera"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000, convert it"),
+    (bytes(128) + b"DICM", "a DICOM file"),
+]
+
+
+@pytest.mark.parametrize(("content", "kind"), KINDS)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_file_that_is_something_else_is_refused_with_what_it_is(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnusableImage, match=f"is {kind}"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg", "a.PNG"])
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"heix"])
+def test_heic_is_named_whatever_its_suffix(tmp_path, monkeypatch, name, brand):
+    monkeypatch.setattr(images, "HEIF", False)
+    monkeypatch.setattr(images, "FORMATS", ["JPEG", "PNG"])
+    (tmp_path / name).write_bytes(iso(brand))
+    with pytest.raises(UnusableImage, match="is HEIC, which needs `pip install pillow-heif`"):
+        read_image(tmp_path / name)
+
+
+def test_a_link_to_nothing_is_refused_as_such(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(UnusableImage, match="is a link to a file that does not exist"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(("top", "dark"), [(0, True), (1023, True), (4095, True), (16383, False), (65535, False)])
+def test_few_bits_in_sixteen_are_nearly_black(tmp_path, top, dark):
+    Image.fromarray((RAMP / 255 * top).astype(np.uint16)).save(tmp_path / "a.png")
+    assert images.nearly_black(read_image(tmp_path / "a.png")) is dark

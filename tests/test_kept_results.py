@@ -289,10 +289,18 @@ def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
     assert jobs(tmp_path / "work", "~/study.yaml")["pretrain"] == 2
 
 
-def test_a_run_without_its_data_says_so_before_anything_runs(tmp_path):
-    study = write(tmp_path / "study.yaml", small(data={"root": "nowhere", "short_side": 32}))
-    output = snakemake(tmp_path, study, check=False)
-    assert "data.root: nowhere: no such folder" in output
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": {"root": "nowhere", "short_side": 32}}, "data.root: nowhere: no such folder"),
+        ({"transfer_data": {"root": "nowhere"}}, "transfer_data.root: nowhere: no such folder"),
+        ({"pretrain": small()["pretrain"] | {"init": "nowhere.pth"}}, "pretrain.init: nowhere.pth: no such file"),
+    ],
+    ids=["data", "transfer_data", "weights"],
+)
+def test_a_run_without_its_files_says_so_before_anything_runs(tmp_path, change, words):
+    study = write(tmp_path / "study.yaml", small(**change))
+    assert words in snakemake(tmp_path, study, check=False)
     assert not (tmp_path / "results" / "tiny").exists()
 
 

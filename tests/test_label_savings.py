@@ -64,6 +64,38 @@ def test_two_seeds_that_disagree_claim_nothing():
     assert "labels saved: undecided (needs n = " in sentence("mls", savings(660.0, 320.0))
 
 
+@pytest.mark.parametrize(
+    ("needed", "words"),
+    [
+        ([300.0, 320.0, 280.0], "allows to say that 65 % to 75 % of the labels are saved."),
+        (
+            [400.0, 900.0, 700.0],
+            "allows anything from 77 % more labels needed to 77 % of them saved, so it does not say",
+        ),
+        ([990.0, 1000.0, 1010.0], "from 3 % more labels needed to 2 % of them saved, so it does not say"),
+        ([1000.0, 1000.0, 1000.0], "from 0 % more labels needed to 0 % of them saved, so it does not say"),
+        ([math.nan, 300.0, 300.0], "This does not say that pretraining saves labels."),
+        ([math.nan] * 3, "This does not say that pretraining saves labels."),
+    ],
+)
+def test_the_sentence_says_no_more_than_the_interval_allows(needed, words):
+    assert words in sentence("mls", savings(*needed))
+
+
+def test_more_labels_needed_are_no_negative_saving():
+    text = sentence("mls", savings(1500.0, 1600.0, 1550.0))
+    assert "(40.0 %): 55 % more labels needed [43, 68] (" in text
+    assert "allows to say that none are saved: 43 % to 68 % more are needed." in text
+
+
+def test_bounds_alone_are_said_of_the_seeds_that_there_are():
+    bounds = [Saving(1000, 40.0, needed, at_most=True) for needed in (10.0, 100.0, 50.0)]
+    assert "Each of these seeds saves at least 90 % of the labels; for others there is no bound." in sentence(
+        "mls", bounds
+    )
+    assert "Each of these" not in sentence("mls", [*bounds, Saving(1000, 40.0, 1200.0, at_most=False)])
+
+
 def test_a_saving_below_the_margin_is_none():
     assert "labels saved: no difference larger than 10 %" in sentence("mls", savings(1000.0, 1000.0, 970.0, 1000.0))
 

@@ -207,7 +207,7 @@ def test_other_mistakes_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv: no such file"):
         read_labels(tmp_path / "gone.csv", NAMES)
     path = tmp_path / "l.csv"
-    path.write_text("a.jpg;cup\n")
+    path.write_text("a.jpg|cup\n")
     with pytest.raises(DataError, match=r"l\.csv: line 1 has 1 cells .*file,label;label"):
         read_labels(path, NAMES)
     path.write_bytes(b"a.jpg,\xff\n")

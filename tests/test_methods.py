@@ -7,8 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from baselines.byol import BYOL
 from baselines.densecl import DenseCL
+from baselines.knn_moco import KNNMoCo
 from baselines.moco_v2 import MoCoV2
+from baselines.msf import MSF
+from baselines.nnclr import NNCLR
+from baselines.simsiam import SimSiam
 from mlssl.errors import ConfigError
 from mlssl.method.losses import MULTI_LABEL
 from mlssl.method.mls import MLS
@@ -36,8 +41,10 @@ class SmallBackbone(torch.nn.Module):
 
 def make(cls, **scalars):
     torch.manual_seed(0)
-    small = {"dictionary_size": 16, "dim": 8} | ({"k": 3} if cls is MLS else {})
-    return cls(SmallBackbone(), **small | scalars).train()
+    small = {"dictionary_size": 16, "dim": 8, "k": 3, "predictor_hidden": 4}
+    small["hidden"] = 0 if cls in CONTRASTIVE else 12
+    takes = constructor(f"{cls.__module__}.{cls.__name__}").types
+    return cls(SmallBackbone(), **{name: value for name, value in small.items() if name in takes} | scalars).train()
 
 
 def view(seed):
@@ -50,10 +57,15 @@ def view(seed):
     )
 
 
-METHODS = pytest.mark.parametrize("cls", [MLS, MoCoV2, DenseCL])
+CONTRASTIVE = [MLS, MoCoV2, DenseCL, KNNMoCo]
+"""With InfoNCE against the dictionary."""
+EVERY = pytest.mark.parametrize("cls", [*CONTRASTIVE, NNCLR, MSF, BYOL, SimSiam])
+WITH_DICTIONARY = pytest.mark.parametrize("cls", [*CONTRASTIVE, NNCLR, MSF])
+WITH_KEYS = pytest.mark.parametrize("cls", [*CONTRASTIVE, MSF])
+METHODS = pytest.mark.parametrize("cls", CONTRASTIVE)
 
 
-@METHODS
+@WITH_KEYS
 def test_keys_ignore_the_query_encoder_until_the_momentum_update(cls):
     """With momentum 1 the key encoder stays: what the dictionary holds must not feel a changed query encoder."""
     method = make(cls, momentum=1.0)
@@ -67,7 +79,7 @@ def test_keys_ignore_the_query_encoder_until_the_momentum_update(cls):
         assert torch.equal(column, changed.dictionary.read()[name]), name
 
 
-@METHODS
+@WITH_KEYS
 def test_keys_come_from_the_second_view_after_the_momentum_update(cls):
     method = make(cls, momentum=0.5)
     with torch.no_grad():
@@ -80,16 +92,29 @@ def test_keys_come_from_the_second_view_after_the_momentum_update(cls):
     torch.testing.assert_close(method.dictionary.read()["z"], z.detach())
 
 
-@METHODS
-def test_gradient_reaches_the_query_encoder_only(cls):
+@EVERY
+def test_gradient_reaches_all_that_is_trained_and_nothing_else(cls):
     method = make(cls)
     method.step(view(1), view(2), 0.0)["loss"].backward()
     method.zero_grad()
     parts = method.step(view(3), view(4), 0.0)
     parts["loss"].backward()
     assert all(p.grad is not None and p.grad.any() for p in method.encoders.query.backbone.conv.parameters())
-    assert all(p.grad is None for p in method.encoders.key.parameters())
+    assert all((p.grad is not None) == p.requires_grad for p in method.parameters())
+    if hasattr(method.encoders, "key"):
+        assert all(p.grad is None for p in method.encoders.key.parameters())
     assert all(not v.requires_grad for name, v in parts.items() if name != "loss")
+
+
+@EVERY
+def test_the_order_of_the_images_in_the_batch_is_of_no_consequence(cls):
+    method = make(cls)
+    method.step(view(1), view(2), 0.0)
+    other, order = copy.deepcopy(method), torch.tensor([3, 0, 5, 1, 4, 2])
+    found = method.step(view(3), view(4), 0.0)
+    permuted = other.step(*(View(*(column[order] for column in v)) for v in (view(3), view(4))), 0.0)
+    for name, value in found.items():
+        torch.testing.assert_close(permuted[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @METHODS
@@ -100,7 +125,7 @@ def test_the_batch_is_not_among_its_own_negatives(cls):
     assert len(method.dictionary) == B
 
 
-@METHODS
+@WITH_DICTIONARY
 def test_a_batch_larger_than_the_dictionary_is_refused(cls):
     with pytest.raises(ValueError, match="dictionary_size"):
         make(cls, dictionary_size=B - 1).step(view(1), view(2), 0.0)
@@ -326,6 +351,14 @@ def test_papers_defaults():
     assert constructor("mlssl.method.mls.MLS").defaults == shared | mls | own
     assert constructor("baselines.moco_v2.MoCoV2").defaults == shared | baseline
     assert constructor("baselines.densecl.DenseCL").defaults == shared | baseline | {"lam": 0.5}
+    knn = {"k": 20, "momentum": 0.995, "lam": 0.4, "denominator": "all"}
+    assert constructor("baselines.knn_moco.KNNMoCo").defaults == shared | baseline | knn
+    nnclr = {"dictionary_size": 98304, "dim": 256, "tau": 0.1, "hidden": 2048, "predictor_hidden": 4096}
+    assert constructor("baselines.nnclr.NNCLR").defaults == nnclr
+    msf = {"k": 5, "dictionary_size": 128000, "dim": 512, "momentum": 0.99, "hidden": 4096}
+    assert constructor("baselines.msf.MSF").defaults == msf
+    assert constructor("baselines.byol.BYOL").defaults == {"dim": 256, "momentum": 0.99, "hidden": 4096}
+    assert constructor("baselines.simsiam.SimSiam").defaults == {"dim": 2048, "predictor_hidden": 512}
 
 
 def test_dictionary_is_first_in_first_out_and_never_shows_an_empty_slot():

@@ -163,7 +163,7 @@ CELL = re.compile(r"(?<!\\)\|")
 
 
 def document_rows():
-    """(target or None, setting, our default, demo study) of every row of the tables of settings."""
+    """(target or None, setting, our default, value in a study) of every row of the tables of settings."""
     target, explains = None, False
     for line in DOCUMENT.read_text().splitlines():
         if line.startswith("#"):
@@ -180,11 +180,22 @@ def document_rows():
             yield target, cells[1].strip("`"), yaml.safe_load(cells[3]), yaml.safe_load(cells[4])
 
 
+STUDIES = [ROOT / "config" / f"{name}.yaml" for name in ("demo", "competitors")]
+"""Of a method, the table has the values in the first of these that has it."""
+
+
+def methods_of(path):
+    """Target -> the settings of the first run of the first method that has it, in the order of the file."""
+    study = load(path)
+    runs = {name: next(r for r in study.runs.values() if r.config.method == name) for name in study.file.compare}
+    return {run.config.target: run.config for run in reversed(runs.values()) if run.config.target}
+
+
 def in_code(target, setting, demo):
-    """Default and demo study's value of a setting, from the code."""
+    """Default and value of a setting in the demo study or the competitors', from the code."""
     if target:
-        run = next(r.config for r in demo.runs.values() if r.config.target == target)
-        return constructor(target).defaults[setting], run.params[setting]
+        methods = methods_of(STUDIES[1]) | methods_of(STUDIES[0])
+        return constructor(target).defaults[setting], methods[target].params[setting]
     cls, name = setting.split(".")
     run = next(r.config for r in demo.runs.values() if r.config.target)
     used = {
@@ -201,7 +212,7 @@ def in_code(target, setting, demo):
 def test_the_document_tells_our_values(target, setting, default, demo_value):
     ours, demo = map(plain_value, in_code(target, setting, load(ROOT / "config" / "demo.yaml")))
     assert default == ours, f"{DOCUMENT.name}: our default of {setting} is {ours!r}, it says {default!r}"
-    assert demo_value == demo, f"{DOCUMENT.name}: {setting} is {demo!r} in config/demo.yaml, it says {demo_value!r}"
+    assert demo_value == demo, f"{DOCUMENT.name}: {setting} is {demo!r} in the study, it says {demo_value!r}"
 
 
 def plain_value(value):
@@ -212,9 +223,7 @@ def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
     rows = [(target, setting) for target, setting, _, _ in document_rows()]
     assert len(rows) == len(set(rows))
     targets = {target for target, _ in rows if target}
-    assert targets == {
-        run.config.target for run in load(ROOT / "config" / "demo.yaml").runs.values() if run.config.target
-    }
+    assert targets == {t for path in STUDIES for t in methods_of(path) if constructor(t).types}
     for target in targets:
         assert {s for t, s in rows if t == target} == set(constructor(target).types)
     assert {f"Views.{f.name}" for f in dataclasses.fields(settings.Views)} <= {s for _, s in rows}

@@ -28,6 +28,7 @@ TARGETS = {
     "mls": "mlssl.method.mls.MLS",
     "moco_v2": "baselines.moco_v2.MoCoV2",
     "densecl": "baselines.densecl.DenseCL",
+    "simsiam": "baselines.simsiam.SimSiam",
     "random": None,
 }
 SETTINGS = Pictures(queries=2, neighbours=3, candidates=5, dictionary_size=30, seed=0)
@@ -40,7 +41,7 @@ def trained(tmp_path_factory):
     write_coco(root / "coco")
     build_store(root / "coco" / "train2017", root / "store", short_side=64, images_id="images", workers=1)
     for method, target in TARGETS.items():
-        params = {"dictionary_size": 8, "dim": 8} if target else {}
+        params = ({"dim": 8} | ({"dictionary_size": 8} if method != "simsiam" else {})) if target else {}
         data = {"root": "unused", "short_side": 64, **IDENTIFIED}
         values = {"data": data, "method": method, "target": target}
         values |= {
@@ -133,10 +134,16 @@ def test_pictures_are_written(trained, tmp_path, method):
     run, images = read_run(trained / method / "checkpoint.pt"), ImageStore(trained / "store")
     after, before = (embed(run, images, SETTINGS, CPU, trained=t) for t in (True, False))
     neighbours.write_neighbours(
-        *after, lambda i: images.image(i).numpy(), tmp_path / "n.png", rows=2, neighbours=3, about=run.about()
+        *after,
+        lambda i: images.image(i).numpy(),
+        tmp_path / "n.png",
+        rows=2,
+        neighbours=3,
+        method=method,
+        about=run.about(),
     )
     histograms.write_histograms(
-        before, after, lambda i: images.image(i).numpy(), tmp_path / "h.png", about=run.about()
+        before, after, lambda i: images.image(i).numpy(), tmp_path / "h.png", method=method, about=run.about()
     )
     for name in ("n.png", "n.pdf", "h.png", "h.pdf"):
         assert (tmp_path / name).stat().st_size > 1000

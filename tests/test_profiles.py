@@ -101,7 +101,7 @@ def test_the_default_profile_is_found_without_an_option(tmp_path):
     output = snakemake(tmp_path, tiny(tmp_path), "--dry-run")
     assert f"Using workflow specific profile {PROFILES / 'default'} " in output
     given = yaml.safe_load((PROFILES / "default" / "config.yaml").read_text())
-    assert given == {"keep-going": True, "rerun-incomplete": True}
+    assert given == {"keep-going": True, "show-failed-logs": True, "rerun-incomplete": True}
 
 
 def test_a_profile_is_found_by_its_name_from_any_folder(tmp_path):

@@ -8,7 +8,6 @@ from mlssl.cli import parser
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method
-from mlssl.pretrain.initial import load_initial
 from mlssl.study import expand as study
 from mlssl.study.settings import Data, DataSource, Pretrain
 from mlssl.study.sources import identify, read_source
@@ -181,22 +180,6 @@ def test_an_extending_study_says_only_what_differs(tmp_path, monkeypatch):
         study.load(own)
 
 
-PREFIXES = ["", "module.encoder_q.", "backbone."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_published_weights_are_found_under_their_prefix(tmp_path, prefix):
-    torch.manual_seed(1)
-    theirs = create_backbone("test_resnet").state_dict()
-    state = {prefix + k: v for k, v in theirs.items()} | {"module.encoder_k.conv1.weight": torch.zeros(1)}
-    torch.save({"epoch": 3, "state_dict": {**state, f"{prefix}fc.weight": torch.zeros(2)}}, tmp_path / "theirs.pth")
-    torch.manual_seed(2)
-    ours = create_backbone("test_resnet")
-    assert load_initial(ours, tmp_path / "theirs.pth") == prefix
-    for key, value in ours.state_dict().items():
-        assert torch.equal(value, theirs[key]), key
-
-
 def test_a_run_starts_from_its_initial_weights(tmp_path):
     torch.manual_seed(1)
     theirs = create_backbone("test_resnet").state_dict()
@@ -205,21 +188,3 @@ def test_a_run_starts_from_its_initial_weights(tmp_path):
     _, backbone = build_method(config, torch.device("cpu"))
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, theirs[key]), key
-
-
-class Evil:
-    def __reduce__(self):
-        return (print, ("run",))
-
-
-def test_weights_that_cannot_be_used_are_refused(tmp_path, capsys):
-    ours = create_backbone("test_resnet")
-    with pytest.raises(ConfigError, match="no such file"):
-        load_initial(ours, tmp_path / "none.pth")
-    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ConfigError, match="cannot be read as weights"):
-        load_initial(ours, tmp_path / "evil.pth")
-    assert "run" not in capsys.readouterr().out
-    torch.save({k: v for k, v in ours.state_dict().items() if "layer1" not in k}, tmp_path / "part.pth")
-    with pytest.raises(ConfigError, match="has no weight 'layer1"):
-        load_initial(ours, tmp_path / "part.pth")

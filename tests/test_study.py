@@ -122,6 +122,12 @@ REFUSED = [
     ({"data.short_side": "all"}, "data.short_side: 'all'", "at least 16, or full"),
     ({"seeds": []}, "seeds: []", "at least 1"),
     ({"seeds": [0, 0]}, "seeds", "each may be given once"),
+    ({"ablations.k.seeds": [0, 0]}, "ablations.k.seeds: [0, 0] is", "each may be given once"),
+    ({"transfers.linear.seeds": [1, 1]}, "transfers.linear.seeds: [1, 1] is", "each may be given once"),
+    ({"transfers.linear.fractions": [1, 0.1, 1.0]}, "transfers.linear.fractions: [1", "each may be given once"),
+    ({"transfers.knn": {"neighbours": [5, 5]}}, "transfers.knn.neighbours: [5, 5] is", "each may be given once"),
+    ({"transfers.dense": {"shrinkages": [1, 1.0]}}, "transfers.dense.shrinkages: [1", "each may be given once"),
+    ({"search_benchmark": {"method": "mls", "sizes": [8, 8]}}, "search_benchmark.sizes", "each may be given once"),
     ({"seeds": 3}, "seeds: 3", "a list"),
     ({"seeds": [-1]}, "seeds.0: -1", "at least 0"),
     ({"name": "../up"}, "name: '../up'", "of the form"),
@@ -129,7 +135,7 @@ REFUSED = [
     ({"gpus_per_run": 0}, "gpus_per_run: 0", "at least 1"),
     ({"pictures": {"dictionary_size": 1}}, "pictures.dictionary_size: 1", "at least 2"),
     # What does not fit together.
-    ({"compare": ["mls", "byol"]}, "method: byol", "known are mls, moco_v2, random"),
+    ({"compare": ["mls", "byol"]}, "compare: method 'byol'", "known are mls, moco_v2, random"),
     ({"compare": ["mls", "mls"]}, "compare", "each may be given once"),
     ({"compare": []}, "compare: []", "at least 1"),
     ({"data.root": "here"}, "data: root and scenes are given", "give one of"),
@@ -146,7 +152,7 @@ REFUSED = [
     ({"ablations.k.values": REMOVED}, "ablations.k: give method, param and values, or levels", ""),
     ({"ablations.k.levels": {"a": {"method": "mls"}}}, "ablations.k: give method, param and values, or levels", ""),
     ({"ablations.loss.levels": {}}, "ablations.loss.levels: {}", "at least 1"),
-    ({"ablations.k.method": "slm"}, "k: 1: method 'slm' is not under methods", "known are"),
+    ({"ablations.k.method": "slm"}, "ablations.k: 1: method 'slm' is not under methods", "known are"),
     ({"search_benchmark": SEARCH | {"method": "byol"}}, "search_benchmark.method: 'byol' is not compared", "mls"),
     ({"pretrain.batch_size": 9}, "batch_size 9 is larger than the dataset of 8 images", "give less"),
     ({"common.dictionary_size": 3, "methods.mls.params.k": 1}, "dictionary_size 3", "at least 4"),
@@ -233,6 +239,22 @@ def test_the_file_at_fault_is_named_in_a_chain(base, own, words):
     with pytest.raises(ConfigError) as refused:
         load("own.yaml")
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("middle", ["note", "section"])
+@pytest.mark.parametrize(
+    ("section", "key"), [("ablations", None), ("ablations", "k"), ("transfers", "detection"), ("methods", "mls")]
+)
+def test_null_removes_a_mapping_from_whichever_file_of_a_chain_it_is(section, key, middle):
+    base = changed({"compare": ["moco_v2"], "ablations": {"k": EXAMPLE["ablations"]["k"] | {"method": "moco_v2"}}})
+    base["ablations"]["k"] |= {"param": "dictionary_size", "values": [64, 128]}
+    Path("base.yaml").write_text(yaml.safe_dump(base))
+    given = {section: {"k2": base["ablations"]["k"]} if section == "ablations" else base[section]}
+    values = {"note": {"about": "in between"}, "section": given}[middle]
+    Path("middle.yaml").write_text(yaml.safe_dump({"extends": "base.yaml"} | values))
+    Path("own.yaml").write_text(yaml.safe_dump({"extends": "middle.yaml", section: key and {key: None}}))
+    left = getattr(load("own.yaml").file, section)
+    assert (key not in left) if key else not left
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("config/*.yaml")), ids=lambda p: p.name)

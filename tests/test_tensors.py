@@ -9,11 +9,11 @@ from test_engine import make_settings
 from test_preemption import tiny_store, train
 
 from mlssl import tensors
+from mlssl.checkpoints.load import load
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
 from mlssl.pictures.embed import read_run
 from mlssl.pretrain import loop as engine
-from mlssl.pretrain.initial import load_initial
 from mlssl.pretrain.run import checkpoint
 from mlssl.study.identity import experiment
 from mlssl.transfer.load import load_backbone
@@ -23,7 +23,7 @@ BACKBONE = make_settings().backbone
 
 
 def initial(path):
-    return load_initial(create_backbone(BACKBONE), path)
+    return load(create_backbone(BACKBONE), path).network.prefix
 
 
 READERS = {
@@ -31,8 +31,8 @@ READERS = {
     "read_own": ("backbone.pt", partial(tensors.read_own, what="a file", keys={"meta"}, missing="-", broken="-")),
     "read_run": ("checkpoint.pt", read_run),
     "checkpoint.load": ("checkpoint.pt", partial(checkpoint.load, experiment=EXPERIMENT)),
-    "load_initial, backbone": ("backbone.pt", initial),
-    "load_initial, checkpoint": ("checkpoint.pt", initial),
+    "init, backbone": ("backbone.pt", initial),
+    "init, checkpoint": ("checkpoint.pt", initial),
 }
 
 
@@ -115,7 +115,7 @@ def test_a_foreign_file_needs_no_checksum_to_start_from(tmp_path, prefix, inside
     path = tmp_path / "foreign.pt"
     torch.save({inside: content, "meta": {"epoch": 3}} if inside else content, path)
     backbone = create_backbone(BACKBONE)
-    assert load_initial(backbone, path) == prefix
+    assert load(backbone, path).network.prefix == prefix
     assert all(torch.equal(value, weights[name]) for name, value in backbone.state_dict().items())
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
 
-from mlssl.analysis.outputs import LABEL_FORCE, METRICS, Score, headline, runs_with
+from mlssl.analysis.outputs import LABEL_FORCE, METRICS, NO_METRIC, Score, headline, runs_with
 from mlssl.errors import ConfigError
 from mlssl.study.expand import COMPARE, Study
 
@@ -17,6 +18,8 @@ LEFT_OUT = "left out"
 """Start of the status of an evaluator that cannot use the data."""
 OTHER_CODE = "†"
 """Marks a cell with a result that other code than the current code made."""
+LONGEST = 120
+"""Characters of a reason in a cell; metrics.tsv has all of it."""
 NUMBERS = ("value", "n", "wall_s", "peak_memory_mb")
 
 
@@ -110,10 +113,10 @@ def summarise(study: Study, metrics: pd.DataFrame, axis: str, score: Score) -> d
 def _value(rows: pd.DataFrame | None, score: Score) -> float | str:
     if rows is None:
         return "missing"
-    bad = rows[rows["status"] != "ok"]
+    bad = rows[(rows["status"] != "ok") & rows["metric"].isin((NO_METRIC, score.metric))]
     if len(bad):
         # The losses in parentheses and the reason for a left-out evaluator do not fit into a table cell.
-        status = bad["status"].iloc[0].split(" (")[0]
+        status = textwrap.shorten(bad["status"].iloc[0].split(" (")[0], LONGEST, placeholder=" …")
         return LEFT_OUT if status.startswith(LEFT_OUT) else status
     value = rows.loc[rows["metric"] == score.metric, "value"]
     return float(value.iloc[0]) if len(value) and math.isfinite(value.iloc[0]) else "undefined"
@@ -154,10 +157,14 @@ def origin(metrics: pd.DataFrame) -> str:
 
 
 def left_out(metrics: pd.DataFrame) -> str:
-    """The evaluators that cannot use the data, with the reason, as one sentence; empty if there are none."""
-    rows = metrics[metrics["status"].str.startswith(LEFT_OUT)].drop_duplicates(["protocol", "status"])
+    """The evaluators that cannot use the data, and their metrics that the data do not give, with the reason.
+
+    One sentence; empty if there are none.
+    """
+    rows = metrics[metrics["status"].str.startswith(LEFT_OUT)].drop_duplicates(["protocol", "metric", "status"])
     reasons: dict[str, list[str]] = {}
-    for protocol, status in zip(rows["protocol"], rows["status"], strict=True):
-        reasons.setdefault(status.removeprefix(f"{LEFT_OUT}: "), []).append(protocol)
+    for protocol, metric, status in zip(rows["protocol"], rows["metric"], rows["status"], strict=True):
+        name = protocol if metric == NO_METRIC else f"{protocol} {metric}"
+        reasons.setdefault(status.removeprefix(f"{LEFT_OUT}: "), []).append(name)
     parts = [f"{', '.join(protocols)} ({why})" for why, protocols in reasons.items()]
     return f"Left out: {'; '.join(parts)}." if parts else ""

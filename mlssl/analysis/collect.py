@@ -6,38 +6,38 @@ result that the study needs but that is missing has its own row, with the reason
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mlssl.analysis.failures import reason
 from mlssl.analysis.outputs import (
     IMAGE_GROUPS,
     LABEL_FORCE,
     LABEL_RECORD,
     METRICS,
     MINUTES,
+    NO_METRIC,
     RUNS,
     expected_protocols,
     protocols_of,
 )
 from mlssl.files import write_text
-from mlssl.results import LEFT_OUT
+from mlssl.results import LEFT_OUT, METRICS_LEFT_OUT
 from mlssl.study.expand import Run, Study
 from mlssl.study.progress import Progress, Result, refuse_mixed
 
 HEADER = ("config_digest", "commit", "device", "threads", "wall_s", "peak_memory_mb")
-NO_METRIC = "-"
-"""The metric in the row of a result that is missing."""
 
 
 def collect(study: Study) -> None:
     """Write `metrics.tsv`, `runs.tsv` and `image_groups.tsv` under the study's output.
 
     A missing result has one row per protocol, with metric `-`, value `NA`, and status `missing`, `failed: <reason>`
-    or, for an evaluator that cannot use the data, `left out: <reason>`. `images` is the fingerprint of the
+    or, for an evaluator that cannot use the data, `left out: <reason>`. A metric that the data do not give has a
+    row of its own with such a status. `images` is the fingerprint of the
     pretraining images, `data` that of the transfer data; `other_code` lists the source files that changed since the
     result was made. `image_groups.tsv` has one row per value of a result's `jackknife` (see `results.result`).
     Raises ConfigError when results of one stage were made on different data, or with other settings than those of
@@ -56,12 +56,19 @@ def collect(study: Study) -> None:
             group for r in found.values() for entry in r.content["rows"] for group in image_groups(run, entry)
         ]
         absent = [p for p in expected_protocols(study, run.id) if p not in {r["protocol"] for r in ok}]
-        why = "missing" if "pretrain" in found else failure(study, run) or "missing"
+        stage_of = {p: stage for stage in study.transfers for p in protocols_of(study, stage)} | {
+            "pretrain": "pretrain"
+        }
+        why = {stage: reason(study, run, stage) or "missing" for stage in {stage_of[p] for p in absent}}
         empty = {"metric": NO_METRIC, "value": None, "n": None}
         reasons = left_out(study, found)
-        rows += ok + [row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why)) for p in absent]
+        ok += [row(run, entry, None, None, f"left out: {because}") for entry, because in metrics_left_out(found)]
+        rows += ok + [
+            row(run, {"protocol": p, **empty}, None, None, reasons.get(p, why[stage_of[p]])) for p in absent
+        ]
         absent = [p for p in absent if p not in reasons]
-        status[run.id] = "ok" if not absent else f"missing: {', '.join(absent)}" if why == "missing" else why
+        failed = [why[stage_of[p]] for p in absent if why[stage_of[p]] != "missing"]
+        status[run.id] = "ok" if not absent else failed[0] if failed else f"missing: {', '.join(absent)}"
         other_code[run.id] = "; ".join(f"{stage}: {files}" for stage, files in others.items() if files)
     write_tsv(study.out / "metrics.tsv", rows, METRICS)
     cells = [
@@ -82,6 +89,13 @@ def left_out(study: Study, found: Mapping[str, Result]) -> dict[str, str]:
     """Protocol -> `left out: <reason>`, of the evaluators that cannot use the data."""
     reasons = {stage: r.header["notes"].get(LEFT_OUT) for stage, r in found.items()}
     return {p: f"left out: {why}" for stage, why in reasons.items() if why for p in protocols_of(study, stage)}
+
+
+def metrics_left_out(found: Mapping[str, Result]) -> Iterator[tuple[dict[str, Any], str]]:
+    """A row without value for each metric that an evaluator leaves out, with the reason."""
+    for stage, result in found.items():
+        for metric, why in result.header["notes"].get(METRICS_LEFT_OUT, {}).items():
+            yield {"protocol": stage, "metric": metric, "value": None, "n": None}, why
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
@@ -118,14 +132,6 @@ def image_groups(run: Run, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of image_groups.tsv for one row of a result; none if it has no `jackknife`."""
     about = {**_identity(run), "protocol": entry["protocol"], "metric": entry["metric"]}
     return [{**about, "group": g, "value": value} for g, value in enumerate(entry.get("jackknife", ()))]
-
-
-def failure(study: Study, run: Run) -> str | None:
-    """`failed: <reason>` if a pretraining wrote `failed.json`, because it cannot continue."""
-    path = study.out / "runs" / run.id / "state" / "failed.json"
-    if not path.exists():
-        return None
-    return "failed: " + " ".join(str(json.loads(path.read_text())["reason"]).split())
 
 
 def row(

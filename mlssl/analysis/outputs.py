@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
+from mlssl.study.images import own_photos
 from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
 
 METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
@@ -23,9 +24,11 @@ IMAGE_GROUPS = ["run", "method", "seed", "digest", "protocol", "metric", "group"
 TABLE_FORMATS = ("tsv", "md", "tex")
 FIGURE_FORMATS = ("png", "pdf")
 PAPER_TABLES = tuple(f"paper_table{i}" for i in range(1, 6))
-"""File stems of the paper's tables; every study fills in the values that it measured."""
+"""File stems of the paper's tables; see `has_paper_tables`."""
 CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
+GAINS = "gains"
+"""File stem of the table and the figure of gains over untrained weights."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -82,6 +85,8 @@ LABELS = (
     Score("pseudo_labels", "positives", "labels per query", "number"),
 )
 """Scores of pseudo-labels, over the last quarter of the records of a run."""
+NO_METRIC = "-"
+"""The metric in the row of a result that is missing."""
 LABEL_RECORD = "pseudo_labels_step_"
 """Start of the protocol of one record of pseudo-labels; the step follows. Metrics: epoch, shared, chance."""
 
@@ -143,10 +148,14 @@ def table_names(study: Study) -> list[str]:
 def figure_names(study: Study) -> list[str]:
     """File stems under `figures/`; each is written in all FIGURE_FORMATS."""
     names = table_names(study)
+    if has_gains(study):
+        names.append(GAINS)
     if len(linear_scores(study)) > 1:
         names.append("labels")
     if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):
         names.append("training_curves")
+    if force_axes(study):
+        names.append("label_force")
     if label_axes(study):
         names.append("label_quality")
     names.append(CLAIMS)
@@ -155,12 +164,23 @@ def figure_names(study: Study) -> list[str]:
 
 def label_axes(study: Study) -> dict[str, dict[str, list[str]]]:
     """Axis -> level -> runs whose pseudo-labels are evaluated, for axes with at least two such levels."""
-    evaluated = study.transfer_runs.get("pseudo_labels", ())
+    axes = _axes_of(study, study.transfer_runs.get("pseudo_labels", ()))
+    return {axis: levels for axis, levels in axes.items() if len(levels) > 1}
+
+
+def force_axes(study: Study) -> dict[str, dict[str, list[str]]]:
+    """Axis -> level -> runs with pseudo-labels: the compared methods, and axes with at least two such levels."""
+    axes = _axes_of(study, runs_with(study, LABEL_FORCE))
+    return {axis: levels for axis, levels in axes.items() if axis == COMPARE or len(levels) > 1}
+
+
+def _axes_of(study: Study, runs: Collection[str]) -> dict[str, dict[str, list[str]]]:
+    """Axis -> level -> those of its runs that are among `runs`."""
     found: dict[str, dict[str, list[str]]] = {}
     for cell in study.cells:
-        if cell.run in evaluated:
+        if cell.run in runs:
             found.setdefault(cell.axis, {}).setdefault(cell.level, []).append(cell.run)
-    return {axis: levels for axis, levels in found.items() if len(levels) > 1}
+    return found
 
 
 def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
@@ -177,15 +197,28 @@ def supervised(study: Study) -> list[str]:
     return [method for method, run in study.compared.items() if study.runs[run].config.supervised]
 
 
+def has_gains(study: Study) -> bool:
+    """Whether the study compares trained methods with untrained weights, by any transfer."""
+    pretrained, untrained = pretrained_and_untrained(study)
+    return bool(pretrained and untrained and study.transfers)
+
+
 def has_label_savings(study: Study) -> bool:
     """Whether the study can compute how many labels pretraining saves: it needs an untrained method."""
     pretrained, untrained = pretrained_and_untrained(study)
     return bool(pretrained and untrained) and len(linear_scores(study)) > 1
 
 
+def has_paper_tables(study: Study) -> bool:
+    """Whether the study fills in the paper's tables: not on own photos, nor on a folder without detection."""
+    return not study.own_photos and (study.source.kind != "root" or "detection" in study.transfers)
+
+
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
-    names = [*table_names(study), *([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE, *PAPER_TABLES]
+    names = [*table_names(study), *([GAINS] if has_gains(study) else [])]
+    names += [*([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE]
+    names += PAPER_TABLES if has_paper_tables(study) else ()
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
 
@@ -194,9 +227,18 @@ def figure_files(study: Study) -> list[Path]:
     return [study.out / "figures" / f"{name}.{f}" for name in figure_names(study) for f in FIGURE_FORMATS]
 
 
-AXIS_TITLES = {"main": COMPARE, "labels": "number of labels", SAVINGS: "labels saved by pretraining"}
+AXIS_TITLES = {
+    "main": COMPARE,
+    "labels": "number of labels",
+    GAINS: "gain over untrained weights",
+    SAVINGS: "labels saved by pretraining",
+}
 """File stem -> its axis in the report, for stems that are not the name of an axis."""
-TRAINING_TITLES = {"training_curves": "training loss", "label_quality": "quality of pseudo-labels"}
+TRAINING_TITLES = {
+    "training_curves": "training loss",
+    "label_force": "gradient of pseudo-labels",
+    "label_quality": "quality of pseudo-labels",
+}
 """File stem -> title in the report, for the figures of what happens during training."""
 
 
@@ -215,18 +257,34 @@ def picture_files(study: Study) -> list[Path]:
     return [path for method in study.pictured for path in study.picture_files(method)]
 
 
-def budget(study: Study) -> str:
-    """The budget of every pretraining of the study: backbone, crop, length, batch, seeds; without full stop."""
+def budget(study: Study, *, counted: bool = True) -> str:
+    """The budget of every pretraining of the study: backbone, crop, length, batch, seeds; without full stop.
+
+    `counted` counts the images on disk. What Snakemake compares between two calls must not: they are there only in
+    the second.
+    """
     configs = [run.config for run in study.runs.values()]
     config = next((c for c in configs if c.target), configs[0])
-    # Do not count the images on disk: captions, and so what is rebuilt, would change once they exist.
-    drawn = getattr(study.source.settings, "images", None)
-    images = f"{drawn:,} images" if drawn else f"{config.data.train}'s images"
+    images = trained_on(study, counted)
     length = f"{config.steps:,} steps over {images}" if config.steps else f"{config.epochs:g} epochs of {images}"
     return (
         f"{config.backbone} backbone, {config.views.crop} px crops, {length}, batch {config.batch_size}; "
         f"{seeds(study)}"
     )
+
+
+def trained_on(study: Study, counted: bool) -> str:
+    """The images that pretraining reads, in words: `1,183 of 1,577 photos`, the others being for validation."""
+    source = study.source
+    drawn = getattr(source.settings, "images", None)
+    if drawn:
+        return f"{drawn:,} images"
+    train, val = source.images() if counted else (None, None)
+    if train is None or val is None:
+        return f"{source.data.train}'s images"
+    if own_photos(source):
+        return f"{train:,} of {train + val:,} photos"
+    return f"{train:,} images of {source.data.train}"
 
 
 def seeds(study: Study) -> str:

@@ -15,9 +15,9 @@ import pandas as pd
 from scipy.stats import fisher_exact
 
 from mlssl.analysis.aggregate import Summary, summarise
-from mlssl.analysis.outputs import Score, headline
+from mlssl.analysis.outputs import Score, headline, pretrained_and_untrained, supervised
 from mlssl.claims.margins import MARGIN
-from mlssl.claims.paper import CLAIMS, RANDOM, Claim, Comparison, Failures, Level, Parts
+from mlssl.claims.paper import CLAIMS, Claim, Comparison, Failures, Level, Parts
 from mlssl.claims.resolution import below_resolution
 from mlssl.statistics import paired, verdict
 from mlssl.statistics.paired import Difference
@@ -26,8 +26,6 @@ from mlssl.study.expand import COMPARE, Study
 
 NOT_IN_STUDY = "not in this study"
 NO_RESULT = "no result yet"
-CEILING = Level(((COMPARE, "supervised"),))
-"""A backbone pretrained with labels, if the study compares one."""
 IMAGE_GROUPS = "image_groups.tsv"
 FEWEST_TO_COUNT = 5
 """Seeds at which Fisher's test can decide: all of one level fail, none of the other (p = 1 / 252)."""
@@ -90,6 +88,11 @@ class Samples:
         unresolved = below_resolution(study, metrics)
         self.scores = [score for score in first.values() if score not in unresolved]
         """The first score of each protocol, unless it is below resolution."""
+        _, untrained = pretrained_and_untrained(study)
+        self.floor = Level(((COMPARE, untrained),)) if untrained else None
+        """Untrained weights, if the study compares them."""
+        self.ceiling = next((Level(((COMPARE, method),)) for method in supervised(study)), None)
+        """The first method that trains with labels, if the study compares one."""
         self._groups: dict[Any, np.ndarray] = {}
         """By run, protocol and metric."""
         if groups is not None and len(groups):
@@ -233,7 +236,8 @@ def comparison(
         label += f", less that by {pairs[1][0].protocol}"
     elif node.metrics:
         label = " − ".join(f"{name} ({metric})" for name, metric in zip(names, node.metrics, strict=True))
-    found, notes = [], []
+    found: list[tuple[Sequence[Sample], float]] = []
+    notes: list[str] = []
     for by, sign in pairs:
         metrics = node.metrics or (by.metric, by.metric)
         two = [
@@ -243,20 +247,27 @@ def comparison(
         found.append((two, sign))
         notes += [f"{name}: {s.summary.status}" for name, s in zip(names, two, strict=True) if s.summary.absent]
     note, margin = "; ".join(dict.fromkeys(notes)), MARGIN[score.metric]
-    seeds = sorted(set.intersection(*(set(sample.values) for two, _ in found for sample in two)))
-    if not seeds:
+    result = paired_scores(found)
+    if result is None:
         outcomes.append(Outcome(label, margin, note=note))
         return Evidence()
-    values = sum(sign * (array(two[0], seeds) - array(two[1], seeds)) for two, sign in found)
-    leave_out = [
-        sign * (a - b)
-        for two, sign in found
-        if (a := out(two[0], seeds, two[1])) is not None and (b := out(two[1], seeds, two[0])) is not None
-    ]
-    result = paired.difference(values, *(leave_out if len(leave_out) == len(found) else ()))
     share = None if node.less or node.metrics else share_of_the_way(samples, score, found[0][0])
     outcomes.append(Outcome(label, margin, result, share, note))
     return verdict.of(result, margin)
+
+
+def paired_scores(pairs: Sequence[tuple[Sequence[Sample], float]]) -> Difference | None:
+    """The sum over `pairs` of sign x (first - second), within the seeds that all have; None without such a seed."""
+    seeds = sorted(set.intersection(*(set(sample.values) for two, _ in pairs for sample in two)))
+    if not seeds:
+        return None
+    values = sum(sign * (array(two[0], seeds) - array(two[1], seeds)) for two, sign in pairs)
+    leave_out = [
+        sign * (a - b)
+        for two, sign in pairs
+        if (a := out(two[0], seeds, two[1])) is not None and (b := out(two[1], seeds, two[0])) is not None
+    ]
+    return paired.difference(values, *(leave_out if len(leave_out) == len(pairs) else ()))
 
 
 def array(sample: Sample, seeds: Sequence[int]) -> np.ndarray:
@@ -273,8 +284,13 @@ def out(sample: Sample, seeds: Sequence[int], *beside: Sample) -> np.ndarray | N
 
 
 def share_of_the_way(samples: Samples, score: Score, two: Sequence[Sample]) -> tuple[float, float, float] | None:
-    """The difference of two samples as a share of the way from random weights (0) to supervised (1)."""
-    floor, ceiling = samples.get(RANDOM, score), samples.get(CEILING, score)
+    """The difference of two samples as a share of the way from untrained weights (0) to supervised (1).
+
+    None without both, or without a common seed.
+    """
+    if samples.floor is None or samples.ceiling is None:
+        return None
+    floor, ceiling = samples.get(samples.floor, score), samples.get(samples.ceiling, score)
     all_four = (*two, ceiling, floor)
     seeds = sorted(set.intersection(*(set(sample.values) for sample in all_four)))
     if not seeds:

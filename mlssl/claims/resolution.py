@@ -11,6 +11,9 @@ from mlssl.analysis.outputs import Score, headline, pretrained_and_untrained, su
 from mlssl.claims.margins import MARGIN
 from mlssl.study.expand import COMPARE, Study
 
+BELOW_RESOLUTION = "below resolution"
+"""In place of a score that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
+
 
 def below_resolution(study: Study, metrics: pd.DataFrame) -> set[Score]:
     """The scores whose floor and ceiling differ by less than their margin δ.

@@ -6,9 +6,11 @@ Snakemake calls exactly these. Each command imports what it needs when it runs, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
-from mlssl.cli import data, pictures, stages, studies
+from mlssl import __version__
+from mlssl.cli import checkpoints, data, pictures, stages, studies
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
@@ -34,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
         description="Benchmark of multi-label self-supervised learning. `mlssl run` runs a whole study; the other "
         "commands are its stages, which the workflow calls, and tools to inspect a study.",
     )
+    main.add_argument("--version", action="version", version=f"mlssl {__version__}")
     commands = main.add_subparsers(dest="command", required=True, metavar="command")
-    for group in (studies, data, stages, pictures):
+    for group in (studies, data, checkpoints, stages, pictures):
         group.add(commands)
     return main
 
@@ -50,6 +53,11 @@ def main() -> int:
                     commands.error(f"{args.command}: --{option} needs --{needed.replace('_', '-')} too")
     try:
         args.function(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has closed it; the interpreter must not flush again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, RunInUse, TakenOver) as error:
         print(f"mlssl {args.command}: {error}", file=sys.stderr)
         if isinstance(error, TakenOver):

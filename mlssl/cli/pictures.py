@@ -104,6 +104,7 @@ def picture(args: argparse.Namespace) -> None:
         pictures = study.pictures or Pictures()
     else:
         pictures = build(Pictures, given_settings(args, Pictures), args.command)
+    method = run.config.method
     about = f"{run.about()}, images of {'/'.join(path.parts[-2:])}"
     on = device.choose(args.device)
     device.set_up(on, args.threads)
@@ -116,12 +117,12 @@ def picture(args: argparse.Namespace) -> None:
         from mlssl.pictures.neighbours import write_neighbours
 
         rows, neighbours = pictures.queries, pictures.neighbours
-        write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, about=about)
+        write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, method=method, about=about)
     else:
         from mlssl.pictures.histograms import write_histograms
 
         before = embed(run, images, pictures, on, trained=False)
-        write_histograms(before, after, pixels, args.out, about=about)
+        write_histograms(before, after, pixels, args.out, method=method, about=about)
 
 
 def search_benchmark(args: argparse.Namespace) -> None:

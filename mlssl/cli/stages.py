@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlssl import results
 from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run
 from mlssl.errors import ConfigError, DataError, MissingLabels
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import FROZEN, TRANSFERS, Pretrain
+from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
+
+if TYPE_CHECKING:
+    from mlssl.data.coco import Split
+    from mlssl.study.expand import Study
 
 SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
 RESULT_FILE = "result file (JSON), which is never replaced; needed with --config"
@@ -77,23 +81,34 @@ def add(commands: Any) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    import importlib
-
+    from mlssl.data.coco import check_images, read_split
     from mlssl.study.expand import load
-    from mlssl.transfer.load import read_splits
+    from mlssl.transfer.needs import report, unrecorded
 
-    study, lines, splits = load(args.study), [], {}
-    for stage, config in study.transfers.items():
-        if stage != "pseudo_labels":
-            data = config.data
-            if data not in splits:
-                splits[data] = read_splits(data)
-            why = importlib.import_module(f"mlssl.transfer.{stage}").missing(*splits[data])
-            lines.append(f"{stage}: left out: {why}" if why else f"{stage}: the data have what it needs")
-    text = "".join(f"{line}\n" for line in lines)
+    study = load(args.study)
+    read: dict[Data, tuple[Split, Split]] = {}
+    text = "".join(f"{line}\n" for line in report(study.transfers, read))
+    for train, val in read.values():
+        check_images(train, decode_all=False)
+        check_images(val, decode_all=True)
+    supervised = any(run.config.supervised for run in study.runs.values())
+    if supervised and (why := unrecorded(read_split(study.data.root, study.data.train))):
+        raise DataError(f"{why}, which supervised pretraining needs")
     print(text, end="", file=sys.stderr)
+    check_weights(study)
     if args.out:
         write_text(args.out, text)
+
+
+def check_weights(study: Study) -> None:
+    """Load the initial weights of every run of a study, and print which network of the file each starts from."""
+    from mlssl.checkpoints.load import load
+    from mlssl.parts.backbone import create_backbone
+
+    configs = [run.config for run in study.runs.values()]
+    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
+        if init is not None:
+            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -158,14 +173,9 @@ def transfer(args: argparse.Namespace) -> None:
             return
         on = device.choose(own_device)
         device.set_up(on, args.threads)
-        try:
-            rows, notes = evaluate(backbone, config, seed=meta["seed"], device=on)
-        except MissingLabels as error:
-            if study is None:
-                raise
-            # A study goes on without this evaluator; its tables say why.
-            rows, notes = [], {results.LEFT_OUT: str(error)}
-            print(f"{args.command}: left out: {error}", file=sys.stderr)
+        rows, notes = unless_left_out(
+            study, args.command, lambda: evaluate(backbone, config, seed=meta["seed"], device=on)
+        )
         if not distributed.is_main():
             return
         notes["ranks"] = distributed.count()
@@ -185,8 +195,23 @@ def pseudo_labels(args: argparse.Namespace) -> None:
     about = about_transfer("pseudo_labels", config, found["header"])
     if exists_already(out, about):
         return
-    rows, notes = evaluate(folder / "pseudo_labels.npz", args.store or study.store, config)
+    rows, notes = unless_left_out(
+        study, "pseudo_labels", lambda: evaluate(folder / "pseudo_labels.npz", args.store or study.store, config)
+    )
     write_transfer(out, about, rows, notes, config, watch, {"device": "cpu", "threads": 1})
+
+
+def unless_left_out(
+    study: Study | None, stage: str, evaluate: Callable[[], tuple[list[dict[str, Any]], dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows and notes of an evaluator. A study goes on without one that lacks labels, and its tables say why."""
+    try:
+        return evaluate()
+    except MissingLabels as error:
+        if study is None:
+            raise
+        print(f"{stage}: left out: {error}", file=sys.stderr)
+        return [], {results.LEFT_OUT: str(error)}
 
 
 def of_transfer(args: argparse.Namespace, stage: str) -> tuple[Any, Path, Any]:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlssl.cost import rates
+from mlssl.cost import own_photos, rates
+from mlssl.cost.near import UNSURE, near
 from mlssl.cost.rates import Source
-from mlssl.study.expand import Study
+from mlssl.pictures.size import sizes
+from mlssl.study.expand import PICTURES, Study
 from mlssl.study.settings import Pretrain
 from mlssl.study.validation import plain
 
@@ -32,6 +34,8 @@ class Job:
     """Source of the rate."""
     done: bool
     """Whether its result exists already."""
+    scaled: bool = False
+    """Whether the rate is that of other settings, scaled (see `near`)."""
 
 
 def steps(config: Pretrain, train_images: int | None) -> int | None:
@@ -57,10 +61,26 @@ def rate(sources: Sequence[Source], key: str) -> Source | None:
     return next((source for source in sources if key in source.seconds), None)
 
 
-def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
-    """All jobs of a study, each with the first rate found, plus the time of a job's start if known."""
-    pretrained_on = study.source.images()[0]
-    train, val = study.transfer_source.images()
+def rate_or_near(sources: Sequence[Source], key: str, device: str) -> tuple[float | None, str | None, bool]:
+    """Seconds per unit, their source, and whether they are scaled from other settings; None where nothing is near.
+
+    Rates of another device than `device` are not scaled.
+    """
+    if source := rate(sources, key):
+        return source.seconds[key], source.name, False
+    for source in sources:
+        if source.device == device and (other := near(key, source.seconds)):
+            return other.seconds, f"{source.name}, scaled from: {other.key}", True
+    return None, None, False
+
+
+def jobs(study: Study, sources: Sequence[Source], device: str = "cpu") -> list[Job]:
+    """All jobs of a study, each with the first rate found, plus the time of a job's start if known.
+
+    Without a rate for its settings, a job has that of the most similar settings on `device`, scaled (see `near`).
+    """
+    pretrained_on = own_photos.images(study.source)[0]
+    train, val = own_photos.images(study.transfer_source)
     found = []
     for run in study.runs.values():
         length = steps(run.config, pretrained_on)
@@ -70,11 +90,39 @@ def jobs(study: Study, sources: Sequence[Source]) -> list[Job]:
             if stage != "pretrain" or length is not None:
                 amount = rates.units(stage, config, steps=length or 0, train_images=train, val_images=val)
             key = rates.key(stage, run.config.backbone, config)
-            source, seconds = rate(sources, key), None
-            if source and amount is not None:
-                seconds = amount * source.seconds[key] + start(stage, sources)
-            name = source.name if source and seconds is not None else None
-            found.append(Job(run.id, stage, key, seconds, name, study.result(run.id, stage).exists()))
+            each, name, scaled = rate_or_near(sources, key, device)
+            done = study.result(run.id, stage).exists()
+            if each is None or amount is None:
+                found.append(Job(run.id, stage, key, None, None, done))
+            else:
+                found.append(Job(run.id, stage, key, amount * each + start(stage, sources), name, done, scaled))
+    return found + drawings(study, sources, pretrained_on, device)
+
+
+PASSES = 8
+"""An image of a training step costs as much as this many crops of a picture: two views, each forward and backward
+(BACKWARD) through the query encoder and forward through the key encoder."""
+
+
+def drawings(study: Study, sources: Sequence[Source], images: int | None, device: str) -> list[Job]:
+    """The jobs that draw neighbours and histograms; a crop's cost is a share of that of a training step."""
+    found: list[Job] = []
+    trained = [run.config for run in study.runs.values() if run.config.target]
+    for method, run in study.pictured.items():
+        assert study.pictures is not None
+        backbone = study.runs[run].config.backbone
+        config = next((c for c in trained if c.backbone == backbone), study.runs[run].config)
+        each, name, _ = rate_or_near(sources, rates.key("pretrain", backbone, plain(config)), device)
+        for stage, path in zip(PICTURES, study.picture_files(method), strict=True):
+            key, passes = f"{stage}, {backbone}", 2 if stage == "histograms" else 1
+            if each is None or images is None or not config.target:
+                found.append(Job(run, stage, key, None, None, path.exists()))
+                continue
+            crops = sum(sizes(study.pictures, images).values())
+            seconds = passes * crops * each / (PASSES * config.batch_size) + start(stage, sources)
+            found.append(
+                Job(run, stage, key, seconds, f"{name}, as a share of a training step", path.exists(), True)
+            )
     return found
 
 
@@ -124,14 +172,15 @@ def report(
     """
     device = rates.this_device()
     sources = rates.sources(results, device=device, reference=reference)
-    found = jobs(study, sources)
+    found = jobs(study, sources, device)
     published = [job for job in found if job.source == rates.PUBLISHED_SOURCE]
     on_gpu = device != "cpu" or bool(published)
     at_once, where = (max(gpus, study.gpus_per_run), "") if on_gpu else (cores, f"{cores} cores")
     if on_gpu:
         model = rates.published_machine() if published else device
         where = f"one {model}" if at_once == 1 else f"{at_once} of {model}"
-    lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *table(study, found)]
+    lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *own_photos.report(study)]
+    lines += table(study, found)
     for axis in study.axes():
         runs = {cell.run for cell in study.cells if cell.axis == axis}
         own = [job for job in found if job.run in runs]
@@ -154,13 +203,15 @@ def report(
     lines += [f"unknown, {count} jobs: {key}" for key, count in unknown.items()]
     if any(not key.startswith(("no pretraining", "pseudo_labels")) for key in unknown):
         lines.append(f"`mlssl estimate --study {study.path} --measure` times what is unknown here")
-    lines.append("not counted: drawing or storing the images, tables and figures")
+    if any(job.scaled for job in found):
+        lines.append(f"~ scaled from other settings, within a factor of {UNSURE:g} either way")
+    lines.append("not counted: making or storing the images, tables and figures")
     return "\n".join(lines)
 
 
 def disk(study: Study) -> str:
     """Disk space of the study as text: the image store and the weights of every run, without the source images."""
-    images, side = study.source.images()[0], study.data.short_side
+    images, side = own_photos.images(study.source)[0], study.data.short_side
     known = rates.PARAMETERS.get(next(iter(study.runs.values())).config.backbone)
     parts = []
     if images is None:
@@ -185,10 +236,10 @@ def size(number: float) -> str:
 
 def table(study: Study, found: Sequence[Job]) -> list[str]:
     """Lines of a table: run, steps, time of each stage; `(done)` if its result exists."""
-    stages = ["pretrain", *study.transfers]
+    stages = ["pretrain", *study.transfers, *(PICTURES if study.pictured else ())]
     by_place = {(job.run, job.stage): job for job in found}
     rows = [["run", "steps", *stages]]
-    train = study.source.images()[0]
+    train = own_photos.images(study.source)[0]
     for run in study.runs.values():
         length = steps(run.config, train)
         cells = [cell(by_place.get((run.id, stage))) for stage in stages]
@@ -201,7 +252,7 @@ def cell(job: Job | None) -> str:
     """A job's time; `–` if the study does not include the job."""
     if job is None:
         return "–"
-    return duration(job.seconds) + (" (done)" if job.done else "")
+    return "~" * job.scaled + duration(job.seconds) + (" (done)" if job.done else "")
 
 
 def span(found: Sequence[Job], on_gpu: bool = False) -> str:
@@ -209,7 +260,14 @@ def span(found: Sequence[Job], on_gpu: bool = False) -> str:
     known = sum(job.seconds is not None for job in found)
     if found and not known:
         return "unknown time of computing"
+    low, high = (
+        sum((job.seconds or 0.0) * (factor if job.scaled else 1) for job in found)
+        for factor in (1 / UNSURE, UNSURE)
+    )
     amount = f"{total(found) / 3600:,.1f} GPU-hours" if on_gpu else f"{duration(total(found))} of computing"
+    if any(job.scaled for job in found):
+        between = f"{low / 3600:,.1f} to {high / 3600:,.1f}" if on_gpu else f"{duration(low)} to {duration(high)}"
+        amount += f" ({between})"
     return f"{'at least ' if known < len(found) else ''}{amount}"
 
 

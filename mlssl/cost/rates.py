@@ -63,6 +63,8 @@ class Source:
 
     name: str
     seconds: dict[str, float]
+    device: str
+    """Name of the device that they were measured on."""
 
 
 def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
@@ -181,12 +183,15 @@ def sources(results: Path, *, device: str, reference: Path = REFERENCE) -> tuple
     if measured.exists():
         content = read(measured)
         if (content["device"], content["threads"]) == (device, THREADS):
-            found.append(Source(f"steps measured on this machine ({measured})", content["seconds"]))
-    found.append(Source(f"results under {results}/ on {device}", learn(results, device=device)))
+            found.append(Source(f"steps measured on this machine ({measured})", content["seconds"], device))
+    found.append(Source(f"results under {results}/ on {device}", learn(results, device=device), device))
     if reference.exists():
         content = read(reference)
-        found.append(Source(f"rates of {content['machine']}, not of this machine", content["seconds"]))
-        found.append(Source(PUBLISHED_SOURCE, read(PUBLISHED)["seconds"]))
+        found.append(
+            Source(f"rates of {content['machine']}, not of this machine", content["seconds"], content["device"])
+        )
+        content = read(PUBLISHED)
+        found.append(Source(PUBLISHED_SOURCE, content["seconds"], content["device"]))
     return tuple(found)
 
 

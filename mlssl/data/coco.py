@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as rle
 
-from mlssl.data.formats.coco import check_files, read_coco
-from mlssl.data.images import read_image
+from mlssl.data.formats.coco import check_files, is_inside, is_mask, read_coco
+from mlssl.data.images import FORMATS, read_image
+from mlssl.errors import DataError
+from mlssl.study.settings import Data
 
 IGNORE = 255
 """Value of semantic mask pixels that losses and metrics ignore."""
+MAX_CATEGORIES = IGNORE - 1
+"""Most categories of a semantic mask: uint8, in which 0 is background and IGNORE is taken."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,16 @@ class Split:
         return targets
 
     def instances(self, i: int) -> Instances:
-        """The annotated objects of the i-th image; boxes are clipped to it, those without area are left out."""
-        image, index, records = self.images[i], self._index(), self.annotations[self.images[i]["id"]]
+        """The annotated objects of the i-th image; boxes are clipped to it, those without area are left out.
+
+        The mask of an object without one is its box.
+        """
+        image, index = self.images[i], self._index()
+        records = [a for a in self.annotations[image["id"]] if a["has_box"]]
         height, width = image["height"], image["width"]
         boxes = np.array([a["bbox"] for a in records], dtype=np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, np.array([width, height, width, height], dtype=np.float32))
-        has_area = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-        boxes, records = boxes[has_area], [records[j] for j in has_area]
         masks = [decode(a["segmentation"], height, width) for a in records]
         return Instances(
             boxes=boxes,
@@ -91,8 +98,14 @@ class Split:
     def semantic_mask(self, i: int) -> np.ndarray:
         """uint8 H x W: 0 background, 1 + category index, IGNORE for crowds.
 
-        Instances are painted largest first, so that a small object on a large one stays visible.
+        Instances are painted largest first, so that a small object on a large one stays visible. Raises DataError
+        with more than MAX_CATEGORIES categories.
         """
+        if len(self.categories) > MAX_CATEGORIES:
+            raise DataError(
+                f"{self.annotation_file}: key 'categories' has {len(self.categories)}, a semantic mask can have "
+                f"{MAX_CATEGORIES}; merge categories"
+            )
         image, objects = self.images[i], self.instances(i)
         painted = np.zeros((image["height"], image["width"]), dtype=np.uint8)
         areas = objects.masks.sum(axis=(1, 2))
@@ -118,18 +131,49 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
 def read_split(root: Path | str, split: str) -> Split:
     """Read `root/annotations/instances_<split>.json`, and check that its images exist.
 
-    An annotation has `has_mask`, whether it has a segmentation; one without gets its box as polygon. Raises
-    DataError as `read_coco` does, and for missing images.
+    An annotation gets `has_box`, whether its box has an area inside the image, and `has_mask`, whether it has a
+    segmentation inside the image; a missing or empty segmentation is replaced by the box as polygon. `iscrowd` is
+    0 or 1. Raises DataError as `read_coco` does, and for missing images.
     """
     root = Path(root)
     path = root / "annotations" / f"instances_{split}.json"
     images, categories, records = read_coco(path)
     check_files(root / split, images, path)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
     annotations: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
     for record in records:
-        record["has_mask"] = bool(record.get("segmentation"))
-        if record.get("segmentation") is None:
+        size = sizes[record["image_id"]]
+        record["has_box"] = is_inside(record["bbox"], size)
+        record["has_mask"] = is_mask(record.get("segmentation"), size)
+        record["iscrowd"] = record.get("iscrowd") or 0
+        if not record.get("segmentation"):
             x, y, w, h = record["bbox"]
             record["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         annotations[record["image_id"]].append(record)
     return Split(root / split, path, images, categories, annotations)
+
+
+def read_splits(data: Data) -> tuple[Split, Split]:
+    """The training and the validation split; DataError when their categories differ."""
+    train, val = read_split(data.root, data.train), read_split(data.root, data.val)
+    if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
+        raise DataError(
+            f"{val.annotation_file}: key 'categories' differs from {train.annotation_file}; make them equal"
+        )
+    return train, val
+
+
+def check_images(split: Split, *, decode_all: bool) -> None:
+    """Raise UnusableImage, a DataError, for an image that cannot be read or is not of its annotated size.
+
+    Without `decode_all` only headers are read, about 0.1 ms per image.
+    """
+    for i, image in enumerate(split.images):
+        size = image["width"], image["height"]
+        try:
+            with Image.open(split.path(i), formats=FORMATS) as header:
+                fits = header.size == size
+        except Exception:  # `read_image` says why the file cannot be read.
+            fits = False
+        if decode_all or not fits:
+            read_image(split.path(i), size)

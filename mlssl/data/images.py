@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mlssl.data.signatures import HEIC, signature
 from mlssl.errors import DataError
 
 try:
@@ -46,15 +49,21 @@ class UnusableImage(DataError):
 
 
 def find_images(folder: Path | str) -> list[Path]:
-    """All images below a folder, at any depth, sorted by path, selected by file suffix (case is ignored).
+    """All images below a folder: the first part of `find_files`, without its others."""
+    return find_files(folder)[0]
 
-    Hidden files and folders are skipped. Links are followed; a folder reached by several links or a loop is visited
-    once. Raises DataError if the folder does not exist, cannot be listed, or contains no image.
+
+def find_files(folder: Path | str) -> tuple[list[Path], list[Path]]:
+    """All images below a folder, at any depth, and all other files; both sorted by path.
+
+    Images are selected by file suffix (case is ignored). Hidden files and folders are skipped. Links are followed;
+    a folder reached by several links or a loop is visited once. Raises DataError if the folder does not exist,
+    cannot be listed, or contains no image.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give a folder of images")
-    found, entered = [], set()
+    found, others, entered = [], [], set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_not_listed):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in entered:
@@ -62,16 +71,36 @@ def find_images(folder: Path | str) -> list[Path]:
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(here, n) for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+        shown = [name for name in names if not name.startswith(".")]
+        found += [Path(here, name) for name in shown if name.lower().endswith(SUFFIXES)]
+        others += [Path(here, name) for name in shown if not name.lower().endswith(SUFFIXES)]
     if not found:
+        there = f", but {by_suffix(sorted(others))}" if others else ""
         raise DataError(
-            f"{folder}: contains no image ({', '.join(SUFFIXES)}) at any depth; give a folder of images"
+            f"{folder}: contains no image ({', '.join(SUFFIXES)}) at any depth{there}; give a folder of images"
         )
-    return sorted(found)
+    return sorted(found), sorted(others)
+
+
+def by_suffix(paths: Sequence[Path]) -> str:
+    """Files counted by suffix, the most frequent first, and one of them: `2 .cr2, 1 without suffix (I.CR2)`."""
+    counts = Counter(path.suffix.lower() for path in paths).most_common()
+    shown = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in counts[:5])
+    more = f", {sum(n for _, n in counts[5:]):,} others" if counts[5:] else ""
+    return f"{shown}{more} ({next(path.name for path in paths if path.suffix.lower() == counts[0][0])})"
 
 
 def _not_listed(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable or move it away")
+
+
+def stamp(path: Path, name: str) -> tuple[str, int, int]:
+    """Name, size in bytes and modification time in ns; both are -1 if the file does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return name, -1, -1
+    return name, status.st_size, status.st_mtime_ns
 
 
 def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -108,6 +137,11 @@ def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
     return pixels
 
 
+def nearly_black(pixels: np.ndarray) -> bool:
+    """Whether no value of uint8 pixels is above 16 of 255, as of 12 bits in a file of 16."""
+    return bool(pixels[::8, ::8].max() <= 16) and bool(pixels.max() <= 16)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any Pillow mode to RGB: alpha on white, 16-bit grey and float grey from 0 to 1 scaled to 8 bits.
 
@@ -141,12 +175,12 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {MAX_PIXELS:,} pixels"
     if isinstance(error, UnidentifiedImageError):
-        heif = path.suffix.lower() in (".heic", ".heif") and not HEIF
-        return (
-            "is HEIC, which needs `pip install pillow-heif`"
-            if heif
-            else "is not an image, or its header is damaged"
-        )
+        kind = signature(path)
+        if kind == HEIC:
+            return "is HEIC, and damaged" if HEIF else "is HEIC, which needs `pip install pillow-heif`"
+        return "is not an image, or its header is damaged" if kind is None else f"is {kind}"
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return "is a link to a file that does not exist"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
     why = " ".join(str(error).split())[:120] or type(error).__name__

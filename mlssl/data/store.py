@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from mlssl.data.images import UnusableImage, find_images, read_image
+from mlssl.data.images import UnusableImage, find_images, nearly_black, read_image, stamp
 from mlssl.digest import digest_of
 from mlssl.errors import DataError
 from mlssl.files import write_json, write_text
@@ -108,8 +108,7 @@ def fill(
     Returns the unusable images, with the reasons.
     """
     names = [path.relative_to(folder).as_posix() for path in paths]
-    stats = ((name, path.stat()) for name, path in zip(names, paths, strict=True))
-    made_of = digest_of([short_side, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)])
+    made_of = digest_of([short_side, *(stamp(path, name) for name, path in zip(names, paths, strict=True))])
     done = resume(part, made_of)
     # One entry per image: its height and width, or why it cannot be used.
     entries = [entry for line in done for entry in line["entries"]]
@@ -117,6 +116,7 @@ def fill(
     left = DataLoader(
         Decoded(paths[len(entries) :], short_side), batch_size=CHUNK, collate_fn=list, num_workers=workers
     )
+    dark: list[str] = []
     bar = tqdm(total=len(paths), initial=len(entries), desc="image store", unit="image", mininterval=1)
     with open(part / "pixels.bin", "ab") as pixels, open(part / "journal.jsonl", "a") as journal, bar:
         pixels.truncate(length)
@@ -127,11 +127,23 @@ def fill(
                     crc = zlib.crc32(image, crc)
             pixels.flush()
             os.fsync(pixels.fileno())
+            start = len(entries)
+            dark += [
+                names[start + i]
+                for i, image in enumerate(chunk)
+                if not isinstance(image, str) and nearly_black(image)
+            ]
             new = [image if isinstance(image, str) else list(image.shape[:2]) for image in chunk]
             journal.write(json.dumps({"entries": new, "length": pixels.tell(), "crc32": crc}) + "\n")
             journal.flush()
             entries += new
             bar.update(len(chunk))
+    if dark:
+        print(
+            f"{folder}: {len(dark):,} images are nearly black ({dark[0]}); if they hold 12 bits in 16, multiply "
+            "their values by 16",
+            file=sys.stderr,
+        )
     named = list(zip(names, entries, strict=True))
     skipped = [(name, entry) for name, entry in named if isinstance(entry, str)]
     if len(skipped) > max_skipped * len(named) or len(skipped) == len(named):

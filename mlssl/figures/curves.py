@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlssl.analysis.outputs import budget
-from mlssl.figures.style import WIDTH, colours, finish
+from mlssl.figures.style import WIDTH, colours, finish, folded
 from mlssl.study.expand import COMPARE, Study
 
 NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics")
@@ -32,6 +32,7 @@ def training_curves(study: Study) -> Figure:
         if cell.axis == COMPARE and study.runs[cell.run].config.target:
             log = read_log(study.out / "runs" / cell.run)
             seeds.setdefault(cell.level, []).append((cell.run, log))
+    colour = colours(study.axes().get(COMPARE, []))  # as in the other figures, whose methods include untrained ones
     lines = [line for runs in seeds.values() for _, log in runs for line in log]
     parts = list(dict.fromkeys(key for line in lines for key in line if key not in NOT_LOSSES))
     columns = 2 if len(parts) == 4 else min(3, max(1, len(parts)))
@@ -39,8 +40,8 @@ def training_curves(study: Study) -> Figure:
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 2.1 * rows), squeeze=False, sharex=True)
     for ax, part in zip(grid.flat, parts, strict=False):
         ax.set_title(f"{part} (total)" if part == "loss" else part)
-        for method, colour in colours(list(seeds)).items():
-            draw(ax, [log for _, log in seeds[method]], part, colour, method)
+        for method in seeds:
+            draw(ax, [log for _, log in seeds[method]], part, colour[method], method)
     for ax in list(grid.flat)[len(parts) :]:
         ax.set_axis_off()
     for ax in grid[:, 0]:
@@ -51,7 +52,7 @@ def training_curves(study: Study) -> Figure:
             below[-1].set_xlabel("step")
             below[-1].tick_params(labelbottom=True)
     if parts:
-        handles = [plt.Line2D([], [], color=c, label=m) for m, c in colours(list(seeds)).items()]
+        handles = [plt.Line2D([], [], color=colour[method], label=folded(method)) for method in seeds]
         figure.legend(handles=handles, loc="outside right center")
     else:
         grid[0, 0].text(0, 0.5, "No run has a log yet.")
@@ -73,8 +74,9 @@ def draw(ax: Axes, logs: list[list[dict[str, float]]], part: str, colour: str, l
     series = [s for s in series if s]
     if not series:
         return
+    dot = "o" if max(map(len, series)) == 1 else ""  # a line through one point is not visible
     for s in series:
-        ax.plot(list(s), list(s.values()), color=colour, linewidth=0.5, alpha=0.5)
+        ax.plot(list(s), list(s.values()), color=colour, linewidth=0.5, alpha=0.5, marker=dot, markersize=3)
     common = sorted(set.intersection(*(set(s) for s in series)))
     mean = np.array([[s[step] for step in common] for s in series]).mean(axis=0)
-    ax.plot(common, mean, color=colour, linewidth=1.6, label=label)
+    ax.plot(common, mean, color=colour, linewidth=1.6, label=label, marker=dot and "D", markersize=4)

@@ -77,7 +77,9 @@ def claims(study: Study, rows: list[Row]) -> Figure:
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("difference, percentage points")
     if not shown:
-        ax.text(0, 0, "No claim of the paper has a result yet.", ha="center")
+        known = any(row.verdict != NOT_IN_STUDY for row in rows)
+        none = "No claim of the paper has a result yet." if known else "No claim of the paper is in this study."
+        ax.text(0, 0, none, ha="center", backgroundcolor="white")
     absent = [str(r.claim.number) for r in rows if r.verdict == NOT_IN_STUDY and not r.outcomes]
     notes = (
         f"{budget(study)}. Diamonds: mean difference, paired by seed, by the evaluator that decides the claim "

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlssl.analysis.outputs import LABEL_RECORD, budget, label_axes
-from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish
+from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish, folded
 from mlssl.study.expand import Study
 
 MARKERS = "osD^vP*X"
@@ -90,7 +90,7 @@ def draw(ax: Axes, found: Sequence[pd.DataFrame], level: str, colour: str, marke
     for values in shared:
         ax.plot(epoch, values, color=colour, linewidth=0.5, alpha=0.5)
     markers: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
-    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=level, **markers)
+    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=folded(level), **markers)
 
 
 def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]) -> None:

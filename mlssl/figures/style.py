@@ -30,6 +30,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random": "#777777"}
 """A method keeps its colour in every figure."""
 TRUNCATED = "Score axes do not start at zero"
+LABEL = 24
+"""Characters of an axis label on one line: those that fit below one of four panels, and beside a low one."""
 MAX_DISTANCE = 1.0
 """A value further away than this multiple of the others' range is given as text, to keep the axis readable."""
 MIN_SPAN = 2.0
@@ -90,10 +92,16 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
     return "; ".join(parts)
 
 
+def folded(text: str) -> str:
+    """A label on as many lines as it needs: one longer than its axis would run into titles and other panels."""
+    lines = textwrap.wrap(text.replace("_", "_ "), LABEL, break_on_hyphens=False)  # a name is cut after its _
+    return "\n".join(line.replace("_ ", "_") for line in lines) or text
+
+
 def two_lines(score: Score) -> str:
-    """A score's label with its unit, on two lines if it is long."""
+    """A score's label with its unit, on two lines or more if it is long."""
     head, comma, tail = score.title.partition(", ")
-    return f"{head}, {score.unit}" + (f"\n{tail}" if comma else "")
+    return folded(f"{head}, {score.unit}") + (f"\n{folded(tail)}" if comma else "")
 
 
 def untrained(study: Study) -> set[str]:
@@ -122,6 +130,17 @@ def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) 
         x_error, y_error = (None, spread) if upright else (spread, None)
         marker: dict[str, Any] = {"fmt": "D", "markersize": 5.5, "markerfacecolor": "none"}
         ax.errorbar(*xy([s.mean]), xerr=x_error, yerr=y_error, color=colour, capsize=3, **marker)
+
+
+def note(ax: Axes, at: float, s: Summary, *, upright: bool = True) -> None:
+    """Say at position `at` of the category axis that an expected value is missing, failed or left out."""
+    if s.n or not s.expected:
+        return
+    words = next((w for w in ("failed", "left out", "undefined") if w in s.status), "missing")
+    if upright:
+        ax.text(at, 0.5, words, transform=ax.get_xaxis_transform(), rotation=90, **NOTE_STYLE)
+    else:
+        ax.text(0.5, at, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
 
 
 def widen(ax: Axes, *, upright: bool = True) -> None:

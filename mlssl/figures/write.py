@@ -13,20 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import CLAIMS, Score, budget, figure_names, linear_fractions, linear_scores, stem
+from mlssl.analysis.outputs import CLAIMS, GAINS, Score, budget, figure_names, linear_fractions, linear_scores, stem
 from mlssl.claims.evaluate import evaluate, read_groups
+from mlssl.claims.gains import gains
+from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
+from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
+from mlssl.figures.gains import gains as gains_figure
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
-    NOTE_STYLE,
     STYLE,
     WIDTH,
     absent,
     colours,
     dots,
     finish,
+    folded,
+    note,
     range_near,
     save,
     two_lines,
@@ -36,7 +41,7 @@ from mlssl.figures.style import (
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
-"""The method drawn as the reference in ablations, if the study has it."""
+"""The method drawn as the reference in ablations; the untrained backbone, if the study does not compare it."""
 LEGEND_WIDTH = 65
 """Characters of two legend entries that fit side by side above an ablation."""
 
@@ -51,8 +56,12 @@ def write_figures(study: Study) -> None:
                 figure = labels(study, metrics)
             elif name == "training_curves":
                 figure = training_curves(study)
+            elif name == "label_force":
+                figure = label_force(study)
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
+            elif name == GAINS:
+                figure = gains_figure(study, gains(study, metrics, read_groups(study)))
             elif name == CLAIMS:
                 figure = claims(study, evaluate(study, metrics, read_groups(study)))
             elif axis_of[name] == COMPARE:
@@ -70,16 +79,15 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
     rows = -(-len(scores) // columns)
     height = 0.9 + rows * (0.62 + 0.24 * len(levels))
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
-    colour, summaries = colours(levels), {}
+    colour, summaries, unresolved = colours(levels), {}, below_resolution(study, metrics)
     for ax, score in zip(grid.flat, scores, strict=False):
         by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
         for place, (level, s) in enumerate(by_level.items()):
             if s.n:
                 dots(ax, place, s, colour[level], upright=False)
-            elif s.expected:
-                words = "failed" if "failed" in s.status else "missing"
-                ax.text(0.5, place, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
-        ax.set_xlabel(two_lines(score))
+            else:
+                note(ax, place, s, upright=False)
+        ax.set_xlabel(two_lines(score) + (f"\n({BELOW_RESOLUTION})" if score in unresolved else ""))
         ax.grid(axis="y", color="0.9")
         ax.margins(x=0.15)
         if score.is_cost:
@@ -88,7 +96,7 @@ def main(study: Study, metrics: pd.DataFrame) -> Figure:
             widen(ax, upright=False)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
-    grid[0, 0].set_yticks(range(len(levels)), levels)
+    grid[0, 0].set_yticks(range(len(levels)), [folded(level) for level in levels])
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
     finish(figure, "Comparison of methods", f"{budget(study)}. {HOW_TO_READ}", absent(summaries))
     return figure
@@ -111,14 +119,17 @@ def ablation(study: Study, metrics: pd.DataFrame, axis: str) -> Figure:
         ax.xaxis.set_major_locator(FixedLocator(places))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(places, list(by_level))
+        # Levels without a value are on the axis too.
+        ax.set_xlim(min(places) / 2**0.4, max(places) * 2**0.4)
         ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
     else:
-        ax.set_yticks(places, list(by_level))
+        ax.set_yticks(places, [folded(level) for level in by_level])
         ax.set_ylim(len(places) - 0.5, -0.5)
         ax.set(xlabel=score.label, ylabel=axis)
         ax.grid(axis="y", color="0.9")
     for at, s in zip(places, by_level.values(), strict=True):
         dots(ax, at, s, colour, upright=upright)
+        note(ax, at, s, upright=upright)
     words = references(study, metrics, score, ax, by_level, upright=upright)
     if not score.is_cost:
         widen(ax, upright=upright)
@@ -139,16 +150,21 @@ def numeric(levels: list[str]) -> list[float] | None:
 def references(
     study: Study, metrics: pd.DataFrame, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
 ) -> list[str]:
-    """Draw the baseline (line, ± std band) and the untrained backbone (dashed); return distant ones as text."""
+    """Draw the baseline (line, ± std band) and the untrained backbone (dashed), and return words for the notes.
+
+    The baseline is always drawn; a distant untrained backbone beside it is given as text.
+    """
     low, high = range_near([v for s in by_level.values() for v in s.values.values()])
     words = []
-    for method, s in summarise(study, metrics, COMPARE, score).items():
+    compared = summarise(study, metrics, COMPARE, score)
+    has_baseline = BASELINE in compared and compared[BASELINE].n > 0
+    for method, s in compared.items():
         bare = method in untrained(study)
         if not s.n or not (bare or method == BASELINE):
             continue
         name = f"{method}, {'untrained' if bare else 'baseline'}"
         value = s.text(usual_n=len(study.seeds))
-        if not low <= s.mean <= high:
+        if bare and has_baseline and not low <= s.mean <= high:
             words.append(f"Outside the plot: {name}, {value} {score.unit}")
             continue
         line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
@@ -173,7 +189,7 @@ def labels(study: Study, metrics: pd.DataFrame) -> Figure:
         aside = 1.1 ** (i - (len(levels) - 1) / 2)
         points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
         drawn = [(x, s.mean) for x, s in points if s.n]
-        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=level)
+        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=folded(level))
         for x, s in points:
             dots(ax, x, s, colour)
     ax.set_xscale("log")

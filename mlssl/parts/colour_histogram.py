@@ -41,7 +41,7 @@ class ColourHistogram(nn.Module):
         return self._maps(pixels, strides[-indices:])
 
     def _maps(self, pixels: Tensor, strides: tuple[int, ...] | list[int]) -> list[Tensor]:
-        levels = torch.bucketize(pixels.float(), self.edges)
+        levels = torch.bucketize(pixels.float().contiguous(), self.edges)
         bins = F.one_hot(16 * levels[:, 0] + 4 * levels[:, 1] + levels[:, 2], self.num_features)
         one_hot = bins.movedim(-1, 1).float()
         return [F.avg_pool2d(one_hot, s, ceil_mode=True, count_include_pad=False) for s in strides]

@@ -1,6 +1,10 @@
-"""Projectors: the layers between backbone and loss."""
+"""Projectors and predictors: the layers between backbone and loss."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +34,28 @@ def without_autocast(head: nn.Module, x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         return head(x)
+
+
+def mlp(
+    widths: Sequence[int],
+    *,
+    bias: bool = True,
+    last_bias: bool = True,
+    last_norm: Literal["none", "affine", "plain"] = "none",
+) -> nn.Sequential:
+    """Linear layers with batch norm and ReLU between them, B x widths[0] -> B x widths[-1].
+
+    BYOL, SimSiam, NNCLR and MSF build projectors and predictors like this. `bias` is that of the linear layers
+    before the last one, `last_bias` that of the last. `last_norm` is the batch norm after it: `none`, `affine` with
+    scale and shift, or `plain` without. At least two widths.
+    """
+    layers: list[nn.Module] = []
+    for d_in, d_out in pairwise(widths[:-1]):
+        layers += [nn.Linear(d_in, d_out, bias=bias), nn.BatchNorm1d(d_out), nn.ReLU(inplace=True)]
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
+    if last_norm != "none":
+        layers.append(nn.BatchNorm1d(widths[-1], affine=last_norm == "affine"))
+    return nn.Sequential(*layers)
 
 
 def _mlp(first: nn.Linear | nn.Conv2d, last: nn.Linear | nn.Conv2d, norm: type[nn.Module] | None) -> nn.Sequential:

@@ -13,19 +13,24 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
-from mlssl.data.images import find_images
+from mlssl.data.formats.classes import YAML
+from mlssl.data.images import by_suffix, find_files, stamp
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import write_text
 from mlssl.photos.duplicates import NEAR
 from mlssl.photos.labels import read_labels
+from mlssl.photos.masks import find_masks
 from mlssl.photos.people import FACES, WAYS, check_detector, read_deny
 from mlssl.photos.report import summary, table
 from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
-VERSION = 2
+VERSION = 3
 """Increase it when an import's output changes for the same photos and settings."""
+TEXT: tuple[str, ...] = (".cache", ".csv", ".data", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".labels")
+TEXT += (".lnk", ".md", ".names", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+"""Suffixes of labels, notes and a system's own files, which nobody takes for photos."""
 
 
 def import_photos(
@@ -49,8 +54,9 @@ def import_photos(
     `duplicates.tsv` and `altered.tsv` record what was done; `import.json` also maps each file to its photo. The
     summary is printed.
 
-    `labels`: see `read_labels`. A share `val_share` of the labelled photos, drawn with `seed`, goes to `val`, with
-    all near-duplicates (hashes that differ in at most `near` bits); all others go to `train`. `anonymise`, `blur`
+    Masks beside their photos (see `find_masks`) are left out. `labels`: see `read_labels`. A share `val_share` of
+    the labelled photos, drawn with `seed`, goes to `val`, with all near-duplicates (hashes that differ in at most
+    `near` bits); all others go to `train`. `anonymise`, `blur`
     or `pixelate`, hides `people`: either regions in a file of any label format (all categories count, and every
     photo it names must exist), or `faces` that a detector finds. `deny`: see `read_deny`; byte-identical copies of
     these photos are left out too. An unusable image is left out, with a reason; the import stops if their share
@@ -61,8 +67,9 @@ def import_photos(
     """
     photos, out = Path(photos), Path(out)
     check(photos, out, val_share, anonymise, people, max_skipped, near, workers)
-    paths = find_images(photos)
+    paths, others = find_files(photos)
     names = [path.relative_to(photos).as_posix() for path in paths]
+    others = [path for path in others if path.suffix.lower() not in TEXT]
     settings = {
         "version": VERSION,
         "photos": digest_of([stamp(path, name) for path, name in zip(paths, names, strict=True)]),
@@ -78,26 +85,38 @@ def import_photos(
     with FileLock(out.with_name(f".{out.name}.lock")):
         if is_complete(out, settings):
             return out
+        files = dict(zip(names, paths, strict=True))
+        masks = find_masks(files)
+        denied = {} if deny is None else with_copies(read_deny(deny, names), files)
+        denied = {name: reason for name, reason in denied.items() if name not in masks}
+        names = [name for name in names if name not in masks]
         found = None if labels is None else read_labels(labels, names)
-        denied = {} if deny is None else with_copies(read_deny(deny, names), dict(zip(names, paths, strict=True)))
         hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [
             Photo(
                 number,
-                path,
+                files[name],
                 name,
                 labels=None if found is None else found.photos.get(name),
                 people=None if hidden is None else hidden.photos.get(name),
                 detect_faces=people == FACES,
             )
-            for number, (path, name) in enumerate(zip(paths, names, strict=True), start=1)
+            for number, name in enumerate(names, start=1)
             if name not in denied
         ]
         part, processes = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
         try:
             results = work(jobs, part, out, settings, max_skipped, processes or 1)
-            header = {"photos": str(photos), "found": len(paths), "max_skipped": max_skipped, "settings": settings}
-            written = write_dataset(part, jobs, results, header, found, denied, named=hidden is not None)
+            header: dict[str, Any] = {
+                "photos": str(photos),
+                "found": len(paths),
+                "not_read": [f"{len(others):,} files of other kinds: {by_suffix(others)}"] if others else [],
+                "max_skipped": max_skipped,
+                "settings": settings,
+            }
+            header["not_read"] += [] if found is None else found.notes
+            header["not_read"] += [] if hidden is None else [f"people: {note}" for note in hidden.notes]
+            written = write_dataset(part, jobs, results, header, found, denied, masks, named=hidden is not None)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -198,17 +217,11 @@ def skipped_table(out: Path) -> Path:
 
 
 def digest_of_files(path: Path | str | None) -> str | None:
-    """A digest that changes when the file, or a file in the folder, changes."""
+    """A digest that changes when the file, or a file in the folder, changes; None for None."""
     if path is None:
         return None
-    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+    path = Path(path)
+    if path.suffix.lower() in YAML and path.is_file():  # A data.yaml means the labels of its folder.
+        path = path.parent
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return digest_of([stamp(file, str(file)) for file in files])
-
-
-def stamp(path: Path, name: str) -> tuple[str, int, int]:
-    """Name, size in bytes and modification time in ns; both are -1 if the file does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return name, -1, -1
-    return name, status.st_size, status.st_mtime_ns

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from mlssl.data.formats.coco import is_mask
 from mlssl.data.layout import annotation
 from mlssl.errors import DataError
-from mlssl.photos.formats import Entry, LabelFile, PhotoLabels, from_coco, from_csv, from_voc, from_yolo
+from mlssl.photos.discover import read_label_file
+from mlssl.photos.formats import PhotoLabels
+from mlssl.photos.matching import Names, find_photos
 
 MAX_MISSING = 0.1
 """Maximum share of labels without a photo; more suggest a wrong folder."""
@@ -27,87 +29,38 @@ class Labels:
     """By the photo's path in the folder of photos."""
     missing: list[str]
     """A sentence on each label whose photo is missing or ambiguous."""
+    notes: list[str]
+    """A sentence on each thing that was not read, or read as something that may surprise."""
 
 
 def read_labels(path: Path | str, names: Iterable[str], *, max_missing: float = MAX_MISSING) -> Labels:
     """Read labels and find the photo of each among `names`, paths with `/` below the folder of photos.
 
-    `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML or YOLO's txt files at any
-    depth; the content decides the format. A photo is found by its relative path, with or without suffix, else by
-    its file name, else by its stem, if that is unique. Raises DataError with file, position, value and remedy;
-    also if more than the share `max_missing` of the labels match no photo.
+    `path` is COCO's JSON, a CSV of `file,label;label`, or a folder with VOC's XML, YOLO's txt files or COCO's JSON
+    at any depth, or the data.yaml of such a folder; the content decides the format (see `read_label_file`). How a
+    photo is found: see `find_photos`. Raises DataError with file, position, value and remedy; also if more than
+    the share `max_missing` of the labels match no photo.
     """
     path = Path(path)
-    content = read_label_file(path)
+    photos = Names(names)
+    content = read_label_file(path, photos)
     if not content.categories:
         raise DataError(f"{path}: has no category; label at least one object, or import without labels")
-    found, missing = find_photos(content, list(names))
+    found, missing = find_photos(content, photos)
     if not found or len(missing) > max_missing * len(content.entries):
         first = f"; the first: {missing[0]}" if missing else ""
         raise DataError(
             f"{path}: {len(missing):,} of {len(content.entries):,} labelled photos are not found{first}; "
             "correct the names, remove these labels, or give the folder they are relative to"
         )
-    return Labels(content.format, content.categories, found, missing)
-
-
-def read_label_file(path: Path) -> LabelFile:
-    """Read a label file or folder in the format that its content has."""
-    try:
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-            xml = [p for p in files if p.suffix.lower() == ".xml"]
-            txt = [p for p in files if p.suffix.lower() == ".txt" and p.name != "classes.txt"]
-            if bool(xml) == bool(txt):
-                both = "both XML and txt files" if xml else "neither XML nor txt files"
-                raise DataError(
-                    f"{path}: has {both}; give a folder of VOC XML or YOLO txt files, or a JSON or CSV file"
-                )
-            return from_voc(path, xml) if xml else from_yolo(path, txt)
-        with open(path, "rb") as handle:
-            head = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        return from_coco(path) if head[:1] in (b"{", b"[") else from_csv(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: no such file; give an existing file or folder of labels") from None
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); make it readable") from None
-
-
-def find_photos(content: LabelFile, names: list[str]) -> tuple[dict[str, PhotoLabels], list[str]]:
-    """Match labels to photos, the most reliable names first.
-
-    Returns labels by photo, and a sentence per unmatched entry. Raises DataError if two entries have the same path.
-    """
-    unmatched = list(content.entries)
-    found: dict[str, PhotoLabels] = {}
-    for key in (str, _without_suffix, _file_name, _stem):
-        by_key: dict[str, list[str]] = defaultdict(list)
-        matches: dict[str | None, list[Entry]] = defaultdict(list)
-        for name in names:
-            if name not in found:
-                by_key[key(name)].append(name)
-        for entry in unmatched:
-            hits = (by_key.get(key(_plain(alias)), []) for alias in entry.names)
-            matches[next((hit[0] for hit in hits if len(hit) == 1), None)].append(entry)
-        for match, entries in matches.items():
-            if match is not None and len(entries) > 1 and key is str:
-                raise DataError(
-                    f"{entries[1].labels.where}: '{match}' is labelled a second time, after "
-                    f"{entries[0].labels.where}; remove one"
-                )
-            if match is not None and len(entries) == 1:
-                found[match] = entries[0].labels
-        taken = {id(labels) for labels in found.values()}
-        unmatched = [entry for entry in unmatched if id(entry.labels) not in taken]
-    return found, [
-        f"{entry.labels.where}: no photo, or several, are named '{entry.names[-1]}'" for entry in unmatched
-    ]
+    return Labels(content.format, content.categories, found, missing, content.notes)
 
 
 def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]:
     """COCO annotations in pixels, without ids, for a photo of width x height; category ids from 1.
 
-    Boxes are clipped to the image; one without area is left out. Raises DataError for a box outside the image.
+    Boxes are clipped to the image; one without area is left out. Raises DataError for a box or a mask outside the
+    image.
     """
     across, down = (width, height) if labels.fractions else (1, 1)
     made = []
@@ -133,6 +86,11 @@ def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]
             )
         if labels.fractions:
             shape = [[v * (height if i % 2 else width) for i, v in enumerate(polygon)] for polygon in shape]
+        if shape and not is_mask(shape, (width, height)):
+            raise DataError(
+                f"{labels.where}: a segmentation has no area inside the image of {width} x {height} pixels; "
+                "correct or remove it"
+            )
         area = None if (x1, y1, x2, y2) != (x, y, x + w, y + h) else found.area
         made.append(
             annotation(
@@ -140,19 +98,3 @@ def placed(labels: PhotoLabels, width: int, height: int) -> list[dict[str, Any]]
             )
         )
     return made
-
-
-def _plain(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
-
-
-def _without_suffix(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix() if PurePosixPath(name).name else name
-
-
-def _file_name(name: str) -> str:
-    return PurePosixPath(name).name
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,11 @@ MARGIN = 0.25
 """Share of its side by which a detected face box grows on each side; the detector cuts off chin and hair."""
 
 
+MIN_HIDDEN = 0.1
+"""Minimum share of its box that a region hides, unless it is the mask of a crowd. Masks of persons in COCO cover
+13 % of their box or more (343 persons)."""
+
+
 class Region(NamedTuple):
     """A region to hide."""
 
@@ -37,20 +43,40 @@ class Region(NamedTuple):
 
 
 def regions_of(labels: PhotoLabels, width: int, height: int) -> list[Region]:
-    """The regions of a photo, rounded outwards to integer pixels. Raises DataError as `placed` does."""
+    """The regions of a photo, rounded outwards to integer pixels.
+
+    Raises DataError as `placed` does, and for a region that hides nothing or less than MIN_HIDDEN of its box.
+    """
     regions = []
-    for person in placed(labels, width, height):
+    for i, found in enumerate(labels.objects, start=1):
+        where = f"{labels.where}: region {i} of {len(labels.objects)}"
+        people = placed(replace(labels, objects=[found]), width, height)
+        given = _pixels(found.box, labels, width, height)
+        if not people or min(given[2:]) < 1:
+            raise DataError(
+                f"{where} hides nothing, its box has {given[2]:g} x {given[3]:g} pixels; "
+                "give its box in pixels, or remove it"
+            )
+        (person,) = people
         x, y, w, h = person["bbox"]
-        mask = None
+        box = _outwards(x, y, w, h, width, height)
+        mask, hidden = None, w * h
         if person["segmentation"]:
             mask = _mask(person["segmentation"], height, width, labels.where)
             if mask.any():  # A mask may extend beyond its box; hide all of it.
+                hidden = float(mask[box[1] : box[3], box[0] : box[2]].sum())
                 ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-                x, y, w, h = xs[0], ys[0], xs[-1] + 1 - xs[0], ys[-1] + 1 - ys[0]
+                box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
             else:
                 mask = None
-        box = (math.floor(x), math.floor(y), math.ceil(x + w), math.ceil(y + h))
-        regions.append(Region((*box[:2], min(box[2], width), min(box[3], height)), mask))
+        scattered = found.crowd and mask is not None
+        if hidden < MIN_HIDDEN * given[2] * given[3] and not scattered:
+            what = "the image has" if mask is None else "its mask hides"
+            raise DataError(
+                f"{where}: {what} {100 * hidden / (given[2] * given[3]):.1f} % of its box of {given[2]:g} x "
+                f"{given[3]:g} pixels; correct it, or give the box without a mask, to hide all of it"
+            )
+        regions.append(Region(box, mask))
     return regions
 
 
@@ -158,6 +184,21 @@ def _cascades() -> tuple[Any, Any]:
     kinds = ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml")
     frontal, profile = (cv2.CascadeClassifier(str(folder / kind)) for kind in kinds)
     return frontal, profile
+
+
+def _pixels(
+    box: tuple[float, float, float, float] | None, labels: PhotoLabels, width: int, height: int
+) -> tuple[float, float, float, float]:
+    """A region's box as given, x, y, width, height in pixels; None is the entire image."""
+    if box is None:
+        return 0, 0, width, height
+    x, y, w, h = box
+    return (x * width, y * height, w * width, h * height) if labels.fractions else box
+
+
+def _outwards(x: float, y: float, w: float, h: float, width: int, height: int) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of a box in an image, rounded outwards."""
+    return math.floor(x), math.floor(y), min(math.ceil(x + w), width), min(math.ceil(y + h), height)
 
 
 def _mask(segmentation: Any, height: int, width: int, where: str) -> np.ndarray:

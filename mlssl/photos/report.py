@@ -33,6 +33,17 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
         rows.append(("denied", f"{record['denied']:,} left out by the deny list, copies included (altered.tsv)"))
     for reason, count in list(record["skipped_by_reason"].items())[:5]:
         rows.append(("skipped", f"{count:,} {reason} (skipped.tsv)"))
+    if record["masks"]:
+        rows.append(("masks", f"{record['masks']:,} images left out: masks of photos, no photos (skipped.tsv)"))
+    rows += [("not read", note) for note in record["not_read"][:5]]
+    if record["nearly_black"]:
+        dark = record["nearly_black"]
+        rows.append(
+            (
+                "CAUTION",
+                f"{len(dark):,} photos are nearly black ({dark[0]}); if they hold 12 bits in 16, multiply by 16",
+            )
+        )
     for side, values in record["sizes"].items():
         spread = " / ".join(f"{values[key]:,g}" for key in ("min", "median", "max"))
         rows.append((side, f"{spread} pixels (smallest / median / largest)"))
@@ -63,6 +74,8 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
                     f"{labels['held_back']:,} unlabelled near-duplicates of photos in val, not trained on",
                 )
             )
+        if labels["without_area"]:
+            rows.append(("left out", f"{labels['without_area']:,} objects with neither an area nor a mask"))
         if labels["missing"]:
             rows.append(
                 ("missing", f"{labels['missing']:,} labels without their photo; {labels['missing_first'][0]}")

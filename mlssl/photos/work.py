@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from mlssl.data.images import UnusableImage, read_image
+from mlssl.data.images import UnusableImage, nearly_black, read_image
 from mlssl.errors import DataError
 from mlssl.files import write_text
 from mlssl.photos.duplicates import perceptual_hash
@@ -53,7 +53,7 @@ class Photo:
 
 
 def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
-    """Write `folder/<photo.file>`; returns its size, hash and hidden regions, or why it was skipped.
+    """Write `folder/<photo.file>`; returns its size, hash, hidden regions, `dark` if it is, or why it was skipped.
 
     Raises DataError for a label that does not fit the photo.
     """
@@ -66,6 +66,7 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
         return {"number": photo.number, "skipped": error.reason}
     if photo.labels is not None:
         placed(photo.labels, width, height)
+    dark = {"dark": True} if nearly_black(pixels) else {}
     regions = find_faces(pixels) if photo.detect_faces else []
     if photo.people is not None:
         regions = regions_of(photo.people, width, height)
@@ -80,6 +81,7 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
         "bytes": (folder / photo.file).stat().st_size,
         "hash": perceptual_hash(pixels),
         "hidden": len(regions),
+        **dark,
     }
 
 

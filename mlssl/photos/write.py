@@ -31,13 +31,15 @@ def write_dataset(
     header: Mapping[str, Any],
     labels: Labels | None,
     denied: Mapping[str, str],
+    masks: Mapping[str, str],
     *,
     named: bool,
 ) -> dict[str, Any]:
     """Turn `part`, with all photos in `images`, into a dataset, and return the content of `import.json`.
 
-    `named`: people are hidden in the photos that a file names; the others are reported as not altered. Raises
-    DataError if no photo is left, or none for a split.
+    `masks`: images that were left out, and of each the photo whose mask it is. `named`: people are hidden in the
+    photos that a file names; the others are reported as not altered. Raises DataError if no photo is left, or none
+    for a split.
     """
     by_number = {job.number: job for job in jobs}
     used = [result for result in results if "skipped" not in result]
@@ -63,16 +65,16 @@ def write_dataset(
             (part / split).mkdir(exist_ok=True)
             for i in np.flatnonzero(mine):
                 os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
-    categories = []
+    categories, without_area = [], 0
     if labels is not None:
-        counts = {}
+        counts: dict[str, dict[int, int]] = {}
         for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
             chosen = np.flatnonzero(mine & labelled)
-            counts[split] = (
-                write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
-                if len(chosen)
-                else {}
-            )
+            counts[split] = {}
+            if len(chosen):
+                written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
+                counts[split], objects = written
+                without_area += objects
         categories = [
             {"id": i, "name": name, "original": original, **{s: counts[s].get(i, 0) for s in SPLITS}}
             for i, (name, original) in enumerate(labels.categories, start=1)
@@ -88,7 +90,8 @@ def write_dataset(
     altered += [(name, "nothing hidden: the file of people does not name it") for name in unnamed]
     altered += list(denied.items())
     copies = [(photos[i].name, photos[like[i]].name, int(distance[i])) for i in twins]
-    write_text(part / "skipped.tsv", table(("file", "reason"), skipped))
+    left_out = [(name, f"is a mask of '{photo}', no photo") for name, photo in masks.items()]
+    write_text(part / "skipped.tsv", table(("file", "reason"), skipped + left_out))
     write_text(part / "duplicates.tsv", table(("file", "like", "distance"), copies))
     write_text(part / "altered.tsv", table(("file", "what"), sorted(altered)))
     record = {
@@ -99,6 +102,8 @@ def write_dataset(
         "denied": len(denied),
         "skipped": len(skipped),
         "skipped_by_reason": reasons(reason for _, reason in skipped),
+        "masks": len(masks),
+        "nearly_black": [photo.name for photo, result in zip(photos, used, strict=True) if result.get("dark")],
         "sizes": {side: spread([result[side] for result in used]) for side in ("width", "height")},
         "duplicates": {"photos": len(twins), "groups": len(np.unique(group[twins]))},
         "altered": {
@@ -115,6 +120,7 @@ def write_dataset(
             "train": int((labelled & ~in_val).sum()),
             "val": int((labelled & in_val).sum()),
             "held_back": int((~labelled & in_val).sum()),
+            "without_area": without_area,
             "missing": len(labels.missing),
             "missing_first": labels.missing[:20],
         },
@@ -154,8 +160,11 @@ def choose_val(group: np.ndarray, labelled: np.ndarray, share: float, seed: int)
 
 def write_annotations(
     part: Path, split: str, photos: Sequence[tuple[Photo, Mapping[str, Any]]], labels: Labels
-) -> dict[int, int]:
-    """Write `annotations/instances_<split>.json`; returns the number of objects per category id."""
+) -> tuple[dict[int, int], int]:
+    """Write `annotations/instances_<split>.json`.
+
+    Returns the number of objects per category id, and the number of objects without area, which are left out.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for photo, made in photos:
@@ -166,7 +175,8 @@ def write_annotations(
     categories = [{"id": i, "name": name} for i, (name, _) in enumerate(labels.categories, start=1)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     write_text(part / "annotations" / f"instances_{split}.json", json.dumps(content, allow_nan=False))
-    return Counter(a["category_id"] for a in annotations)
+    given = sum(len(photo.labels.objects) for photo, _ in photos if photo.labels)
+    return Counter(a["category_id"] for a in annotations), given - len(annotations)
 
 
 def spread(values: Sequence[int]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -9,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import hsv_to_rgb, to_hex
 from PIL import Image, ImageDraw, ImageFont
 
 from mlssl.data.coco import Instances, Split, read_split
@@ -19,13 +21,15 @@ TILE, GAP, COLUMNS = 256, 8, 6
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 FONT_SIZE = 14
 CROWD = "#BBBBBB"
+GOLDEN = 0.381966
+"""Of a full turn."""
 
 
 def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) -> None:
     """Write `out` (PNG) and a PDF beside it: `images` images evenly spaced over a split in COCO's layout.
 
-    Colours distinguish categories within one image only; the name is at the largest object of its category, with
-    the number of objects. Crowds are outlined in light grey.
+    A category has the same colour in all images; the name is at the largest object of its category, with the
+    number of objects. An object without a mask is outlined by its box. Crowds are outlined in light grey.
     """
     data = read_split(root, split)
     count = min(images, len(data))
@@ -34,8 +38,9 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
     rows = -(-count // columns)
     step = TILE + GAP
     sheet = Image.new("RGB", (columns * step - GAP, rows * step - GAP), "white")
+    colour = palette(data)
     for place, i in enumerate(chosen):
-        sheet.paste(tile(data, i), (place % columns * step, place // columns * step))
+        sheet.paste(tile(data, i, colour), (place % columns * step, place // columns * step))
     objects = sum(len(a) for a in data.annotations.values())
     shown = sum(
         any(a["category_id"] == c["id"] for b in data.annotations.values() for a in b) for c in data.categories
@@ -50,17 +55,19 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
     save(figure, Path(out).with_suffix(""))
 
 
-def tile(data: Split, i: int) -> Image.Image:
-    """One image of the split, TILE x TILE pixels with grey margins, its objects outlined and named."""
+def tile(data: Split, i: int, colour: dict[int, str]) -> Image.Image:
+    """One image of the split, TILE x TILE pixels with grey margins, its objects outlined and named.
+
+    `colour` maps a category's index to its colour.
+    """
     pixels = Image.fromarray(data.pixels(i))
     scale = TILE / max(pixels.size)
     width, height = (max(1, round(side * scale)) for side in pixels.size)
     shrunk = np.asarray(pixels.resize((width, height), Image.Resampling.BICUBIC)).copy()
     objects = data.instances(i)
-    colour = palette(objects)
-    for j in np.argsort(-objects.masks.sum(axis=(1, 2)), kind="stable"):
-        mask = Image.fromarray(objects.masks[j] * 255).resize((width, height), Image.Resampling.BILINEAR)
-        shrunk[outline(np.asarray(mask) > 127)] = _rgb(CROWD if objects.crowd[j] else colour[objects.labels[j]])
+    for j in np.argsort(-areas(objects), kind="stable"):
+        ink = _rgb(CROWD if objects.crowd[j] else colour[int(objects.labels[j])])
+        shrunk[outline(region(objects, j, width, height))] = ink
     canvas = Image.new("RGB", (TILE, TILE), "#EEEEEE")
     left, top = (TILE - width) // 2, (TILE - height) // 2
     canvas.paste(Image.fromarray(shrunk), (left, top))
@@ -68,12 +75,42 @@ def tile(data: Split, i: int) -> Image.Image:
     return canvas
 
 
-def palette(objects: Instances) -> dict[int, str]:
-    """Category index -> colour, by the order of the objects in an image."""
-    present = dict.fromkeys(objects.labels[~objects.crowd].tolist())
+def palette(data: Split) -> dict[int, str]:
+    """Category index -> colour, each its own: the most frequent categories have the colours of the figures.
+
+    The others have hues a golden angle apart, which differ less the more categories there are.
+    """
+    counts = Counter(a["category_id"] for found in data.annotations.values() for a in found)
+    ranked = sorted(range(len(data.categories)), key=lambda c: (-counts[data.categories[c]["id"]], c))
     # Black outlines are hard to see in photos.
     usable = OKABE_ITO[:-1]
-    return {c: usable[n % len(usable)] for n, c in enumerate(present)}
+    return {c: usable[n] if n < len(usable) else hue(n) for n, c in enumerate(ranked)}
+
+
+def hue(n: int) -> str:
+    """The n-th colour of a sequence without end: hues a golden angle apart, in three strengths."""
+    strength, light = ((0.85, 0.95), (0.55, 0.95), (0.9, 0.6))[n % 3]
+    red, green, blue = hsv_to_rgb((n * GOLDEN % 1, strength, light))
+    return str(to_hex((red, green, blue))).upper()
+
+
+def areas(objects: Instances) -> np.ndarray:
+    """Pixels N of each object: of its mask, or of its box if it has none."""
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    masks = np.array([mask.sum() for mask in objects.masks], dtype=np.float64)
+    return np.where(masks > 0, masks, sides.prod(axis=1)) if len(masks) else sides.prod(axis=1)
+
+
+def region(objects: Instances, j: int, width: int, height: int) -> np.ndarray:
+    """bool height x width: the j-th object in its image of this size: its mask, or its box if it has none."""
+    mask = objects.masks[j]
+    if mask.any():
+        resized = Image.fromarray(mask * 255).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized) > 127
+    inside = np.zeros((height, width), dtype=bool)
+    left, top, right, bottom = objects.boxes[j] * (np.array([width, height] * 2) / np.array(mask.shape[::-1] * 2))
+    inside[round(top) : max(round(bottom), round(top) + 1), round(left) : max(round(right), round(left) + 1)] = True
+    return inside
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
@@ -96,10 +133,10 @@ def write_names(
     """Write the name of every category once, at its largest object, without overlap if possible."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), FONT_SIZE)
     taken: list[tuple[float, float, float, float]] = []
-    areas = objects.masks.sum(axis=(1, 2))
-    for label in colour:
+    size = areas(objects)
+    for label in dict.fromkeys(objects.labels[~objects.crowd].tolist()):
         mine = [j for j in np.flatnonzero(objects.labels == label) if not objects.crowd[j]]
-        box = objects.boxes[max(mine, key=lambda j: areas[j])] * scale + np.array([*shift, *shift])
+        box = objects.boxes[max(mine, key=lambda j: size[j])] * scale + np.array([*shift, *shift])
         text = names[label] + (f" ×{len(mine)}" if len(mine) > 1 else "")
         width, height = draw.textlength(text, font=font) + 6, FONT_SIZE + 5
         x = min(max(box[0], 0), TILE - width)

@@ -23,6 +23,7 @@ from mlssl.data.images import find_images
 from mlssl.data.store import ImageStore, load_resized
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import global_average_pool
+from mlssl.pictures.size import sizes
 from mlssl.pretrain.build import build_method
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Pictures, Pretrain, Views
@@ -77,12 +78,15 @@ class Run:
         return method.eval()
 
     def encoders(self, device: torch.device, *, trained: bool = True) -> tuple[nn.Module, nn.Module]:
-        """The query and the key encoder of `method`; the backbone as both for a run without a target."""
+        """The query and the key encoder of `method`; the query encoder as both for a method without a key encoder.
+
+        A run without a target has its backbone as both.
+        """
         method = self.method(device, trained=trained)
         if self.config.target is None:
             return method, method
         pair: Any = method.encoders
-        return pair.query, pair.key
+        return pair.query, getattr(pair, "key", pair.query)
 
     def about(self) -> str:
         """Name, method and k, for a caption."""
@@ -128,16 +132,15 @@ def embed(
     """The candidate queries and the dictionary's entries, both sampled from `images`.
 
     The candidates are crops of `config.candidates` images, or of all if there are fewer. The dictionary has one
-    crop of every image before a second crop of any. Images and crops depend only on `config.seed` and the
-    augmentation, so runs with the same augmentation get the same crops, trained or not.
+    crop of every image before a second crop of any, at most CROPS_OF_AN_IMAGE of each. Images and crops depend only
+    on `config.seed` and the augmentation, so runs with the same augmentation get the same crops, trained or not.
 
     Raises FloatingPointError for embeddings that are not finite.
     """
     encoders = run.encoders(device, trained=trained)
-    sizes = {"queries": min(config.candidates, len(images)), "dictionary": config.dictionary_size}
     queries, dictionary = (
         embed_crops(encoder, images, size, run.config.views, seed=seed_of(config.seed, "pictures", what), what=what)
-        for encoder, (what, size) in zip(encoders, sizes.items(), strict=True)
+        for encoder, (what, size) in zip(encoders, sizes(config, len(images)).items(), strict=True)
     )
     return queries, dictionary
 

@@ -26,12 +26,13 @@ SPACES = {"g": "backbone, $g \\cdot Q_g^T$", "z": "projector, $z \\cdot Q_z^T$"}
 
 
 def write_histograms(
-    before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels, out: Path, *, about: str
+    before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels, out: Path, *, method: str, about: str
 ) -> None:
     """Write `out` (PNG) and a PDF beside it: the scores of the first query, before and after training.
 
     `before` and `after` are queries and dictionary of the same crops. Without a projector there is no row for
-    z. The notes below the figure start with `about`. Raises DataError for fewer than two entries of other images.
+    z. The title names `method`; the notes below start with `about`. Raises DataError for fewer than two entries of
+    other images.
     """
     query, dictionary = after
     with plt.rc_context(STYLE):
@@ -44,7 +45,7 @@ def write_histograms(
         )
         if query.z is None:
             notes += ". This run has no projector, so no z, and is not trained: before and after are the same"
-        finish(figure, "Scores of one query against the dictionary", notes)
+        finish(figure, f"{method}: scores of one query against the dictionary", notes)
         save(figure, Path(out).with_suffix(""))
 
 

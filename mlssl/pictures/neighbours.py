@@ -41,11 +41,12 @@ def write_neighbours(
     *,
     rows: int = 4,
     neighbours: int = 4,
+    method: str,
     about: str,
 ) -> None:
     """Write `out` (PNG) and a PDF beside it: `rows` random queries and the worst query, with their neighbours.
 
-    `queries` are the candidates, in random order. The notes below the figure start with `about`.
+    `queries` are the candidates, in random order. The title names `method`; the notes below start with `about`.
     """
     index, similarity = nearest(queries, dictionary, neighbours)
     chosen = choose(similarity, rows)
@@ -58,7 +59,7 @@ def write_neighbours(
             f"Last row: the worst of {len(queries.g)} queries, the one with the lowest mean over its {neighbours} "
             "nearest. Encoders in eval mode"
         )
-        finish(figure, "Nearest entries of the dictionary", notes)
+        finish(figure, f"{method}: nearest entries of the dictionary", notes)
         save(figure, Path(out).with_suffix(""))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mlssl.checkpoints.load import load
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.method import Method
-from mlssl.pretrain.initial import load_initial
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.runtime.parallel import parallel
 from mlssl.runtime.precision import run_in_bf16
@@ -19,18 +20,23 @@ from mlssl.study.settings import Pretrain
 
 
 def build_method(
-    config: Pretrain, device: torch.device, labels: Tensor | None = None
+    config: Pretrain,
+    device: torch.device,
+    labels: Tensor | None = None,
+    notes: dict[str, Any] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """The method (with its heads, key encoder and dictionary) and, inside it, the backbone to export.
 
     The initial backbone depends on the run's seed only, or is read from `init`, so it is the same for every
     method. Without a target the method is the backbone itself. A supervised method is given the image labels,
-    bool N x C.
+    bool N x C. `notes` receives `init`: which network of that file was loaded, and why.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
     backbone = create_backbone(config.backbone, zero_init_residual=config.zero_init_residual)
     if config.init is not None:
-        load_initial(backbone, Path(config.init))
+        loaded = load(backbone, Path(config.init), config.init_prefix)
+        if notes is not None:
+            notes["init"] = str(loaded)
     torch.manual_seed(seed_of(config.seed, "heads"))
     method: nn.Module = backbone
     if config.target is not None:

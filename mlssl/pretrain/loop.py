@@ -36,7 +36,7 @@ from mlssl.runtime import distributed
 from mlssl.runtime.device import facts
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import about_run
+from mlssl.study.identity import about_run, weights_id
 from mlssl.study.methods import is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
@@ -127,6 +127,8 @@ class Run:
     views: Steps
     placement: str
     """Where the store's pixels are, for people."""
+    notes: dict[str, Any]
+    """What the result says about the start of the run."""
 
 
 def prepare(
@@ -149,6 +151,12 @@ def prepare(
             f"{store_path}: was built from other images ({store.images_id}) than those of this run "
             f"({config.data.images_id}); move the store away to rebuild it"
         )
+    # A file that is gone is refused when it is read.
+    if (found := initial_id(config)) not in ("-", config.init_id):
+        raise ConfigError(
+            f"init: {config.init}: has other contents ({found}) than those that name this run ({config.init_id}); "
+            "restore the file, or call snakemake again, which gives the run another name"
+        )
     if config.batch_size > len(store):
         raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
     total = config.total_steps(len(store)) if config.target else 0
@@ -157,7 +165,10 @@ def prepare(
     part = distributed.part(config.batch_size)
 
     labels = image_labels(store, config.data) if config.supervised else None
-    method, backbone = build_method(config, device, labels)
+    notes: dict[str, Any] = {}
+    method, backbone = build_method(config, device, labels, notes)
+    if "init" in notes and distributed.is_main():
+        print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
     images, code = f"{store.crc32:08x}", stage_code("pretrain", config.target)
     training = Training(method, build_optimizer(config, method), images=images, segments=[segment(0, code)])
     newest = folder.load_state(images=images, code=code, total=total, changed_code=changed_code)
@@ -188,6 +199,7 @@ def prepare(
         trained_before=trained_before,
         views=Steps(store, config, device, part),
         placement=placement.describe(need, place, free),
+        notes=notes,
     )
 
 
@@ -305,6 +317,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "store": run.placement,
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
+        **run.notes,
     }
     if len(training.segments) > 1:
         notes["segments"] = [
@@ -334,12 +347,20 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
     ]
 
 
+def initial_id(config: Pretrain) -> str | None:
+    """The identity of the initial weights, `-` if their file is gone; None for a random start."""
+    if not config.init:
+        return None
+    content = content_id(Path(config.init), CACHE)
+    return content if content == "-" else weights_id(content, config.init_prefix)
+
+
 def identified(config: Pretrain) -> Pretrain:
     """The settings with all parameters of the method, and with the identities of images and initial weights.
 
     Missing identities are computed from the content.
     """
-    init = content_id(Path(config.init), CACHE) if config.init and not config.init_id else config.init_id
+    init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)
     return replace(config, data=by_content(config.data), init_id=init, params=params, supervised=supervised)

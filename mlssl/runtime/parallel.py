@@ -37,7 +37,7 @@ def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> Method
     """The method itself for a single process, else wrapped for training with the other ranks.
 
     `batch_norm` is the setting of `Pretrain`: `sync`, `local` or `shuffle`. Raises ConfigError for a class without
-    `step`.
+    `step`, and for `shuffle` with a method that has no key encoder.
     """
     if not isinstance(method, Method):
         raise ConfigError(
@@ -49,5 +49,9 @@ def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> Method
     if batch_norm == "sync":
         synchronise(method, device)
     if batch_norm == "shuffle":
+        if "encoders.key" not in dict(method.named_modules()):
+            raise ConfigError(
+                f"batch_norm: 'shuffle' is for keys, and {type(method).__name__} has no key encoder; give 'sync'"
+            )
         shuffle_over_ranks(method.get_submodule("encoders.key"))
     return Parallel(method)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from mlssl.errors import ConfigError
 from mlssl.files import write_json
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest
+from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
+from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, is_supervised, resolve
 from mlssl.study.settings import (
     RESOLVED,
+    SOURCES,
     TRANSFERS,
     Config,
     Data,
@@ -91,7 +94,11 @@ class Study:
 
     @property
     def about(self) -> str:
-        return self.file.about
+        """What captions say of the study: its own words, or where its images come from."""
+        if self.file.about:
+            return self.file.about
+        images, transferred = about_images(self.source), about_images(self.transfer_source)
+        return images if images == transferred else f"{images}; transfers: {transferred}"
 
     @property
     def pictures(self) -> Pictures | None:
@@ -127,6 +134,19 @@ class Study:
         assert self.search_benchmark is not None
         named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
         return self.out / "search" / digest_of(named)[:8]
+
+    @property
+    def own_photos(self) -> bool:
+        """Whether it trains or tests on the user's own photos."""
+        return own_photos(self.source, self.transfer_source)
+
+    def absent(self) -> list[str]:
+        """One sentence for each file or folder that the study names but that is not there."""
+        found = absent_images(self.source, f"{self.path}: data")
+        if self.transfer_source is not self.source:
+            found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
+        lost = [init for init in self.weights if not Path(init).exists()]
+        return found + [f"{self.path}: pretrain.init: {init}: no such file; check the path" for init in lost]
 
     @property
     def data(self) -> Data:
@@ -244,7 +264,8 @@ def check_sections(file: StudyFile, path: Path) -> None:
     for axis, level, named, _ in levels(file):
         if named not in file.methods:
             known = ", ".join(file.methods)
-            raise ConfigError(f"{path}: {axis}: {level}: method '{named}' is not under methods; known are {known}")
+            place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
+            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(
@@ -354,7 +375,7 @@ def expand_runs(
                 "method": name,
                 "target": method.target,
                 "params": params,
-                "init_id": weights.get(init) if init else None,
+                "init_id": weights_id(weights[init], given.get("init_prefix")) if init else None,
                 "supervised": is_supervised(method.target),
             },
             f"{path}: pretrain",
@@ -407,14 +428,16 @@ def check_shares(
 
 
 def read_extended(path: Path) -> Any:
-    """The values of a study file, merged over those of the file that it `extends` (relative to its folder), if any.
+    """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping.
+    Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
+    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of
+    another kind.
     """
     values, seen = read_yaml(path), [path.resolve()]
-    at = path
-    while isinstance(values, dict) and "extends" in values:
-        by, named = at, str(values.pop("extends"))
+    at, chain = path, [values]  # the study itself first
+    while isinstance(chain[-1], dict) and "extends" in chain[-1]:
+        by, named = at, str(chain[-1].pop("extends"))
         at = by.parent / named
         if not at.is_file():
             raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
@@ -424,8 +447,26 @@ def read_extended(path: Path) -> Any:
         base = read_yaml(at)
         if not isinstance(base, dict):
             raise ConfigError(f"{by}: extends: {at} is not a study")
-        values = merged(base, values)
-    return values
+        chain.append(base)
+    return reduce(extended, reversed(chain))
+
+
+def extended(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's values over those of its base; `base` is changed."""
+    base["about"] = ""
+    for section in ("data", "transfer_data"):
+        replace_source(base.get(section), over.get(section))
+    return merged(base, over)
+
+
+def replace_source(base: Any, over: Any) -> None:
+    """Remove the source of a `data` section and its splits from `base`, if `over` has another kind of source."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return
+    given = {key for key in SOURCES if over.get(key) is not None}
+    if given and given.isdisjoint(key for key in SOURCES if base.get(key) is not None):
+        for key in (*SOURCES, "train", "val"):
+            base.pop(key, None)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

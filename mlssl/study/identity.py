@@ -44,6 +44,11 @@ def read_of_data(config: Config) -> tuple[str, ...]:
     return ("short_side", "images_id", "data_id") if config.supervised else ("short_side", "images_id")
 
 
+def weights_id(content: str, prefix: str | None) -> str:
+    """The identity of initial weights: of their file's content, and of the network in it that is chosen by hand."""
+    return content if prefix is None else f"{content}:{prefix.removesuffix('.')}"
+
+
 def run_digest(config: Pretrain) -> str:
     """The name of a pretraining, without its seed."""
     return digest_of(experiment(config))

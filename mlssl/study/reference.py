@@ -30,7 +30,16 @@ from mlssl.study.settings import (
     Views,
 )
 
-METHODS = ("mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2", "baselines.densecl.DenseCL")
+METHODS = (
+    "mlssl.method.mls.MLS",
+    "baselines.moco_v2.MoCoV2",
+    "baselines.densecl.DenseCL",
+    "baselines.knn_moco.KNNMoCo",
+    "baselines.nnclr.NNCLR",
+    "baselines.msf.MSF",
+    "baselines.byol.BYOL",
+    "baselines.simsiam.SimSiam",
+)
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
     "data, transfer_data": DataSource,

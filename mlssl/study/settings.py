@@ -19,6 +19,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlssl.ranges import (
+    EACH_ONCE,
     Count,
     Inside,
     Name,
@@ -145,8 +146,11 @@ class Pretrain:
     DenseCL start with 1, timm with 0."""
     init: Annotated[Path_ | None, PLACE] = None
     """File of weights that the backbone starts from, own or published; null draws them from the seed."""
+    init_prefix: Annotated[str | None, PLACE] = None
+    """Start of the names of the network in that file, as `module.encoder_q.`, where it holds several; null takes
+    the one that papers evaluate (see docs/checkpoints.md)."""
     init_id: str | None = None
-    """Identity of that file; null: a digest of its content."""
+    """Identity of that file and prefix; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -184,6 +188,12 @@ class Pretrain:
             raise ValueError("give exactly one of epochs and steps, set the other to null")
         return self
 
+    @model_validator(mode="after")
+    def _prefix_of_a_file(self) -> typing.Self:
+        if self.init_prefix is not None and self.init is None:
+            raise ValueError("init_prefix names a network in the file of init; give init too, or set it to null")
+        return self
+
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the run over `images` training images (incomplete batches are dropped)."""
         if self.steps is not None:
@@ -204,11 +214,11 @@ class Linear:
     """Images are resized to size x size pixels, so that every labelled object stays in view."""
     batch_size: Count = 64
     """Images per forward pass; it affects only memory and speed."""
-    fractions: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0, 0.1, 0.01)
+    fractions: Annotated[tuple[Share, ...], Field(min_length=1), EACH_ONCE] = (1.0, 0.1, 0.01)
     """Shares of the labelled training images, nested; each is a protocol of its own."""
     selection: Inside = 0.2
     """Share of the labelled training images that is held out to choose the L2 penalty."""
-    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Candidates for the L2 penalty on standardised features."""
     subsets: Count = 5
     """Random subsets of each share below 1; the result is their mean. Subsets depend on the seed alone."""
@@ -232,7 +242,7 @@ class Knn:
     """Images are resized to size x size pixels."""
     batch_size: Count = 64
     """Images per forward pass; it changes nothing but the memory."""
-    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50, 100, 200)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1), EACH_ONCE] = (5, 10, 20, 50, 100, 200)
     """Candidates for the number of neighbours."""
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities, which gives their weights."""
@@ -257,7 +267,7 @@ class Dense:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1)
+    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the regularisation of the covariance, relative to its mean variance."""
 
 
@@ -278,13 +288,13 @@ class Regions:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3e-4, 1e-3, 1e-2, 1e-1)
+    weight_decays: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (3e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the L2 penalty on standardised features."""
     tolerance: Positive = 1e-5
     """A fit has converged when no entry of the gradient exceeds it (mean loss, principal components)."""
     iterations: Count = 100
     """Largest number of Newton steps per fit; the notes of a result list the fits that reach it."""
-    neighbours: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 3, 5, 10, 20, 50)
+    neighbours: Annotated[tuple[Count, ...], Field(min_length=1), EACH_ONCE] = (1, 3, 5, 10, 20, 50)
     """Candidates for the number of neighbours."""
     temperature: Positive = 0.07
     """Of the softmax over the neighbours' cosine similarities, which gives their weights."""
@@ -417,7 +427,7 @@ class SearchBenchmark:
 
     method: Annotated[str, LABEL]
     """One of the methods under `compare`; its first seed is used."""
-    sizes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1), EACH_ONCE]
     """Numbers of dictionary entries, D."""
     k: Count = 20
     """Neighbours per query."""
@@ -427,9 +437,9 @@ class SearchBenchmark:
     """Batches of queries; the first one warms up and is not timed."""
     crops: Annotated[int, Field(ge=2)] = 32768
     """Crops put through the key encoder; larger dictionaries are filled up with entries made from them."""
-    samples: tuple[Count, ...] = (4096, 16384)
+    samples: Annotated[tuple[Count, ...], EACH_ONCE] = (4096, 16384)
     """Numbers of entries that a sampled search compares with a query."""
-    probes: tuple[Count, ...] = (1, 4, 16, 64)
+    probes: Annotated[tuple[Count, ...], EACH_ONCE] = (1, 4, 16, 64)
     """Numbers of lists of the inverted file (IVF) that are searched."""
     graph_up_to: Count = 65536
     """Largest dictionary for which a graph (HNSW) is built; larger ones take minutes."""
@@ -560,7 +570,7 @@ class Ablation:
     """Its values, one level each."""
     levels: Annotated[dict[str, Level], Field(min_length=1)] | None = None
     """Level -> a method and the parameters that differ."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), EACH_ONCE] | None = None
     """A subset of the study's seeds; null takes all."""
 
     @model_validator(mode="after")
@@ -579,7 +589,7 @@ class Selection:
 
     runs: Literal["all", "compare"] = "all"
     """All of the study, or those of the main comparison."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), EACH_ONCE] | None = None
     """A subset of the study's seeds; null takes all."""
 
 
@@ -602,13 +612,13 @@ class StudyFile:
     """One or two sentences for the captions: data set, budget, purpose."""
     data: DataSource
     """What is pretrained on."""
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), EACH_ONCE]
     """Every run is trained once with each seed."""
     pretrain: dict[str, Any]
     """How all methods are trained."""
     methods: Annotated[dict[Name, Method], Field(min_length=1)]
     """By name, as the tables show them."""
-    compare: Annotated[tuple[str, ...], Field(min_length=1)]
+    compare: Annotated[tuple[str, ...], Field(min_length=1), EACH_ONCE]
     """Names of the methods of the main comparison."""
     transfers: dict[str, dict[str, Any]]
     """What every backbone goes through."""
@@ -626,10 +636,3 @@ class StudyFile:
     """Sheets of neighbours and histograms of scores; null draws none."""
     search_benchmark: SearchBenchmark | None = None
     """Benchmark of the searches; null runs none."""
-
-    @model_validator(mode="after")
-    def _no_twice(self) -> typing.Self:
-        for key in ("seeds", "compare"):
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"{key}: each may be given once")
-        return self

@@ -158,10 +158,16 @@ def recipe(source: Source, cache: Path = CACHE) -> tuple[dict[str, Any], dict[st
     assert isinstance(s, Photos)
     files = {key: getattr(s, key) for key in ("folder", "labels", "people", "deny")}
     contents = {
-        key: path if path in (None, "faces") else content_id(Path(path), cache) for key, path in files.items()
+        key: path if path in (None, "faces") else content_id(labels_of(Path(path)), cache)
+        for key, path in files.items()
     }
     made_of = {"photos": experiment(s) | contents}
     return made_of, made_of
+
+
+def labels_of(path: Path) -> Path:
+    """The path whose content counts: of a data.yaml, the folder, because the import reads the labels in it."""
+    return path.parent if path.suffix.lower() in (".yaml", ".yml") and path.is_file() else path
 
 
 def record(data: Data, found: Fingerprint | None = None) -> dict[str, str]:

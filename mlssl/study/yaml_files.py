@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> Any:
     """Parse a YAML file; ConfigError names the file and the place when it cannot be read."""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = yaml.load(_text(path), Loader=_Loader)
         json.dumps(values, default=str)
         return values
     except FileNotFoundError:
@@ -45,7 +45,16 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ConfigError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
         raise ConfigError(
             f"{path}: cannot be converted to JSON ({error}); give texts, numbers, lists, mappings"
         ) from None
+
+
+def _text(path: Path) -> str:
+    content = Path(path).read_bytes()
+    if content[:2].count(0) == 1 or content[:4].count(0) == 3:  # UTF-16 or UTF-32 without a byte order mark.
+        raise ConfigError(f"{path}: is not UTF-8 but UTF-16 or UTF-32; save the file as UTF-8")
+    return content.decode("utf-8-sig")

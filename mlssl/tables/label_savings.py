@@ -151,15 +151,46 @@ def sentence(method: str, found: list[Saving]) -> str:
         fewer = sum(s.at_most for s in found)
         return (
             f"{method}: labels saved: {word}. With pretraining, {reached} of {n} seeds reach {full}, {fewer} of "
-            "them with the smallest share of labels already, so the number of images has no interval."
+            "them with the smallest share of labels already, so the number of images has no interval. "
+            f"{bound(found)}"
         )
     low, high = saving.interval()
     needed, most_needed, least_needed = (labels * math.exp(-x) for x in (saving.mean, low, high))
     share, least, most_saved = (100 * (1 - math.exp(-x)) for x in (saving.mean, low, high))
+    saved = (
+        f"{share:.0f} % of the labels saved [{least:.0f}, {most_saved:.0f}]"
+        if share >= 0
+        else f"{-share:.0f} % more labels needed [{-most_saved:.0f}, {-least:.0f}]"
+    )
     return (
         f"{method}: labels saved: {word}. With pretraining, {needed:.0f} images [{least_needed:.0f}, "
-        f"{most_needed:.0f}] give {full}: {share:.0f} % of the labels saved [{least:.0f}, {most_saved:.0f}] "
-        f"(geometric mean, 95 % interval over n = {n} seeds{' and the images' if saving.images else ''})."
+        f"{most_needed:.0f}] give {full}: {saved} "
+        f"(geometric mean, 95 % interval over n = {n} seeds{' and the images' if saving.images else ''}). "
+        f"{allowed(least, most_saved)}"
+    )
+
+
+def allowed(least: float, most: float) -> str:
+    """What an interval of the share of labels saved allows to say, in percent; negative where more are needed."""
+    if math.isnan(least):
+        return "Without an interval, this says nothing about other seeds."
+    if round(least) > 0:
+        return f"The interval allows to say that {least:.0f} % to {most:.0f} % of the labels are saved."
+    if round(most) < 0:
+        return f"The interval allows to say that none are saved: {-most:.0f} % to {-least:.0f} % more are needed."
+    return (
+        f"The interval allows anything from {max(0.0, -least):.0f} % more labels needed to {max(0.0, most):.0f} % "
+        "of them saved, so it does not say that pretraining saves labels."
+    )
+
+
+def bound(found: Sequence[Saving]) -> str:
+    """What seeds without an interval allow to say."""
+    most = max(math.inf if math.isnan(s.needed) else s.needed / s.labels for s in found)
+    if most >= 1:
+        return "This does not say that pretraining saves labels."
+    return (
+        f"Each of these seeds saves at least {100 * (1 - most):.0f} % of the labels; for others there is no bound."
     )
 
 

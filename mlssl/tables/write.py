@@ -12,21 +12,25 @@ import pandas as pd
 from mlssl.analysis.aggregate import Summary, left_out, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import (
     CLAIMS,
+    GAINS,
     NOISE,
     NONE,
     SAVINGS,
     Score,
     budget,
+    has_gains,
     has_label_savings,
+    has_paper_tables,
     linear_scores,
     stem,
     transfer_budget,
 )
 from mlssl.claims.evaluate import read_groups
-from mlssl.claims.resolution import below_resolution
+from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.files import write_text
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
+from mlssl.tables.gains import gains_table
 from mlssl.tables.label_savings import savings, sentence, table
 from mlssl.tables.paper import paper_tables
 
@@ -52,8 +56,6 @@ PUBLISHED: dict[str, Published | str] = {
     "lam": "curve only (figure 5b)",
 }
 """Axis -> its table in the paper, or the reason why the paper has no numbers."""
-BELOW_RESOLUTION = "below resolution"
-"""In place of a score that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
 PAPER_METRICS = ("AP_bbox", "AP_segm")
 
 
@@ -68,7 +70,7 @@ def write_tables(study: Study, published: Path) -> None:
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
         transferred = any(score.transfer != "pretrain" for score in scores)
-        paper = paper_columns(axis, levels, published) if transferred else {}
+        paper = paper_columns(axis, levels, published) if transferred and not study.own_photos else {}
         text = caption(study, axis, metrics, summaries)
         if reasons := left_out(metrics):
             text += f" {reasons}"
@@ -78,6 +80,8 @@ def write_tables(study: Study, published: Path) -> None:
             )
         tidy = numbers(axis, levels, summaries, paper)
         write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper, unresolved))
+    if has_gains(study):
+        write_table(study, GAINS, *gains_table(study, metrics))
     if has_label_savings(study):
         found = savings(study, metrics, read_groups(study))
         sentences = " ".join(sentence(method, list(seeds.values())) for method, seeds in found.items())
@@ -87,7 +91,8 @@ def write_tables(study: Study, published: Path) -> None:
         write_table(study, SAVINGS, text, table(found), table(found))
     write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
     write_table(study, NOISE, *noise_table(study, metrics))
-    for name, filled in paper_tables(study, metrics, published_rows).items():
+    found_tables = paper_tables(study, metrics, published_rows) if has_paper_tables(study) else {}
+    for name, filled in found_tables.items():
         write_table(study, name, filled.text, filled.tidy, filled.printed)
 
 

@@ -22,6 +22,7 @@ from mlssl.transfer import regions
 from mlssl.transfer.features import each_maps
 from mlssl.transfer.jackknife import groups, row, without_each, without_each_part
 from mlssl.transfer.load import image_tensor, load_backbone, read_splits, resize
+from mlssl.transfer.needs import validation_parts as missing
 
 WITHIN = 1.0
 """Largest distance of a correct match from the true position, in cells, in x and in y."""
@@ -29,11 +30,6 @@ TRIES = 10
 """Draws of a crop's area and ratio before the whole image is taken."""
 CHUNK = 1024
 """Boxes that are compared at a time."""
-
-
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can. Training images are not used."""
-    return regions.missing_boxes(val)
 
 
 def draw_crop(height: int, width: int, config: Correspondence, rng: torch.Generator) -> Tensor:

@@ -55,7 +55,7 @@ def read_objects(split: Split, store: Path) -> Objects:
             )
         image = image_of[name]
         scale = np.tile([width / image["width"], height / image["height"]], 2)
-        found = [a for a in split.annotations[image["id"]] if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0]
+        found = [a for a in split.annotations[image["id"]] if a["has_box"] and not a["iscrowd"]]
         box = np.array([a["bbox"] for a in found], dtype=np.float64).reshape(-1, 4)
         box[:, 2:] += box[:, :2]
         boxes.append((box * scale).clip(0, np.tile([width, height], 2)))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mlssl.data.coco import IGNORE, Split
-from mlssl.errors import DataError, MissingLabels
+from mlssl.data.coco import IGNORE
+from mlssl.errors import MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Dense
 from mlssl.transfer.features import MAPS, each_maps
@@ -23,6 +23,7 @@ from mlssl.transfer.jackknife import groups, row, without_each_part
 from mlssl.transfer.linear import hold_out
 from mlssl.transfer.load import load_backbone, random_order, read_splits
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
+from mlssl.transfer.needs import masks as missing
 
 
 class Sums(NamedTuple):
@@ -48,19 +49,6 @@ class Classifier(NamedTuple):
     def logits(self, cells: Tensor) -> Tensor:
         """float32 ... x C of float ... x D."""
         return F.linear(cells, self.weight.to(cells.dtype), self.bias.to(cells.dtype))
-
-
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can."""
-    for split in (train, val):
-        objects = [a for records in split.annotations.values() for a in records if not a.get("iscrowd", 0)]
-        if not objects:
-            return f"{split.annotation_file}: no image has an object; annotate masks"
-        if not any(a["has_mask"] for a in objects):
-            return f"{split.annotation_file}: no object has a mask (key 'segmentation'); annotate masks"
-    if len(train) < 4:
-        return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
-    return None
 
 
 def cell_shares(mask: Tensor, height: int, width: int, classes: int) -> Tensor:
@@ -153,6 +141,11 @@ def evaluate(
                 parts[name][is_held] = parts[name][is_held] + own if is_held in parts[name] else own
                 if is_held:
                     kept[name].append((cells, shares))
+    if not all(parts["c5"][is_held].cells.sum() for is_held in (False, True)):
+        raise MissingLabels(
+            f"{train.annotation_file}: all pixels of the training images, or of those held out, are of crowds and "
+            "have no class; annotate objects"
+        )
     classifiers, notes_of = {}, {}
     for name in MAPS:
         cells, shares = (torch.cat(v) for v in zip(*kept[name], strict=True))
@@ -201,7 +194,7 @@ def _row(protocol: str, metric: str, counts: Tensor, images: int) -> dict[str, A
 
     value = score(counts.sum(dim=0))
     if value is None:
-        raise DataError(
+        raise MissingLabels(
             f"{protocol}: no pixel of the {images} validation images has a class; evaluate more of them"
         )
     return row(protocol, metric, value, images, without_each_part(images, counts, score))

@@ -27,9 +27,11 @@ from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.coco import Split
 from mlssl.errors import MissingLabels
 from mlssl.parts.backbone import stage_maps
+from mlssl.results import METRICS_LEFT_OUT
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Detection
+from mlssl.transfer import needs
 from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
@@ -42,11 +44,14 @@ from mlssl.transfer.load import (
     private_rng,
     read_splits,
 )
+from mlssl.transfer.needs import boxes as missing
 
 METRICS = ("AP", "AP50", "AP75")
 """The first three of COCOeval's summary, in its order."""
 COCO_SIZE = 800
 """Short side, in pixels, for which COCO's anchor sizes are designed."""
+MAX_AREA = 1e9
+"""Below COCOeval's limit of 1e10 square pixels, from which on it ignores an object."""
 SCORE_THRESHOLD = 0.05
 DETECTIONS_PER_IMAGE = 100
 
@@ -79,8 +84,10 @@ def _stage_channels(backbone: nn.Module) -> list[int]:
     return channels
 
 
-def build_model(backbone: nn.Module, config: Detection, categories: int) -> MaskRCNN:
+def build_model(backbone: nn.Module, config: Detection, categories: int, *, masks: bool = True) -> MaskRCNN:
     """Mask R-CNN (arXiv 1703.06870) with FPN (arXiv 1612.03144); class 0 is background.
+
+    Without `masks` it has no mask head, which is Faster R-CNN (arXiv 1506.01497).
 
     Anchors are COCO's for a short side of 800 pixels, scaled with the square root of `config.size`: in small
     images objects shrink but the strides of the maps do not, so the maps would be too coarse to separate
@@ -90,7 +97,7 @@ def build_model(backbone: nn.Module, config: Detection, categories: int) -> Mask
     channels, classes = config.fpn_channels, 1 + categories
     levels = ["0", "1", "2", "3"]
     align = partial(MultiScaleRoIAlign, levels, sampling_ratio=2)
-    return MaskRCNN(
+    model = MaskRCNN(
         Pyramid(backbone, channels),
         min_size=config.size,
         max_size=int(config.size * 5 / 3),
@@ -113,6 +120,9 @@ def build_model(backbone: nn.Module, config: Detection, categories: int) -> Mask
         mask_head=MaskRCNNHeads(channels, (channels,) * config.mask_head_layers, 1),
         mask_predictor=MaskRCNNPredictor(channels, channels, classes),
     )
+    if not masks:
+        model.roi_heads.mask_roi_pool = model.roi_heads.mask_head = model.roi_heads.mask_predictor = None
+    return model
 
 
 def learning_rate(iteration: int, config: Detection) -> float:
@@ -122,21 +132,10 @@ def learning_rate(iteration: int, config: Detection) -> float:
     return config.lr * warmup * 0.1**passed
 
 
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can."""
-    for split in (train, val):
-        if not trainable(split):
-            return f"{split.annotation_file}: no image has an object; annotate boxes"
-    return None
-
-
 def trainable(split: Split) -> list[int]:
-    """Indices of the images with at least one object that is not a crowd and whose box has an area > 0."""
-    return [
-        i
-        for i, image in enumerate(split.images)
-        if any(not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0 for a in split.annotations[image["id"]])
-    ]
+    """Indices of the images with at least one object that is not a crowd and whose box has an area inside."""
+    with_objects = {a["image_id"] for a in needs.objects(split)}
+    return [i for i, image in enumerate(split.images) if image["id"] in with_objects]
 
 
 def training_example(split: Split, kept: list[int], seed: int, t: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -202,26 +201,24 @@ def train(
 def coco_results(prediction: dict[str, Tensor], image_id: int, category_ids: list[int]) -> list[dict[str, Any]]:
     """Convert torchvision's prediction for one image to COCO's result format.
 
-    `prediction` holds `boxes` N x 4 (x1 y1 x2 y2), `labels` N (1 + category index), `scores` N and `masks`
-    N x 1 x H x W in [0, 1], all at the image's original size; masks are thresholded at 0.5.
+    `prediction` holds `boxes` N x 4 (x1 y1 x2 y2), `labels` N (1 + category index), `scores` N and, unless the
+    model has no mask head, `masks` N x 1 x H x W in [0, 1], all at the image's original size; masks are thresholded
+    at 0.5.
     """
     if len(prediction["labels"]) == 0:
         return []
     boxes = prediction["boxes"].double().cpu()
     boxes[:, 2:] -= boxes[:, :2]
-    masks = (prediction["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    codes = rle.encode(np.asfortranarray(masks))
     labels, scores = prediction["labels"].tolist(), prediction["scores"].tolist()
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label - 1],
-            "score": score,
-            "bbox": box,
-            "segmentation": code,
-        }
-        for label, score, box, code in zip(labels, scores, boxes.tolist(), codes, strict=True)
+    results = [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "score": score, "bbox": box}
+        for label, score, box in zip(labels, scores, boxes.tolist(), strict=True)
     ]
+    if "masks" in prediction:
+        masks = (prediction["masks"][:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        for result, code in zip(results, rle.encode(np.asfortranarray(masks)), strict=True):
+            result["segmentation"] = code
+    return results
 
 
 @torch.no_grad()
@@ -244,15 +241,17 @@ def predict(
     return distributed.gather_list(results)
 
 
-def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict[str, float | None]:
-    """COCO's AP_bbox, AP50_bbox, …, AP75_segm in percent over the first `count` images.
+def coco_scores(
+    split: Split, count: int, results: list[dict[str, Any]], *, masks: bool = True
+) -> dict[str, float | None]:
+    """COCO's AP_bbox, AP50_bbox, …, AP75_segm in percent over the first `count` images; no segm without `masks`.
 
     None where COCO leaves the score undefined: no annotated object is included in the evaluation.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _coco(split, count)
         scores = {}
-        for kind, other in (("bbox", "segmentation"), ("segm", "bbox")):
+        for kind, other in (("bbox", "segmentation"), ("segm", "bbox"))[: 1 + masks]:
             # COCO computes an object's area from its box if it has one, so each kind needs separate results.
             found = [{k: v for k, v in r.items() if k != other} for r in results]
             # loadRes cannot read an empty list.
@@ -269,13 +268,17 @@ def coco_scores(split: Split, count: int, results: list[dict[str, Any]]) -> dict
 def _coco(split: Split, count: int) -> COCO:
     truth = COCO()
     images = split.images[:count]
-    annotations = [a for image in images for a in split.annotations[image["id"]]]
+    annotations = [a for image in images for a in split.annotations[image["id"]] if a["has_box"]]
     truth.dataset = {
         "info": {},
         "images": images,
         "categories": split.categories,
-        # COCOeval modifies the annotations and needs keys that other tools omit.
-        "annotations": [{"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a} for a in annotations],
+        # COCOeval modifies the annotations. It takes a match with id 0 for none, and the area decides only whether
+        # an object is within its limits, so neither is the file's own.
+        "annotations": [
+            {**a, "id": i, "area": min(a["bbox"][2] * a["bbox"][3], MAX_AREA)}
+            for i, a in enumerate(annotations, start=1)
+        ],
     }
     truth.createIndex()
     return truth
@@ -286,20 +289,23 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows with COCO's AP, AP50 and AP75 of boxes and masks in percent, after the last iteration, and notes.
 
-    A score that COCO leaves undefined has no row; the notes list it.
+    A score that COCO leaves undefined has no row; the notes list it. Unless every object has a mask, boxes alone
+    are trained and scored, and the notes have the reason. Raises MissingLabels with the sentence of `missing`.
     """
     train_split, val = read_splits(config.data)
     if why := missing(train_split, val):
         raise MissingLabels(why)
+    unmasked = needs.unmasked(train_split) or needs.unmasked(val)
+    masks = unmasked is None
     count = min(config.eval_images or len(val), len(val))
     with private_rng(device):
         backbone, _ = load_backbone(backbone_file)
         torch.manual_seed(seed_of(seed, "detection", "heads"))
-        model = build_model(backbone, config, len(val.categories))
+        model = build_model(backbone, config, len(val.categories), masks=masks)
         model.to(device, memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
         results = predict(model, val, count, config.batch_size, device=device, progress=progress)
-    scores = coco_scores(val, count, results)
+    scores = coco_scores(val, count, results, masks=masks)
     rows = [
         {"protocol": "detection", "metric": metric, "value": value, "n": count}
         for metric, value in scores.items()
@@ -308,8 +314,9 @@ def evaluate(
     with_objects = len(trainable(train_split))
     milestones = ", ".join(str(round(m * config.iterations)) for m in config.milestones)
     notes = {
-        "head": f"Mask R-CNN, FPN of {config.fpn_channels} channels, "
-        f"box head of 2 x {config.box_head_channels}, mask head of {config.mask_head_layers} layers",
+        "head": f"{'Mask' if masks else 'Faster'} R-CNN, FPN of {config.fpn_channels} channels, "
+        f"box head of 2 x {config.box_head_channels}, "
+        + (f"mask head of {config.mask_head_layers} layers" if masks else "no mask head"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "schedule": f"{config.iterations} iterations of {config.batch_size}, SGD, lr {config.lr} after "
         f"{config.warmup_iterations} of warm-up, a tenth from {milestones}",
@@ -323,4 +330,6 @@ def evaluate(
         "detections": len(results),
         "undefined": [metric for metric, value in scores.items() if value is None],
     }
+    if not masks:
+        notes[METRICS_LEFT_OUT] = {f"{metric}_segm": unmasked for metric in METRICS}
     return rows, notes

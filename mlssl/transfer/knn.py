@@ -17,11 +17,9 @@ from torch.nn import functional as F
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn
 from mlssl.transfer.jackknife import row
-from mlssl.transfer.linear import hold_out, mean_ap_without_each, missing, read_labelled
+from mlssl.transfer.linear import hold_out, mean_ap_without_each, read_labelled
 from mlssl.transfer.load import random_order
 from mlssl.transfer.metrics import mean_average_precision, scorable
-
-__all__ = ["evaluate", "missing", "vote"]
 
 CHUNK = 1024
 """Queries that are compared at a time."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mlssl.data.coco import Split
 from mlssl.errors import ConfigError, MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Knn, Linear
@@ -23,6 +22,7 @@ from mlssl.transfer.jackknife import row, without_each
 from mlssl.transfer.load import bar, load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import basis, fit
 from mlssl.transfer.metrics import mean_average_precision, scorable
+from mlssl.transfer.needs import labels as missing
 
 FEWEST = 10
 """Minimum number of images in a share (or all, if there are fewer), so that some remain for selection."""
@@ -37,18 +37,6 @@ class Choice(NamedTuple):
     held_out: int
     capped: dict[float, float]
     """Candidates whose fit did not converge, with the largest entry of its gradient."""
-
-
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can."""
-    if not scorable(torch.from_numpy(val.labels())).any():
-        return (
-            f"{val.annotation_file}: no category is on some of its {len(val)} images and not on others, so none "
-            "can be scored; label more images, or other categories"
-        )
-    if len(train) < 4:
-        return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
-    return None
 
 
 class Labelled(NamedTuple):

@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from mlssl.data.augment.operations import per_channel
 from mlssl.data.augment.parameters import MEAN, STD
-from mlssl.data.coco import Split, read_split
-from mlssl.errors import ConfigError, DataError
+from mlssl.data.coco import Split
+from mlssl.data.coco import read_splits as read_splits
+from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.runtime import distributed
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.seeds import seed_of
-from mlssl.study.settings import Data
 from mlssl.tensors import read_own
 
 
@@ -55,16 +55,6 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
         )
     backbone.load_state_dict(weights, strict=True)
     return backbone, meta
-
-
-def read_splits(data: Data) -> tuple[Split, Split]:
-    """The training and the validation split; DataError when their categories differ."""
-    train, val = read_split(data.root, data.train), read_split(data.root, data.val)
-    if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
-        raise DataError(
-            f"{val.annotation_file}: key 'categories' differs from {train.annotation_file}; make them equal"
-        )
-    return train, val
 
 
 def image_tensor(split: Split, i: int) -> Tensor:

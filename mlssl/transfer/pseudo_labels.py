@@ -15,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mlssl.data.coco import read_split
-from mlssl.errors import DataError
+from mlssl.errors import DataError, MissingLabels
 from mlssl.study.settings import PseudoLabels
+from mlssl.transfer import needs
 from mlssl.transfer.crop_categories import Objects, categories_shown, read_objects
 
 PROTOCOL = "pseudo_labels"
@@ -35,9 +36,13 @@ def evaluate(records: Path, store: Path, config: PseudoLabels) -> tuple[list[dic
     `records` is the run's `pseudo_labels.npz` (the format is in ARCHITECTURE.md), `store` the image store it
     trained on. A row is the mean over the last quarter of the records; `notes["series"]` has every record and
     its number of positives (`pairs`).
-    Raises DataError if records, store and dataset do not match.
+    Raises MissingLabels without annotations of all training images, and DataError if records, store and dataset
+    do not match.
     """
-    objects = read_objects(read_split(config.data.root, config.data.train), store)
+    split = read_split(config.data.root, config.data.train)
+    if why := needs.pseudo_labels(split):
+        raise MissingLabels(why)
+    objects = read_objects(split, store)
     kept = read_records(records, len(objects))
     measured = []
     for r in tqdm(range(len(kept["step"])), desc="pseudo-labels", unit="record", mininterval=1):

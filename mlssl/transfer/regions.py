@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from mlssl.data.coco import Split
-from mlssl.errors import DataError, MissingLabels
+from mlssl.errors import MissingLabels
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Regions
 from mlssl.transfer.features import MAPS, each_maps
@@ -27,6 +27,7 @@ from mlssl.transfer.linear import hold_out
 from mlssl.transfer.load import load_backbone, random_order, read_splits
 from mlssl.transfer.logistic import Fit, basis, fit
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
+from mlssl.transfer.needs import parts as missing
 
 BINS = 7
 """RoIAlign's bins per side."""
@@ -48,29 +49,6 @@ class Boxes(NamedTuple):
     """int64 N, index of the image in the split."""
     side: Tensor
     """float32 N, square root of the area in pixels of the network's input."""
-
-
-def missing(train: Split, val: Split) -> str | None:
-    """Why the data cannot be evaluated, in one sentence; None if it can."""
-    if len(train) < 4:
-        return f"{train.annotation_file}: {len(train)} training images are too few to select on; give at least 4"
-    return missing_boxes(train) or missing_boxes(val)
-
-
-def missing_boxes(split: Split) -> str | None:
-    """Why the boxes of a split cannot be classified, in one sentence; None if they can."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in split.images}
-    boxes = [
-        (a["category_id"], tuple(a["bbox"][2:]) != sizes[a["image_id"]])
-        for records in split.annotations.values()
-        for a in records
-        if not a.get("iscrowd", 0) and min(a["bbox"][2:]) > 0
-    ]
-    if not any(is_part for _, is_part in boxes):
-        return f"{split.annotation_file}: no box of an object is smaller than its image; annotate boxes"
-    if len({category for category, _ in boxes}) < 2:
-        return f"{split.annotation_file}: all boxes have one category; give at least two"
-    return None
 
 
 def limits(size: int) -> dict[str, tuple[float, float]]:
@@ -137,8 +115,12 @@ def accuracies(prediction: Tensor, target: Tensor, classes: int) -> dict[str, fl
 def choose_weight_decay(
     x: Tensor, y: Tensor, held: Tensor, classes: int, config: Regions
 ) -> tuple[float, dict[float, float], list[Fit]]:
-    """The L2 penalty with the best mAcc on held-out boxes (bool N), the scores, and the fits; on ties, the
-    largest."""
+    """The L2 penalty with the best mAcc on held-out boxes (bool N), the scores, and the fits; on ties, the largest.
+
+    The middle candidate, if all boxes are held out, or none.
+    """
+    if held.all() or not held.any():
+        return sorted(config.weight_decays)[len(config.weight_decays) // 2], {}, []
     of, start, scores, fits = basis(x[~held]), None, {}, []
     target = F.one_hot(y[~held], classes)
     for candidate in sorted(config.weight_decays, reverse=True):
@@ -158,8 +140,13 @@ def choose_weight_decay(
 
 
 def choose_neighbours(x: Tensor, y: Tensor, held: Tensor, classes: int, config: Regions) -> tuple[int, list[float]]:
-    """The number of neighbours with the best mAcc on held-out boxes, on ties the smallest; and the scores."""
+    """The number of neighbours with the best mAcc on held-out boxes, on ties the smallest; and the scores.
+
+    The middle candidate, if all boxes are held out, or none.
+    """
     candidates = sorted(config.neighbours)
+    if held.all() or not held.any():
+        return candidates[len(candidates) // 2], []
     votes = vote(x[held], x[~held], F.one_hot(y[~held], classes), candidates, config.temperature)
     scores = [accuracies(v.argmax(dim=1), y[held], classes)["mAcc"] for v in votes]
     return candidates[scores.index(max(scores))], scores
@@ -223,9 +210,11 @@ def evaluate(
     learned = read_boxes(backbone, train, order.tolist(), **how)
     scored = read_boxes(backbone, val, range(count), **how)
     held = torch.isin(learned.image, held_images.to(device))
-    for what, boxes in (("training", learned.labels), ("held-out", learned.labels[held])):
-        if not len(boxes):
-            raise DataError(f"{train.annotation_file}: the {what} images have no box; use more of them")
+    for split, images, boxes in ((train, len(order), learned), (val, count, scored)):
+        if not len(boxes.labels):
+            raise MissingLabels(
+                f"{split.annotation_file}: the {images} images that are used have no box; use more of them"
+            )
     rows, maps, capped = [], {}, []
     for name in reversed(MAPS):
         protocol = "regions" if name == "c5" else f"regions_{name}"
@@ -254,7 +243,7 @@ def evaluate(
             "weight_decay": weight_decay,
             "selection_mAcc": {f"{c:g}": s for c, s in scores.items()},
             "neighbours": k,
-            "selection_knn_mAcc": {str(c): s for c, s in zip(sorted(config.neighbours), knn_scores, strict=True)},
+            "selection_knn_mAcc": {str(c): s for c, s in zip(sorted(config.neighbours), knn_scores, strict=False)},
         }
     sides = {name: f"side {low:.1f} to {high:.1f} px" for name, (low, high) in limits(config.size).items()}
     notes = {

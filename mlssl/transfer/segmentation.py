@@ -16,7 +16,6 @@ from mlssl.errors import MissingLabels
 from mlssl.runtime import distributed
 from mlssl.seeds import seed_of
 from mlssl.study.settings import Segmentation
-from mlssl.transfer.dense import missing
 from mlssl.transfer.finetune import finetune
 from mlssl.transfer.load import (
     autocast,
@@ -32,6 +31,7 @@ from mlssl.transfer.load import (
     resize,
 )
 from mlssl.transfer.metrics import confusion_matrix, segmentation_scores
+from mlssl.transfer.needs import masks as missing
 
 SCALE = (0.5, 2.0)
 """Range of the random scale in training, relative to `size`."""
@@ -185,6 +185,11 @@ def evaluate(
         model = FCN(backbone, config.head_channels, classes).to(device).to(memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
         counts = confusion(model, val, count, config, device=device, progress=progress)
+    if not counts.sum():
+        raise MissingLabels(
+            f"{val.annotation_file}: all pixels of the {count} validation images are of crowds and have no class; "
+            "annotate objects"
+        )
     rows = [
         {"protocol": "segmentation", "metric": metric, "value": value, "n": count}
         for metric, value in segmentation_scores(counts).items()

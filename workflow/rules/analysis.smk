@@ -8,6 +8,7 @@ OWN_TABLES = [table for table in MARKDOWN if table not in PAPER_TABLES]
 PNGS = [figure for figure in FIGURES if figure.suffix == ".png"]
 AXIS_FIGURES = [figure for figure in PNGS if figure.stem not in outputs.TRAINING_TITLES]
 LOSSES = [figure for figure in PNGS if figure.stem == "training_curves"]
+LABEL_FORCE = [figure for figure in PNGS if figure.stem == "label_force"]
 LABEL_QUALITY = [figure for figure in PNGS if figure.stem == "label_quality"]
 
 
@@ -67,6 +68,7 @@ rule figures:
     output:
         axes=shown(AXIS_FIGURES, "../report/figure.rst", "Comparisons"),
         losses=shown(LOSSES, "../report/training_curves.rst", "Training"),
+        forces=shown(LABEL_FORCE, "../report/label_force.rst", "Training"),
         labels=shown(LABEL_QUALITY, "../report/label_quality.rst", "Training"),
         others=[figure for figure in FIGURES if figure.suffix != ".png"],
     params:

@@ -12,6 +12,7 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.runtime.launch import Layout
 from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.identity import transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
@@ -42,11 +43,24 @@ def threads_per_rank(wildcards, threads):
 
 def made(source):
     """The file that marks a finished data set; empty for a folder that no command creates."""
-    if source.kind in KINDS:
-        return [source.ready]
-    if not DRY_RUN and not Path(source.data.root).is_dir():
-        raise WorkflowError(f"{STUDY.path}: data.root: {source.data.root}: no such folder; check the path")
-    return []
+    return [source.ready] if source.kind in KINDS else []
+
+
+def left_out():
+    """What the data lack for transfers, one line each, if they are there already; the rule `check` says it again."""
+    sources = (STUDY.source, STUDY.transfer_source)
+    if not STUDY.transfers or any(s.kind in KINDS and not s.ready.exists() for s in sources):
+        return []
+    from mlssl.transfer.needs import quick_report
+
+    try:
+        return quick_report(STUDY.transfers)
+    except DataError as error:
+        return [str(error)]
+
+
+if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
+    raise WorkflowError(ABSENT[0])  # a dry run says so in its estimate
 
 
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
@@ -99,7 +113,7 @@ def code_of(stage):
 # Functions, because Snakemake expands wildcards in plain strings.
 CAPTION = {
     "about": lambda wildcards: STUDY.about,
-    "budget": lambda wildcards: outputs.budget(STUDY),
+    "budget": lambda wildcards: outputs.budget(STUDY, counted=REPORT),
     "seeds": lambda wildcards: ", ".join(map(str, STUDY.seeds)),
 }
 """Text for the report's captions."""

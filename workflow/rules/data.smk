@@ -80,6 +80,9 @@ rule check:
         TRANSFER_DATA,
     output:
         OUT / "check.txt",
+    params:
+        # What the sentences are about, beside files: the transfers, with the identities of their data.
+        transfers=digest_of([[stage, transfer_digest(stage, t)] for stage, t in STUDY.transfers.items()]),
     log:
         OUT / "logs" / "check.log",
     shell:

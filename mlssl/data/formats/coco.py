@@ -9,9 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from pycocotools import mask as rle
+
 from mlssl.errors import DataError
 
 Record = dict[str, Any]
+MAX_COORDINATE = 1e6
+"""Bound of a polygon's coordinates in pixels; decoding takes memory in proportion to the length of its sides."""
+MIN_SIDE = 1e-5
+"""Shortest side of a box, as a share of the image's: a shorter one may vanish in float32 when boxes are scaled."""
 
 
 def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Record], list[Record]]:
@@ -21,11 +27,12 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
     - UTF-8, with or without a byte order mark; at least one image and one category.
     - Ids are unique integers; 0 and gaps are valid. Category names and file names are unique and not empty.
     - An image has width and height, positive integers; its file name is a path below the folder of the split.
-    - `bbox` is x, y, width, height in pixels: finite JSON numbers, sides not negative. A box may have no area or
-      extend beyond the image; its users clip it.
-    - `segmentation` is missing or null, or a list of polygons (an empty list: no mask), or an RLE, plain or
-      compressed, whose size is the image's and whose runs fill it.
-    - `iscrowd` is 0, 1, null or missing; `area` is a number, null or missing.
+    - `segmentation` is missing, null or an empty list, which all mean no mask; or a list of polygons; or an RLE,
+      plain or compressed, whose size is the image's and whose runs fill it.
+    - `bbox` is x, y, width, height in pixels: finite JSON numbers, sides not negative. It may extend beyond the
+      image; its users clip it. A box that is missing, null, an empty list, or without area becomes that of the
+      mask; without a mask, a box is needed, and it may have no area.
+    - `iscrowd` is 0, 1, null or missing; `area` is a number, not negative, null or missing.
 
     `strict=False` reads label files of photos, whose photos are found by name: file names may be absolute, images
     may lack their size (both sides), and annotations need no id and keep their order.
@@ -51,6 +58,8 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
     annotations = by_id(content["annotations"], path, "annotations") if strict else content["annotations"]
     for i, a in enumerate(annotations):
         check_annotation(a, f"annotation {a['id']}" if strict else f"annotations[{i}]", sizes, known, path)
+        if not has_area(a.get("bbox")):
+            a["bbox"] = mask_box(a.get("segmentation")) or a["bbox"]
     return content["images"], content["categories"], annotations
 
 
@@ -103,16 +112,69 @@ def check_annotation(
         value = a.get(key)
         if not is_integer(value) or value not in known:
             refuse(path, where, key, value, f"the id of one of the {key[:-3]} records")
+    shape = a.get("segmentation")
+    if shape is not None and not is_segmentation(shape, sizes[a["image_id"]]):
+        remedy = "polygons of at least 3 points, or a run-length code of the image's size"
+        refuse(path, where, "segmentation", shape, remedy)
     box = a.get("bbox")
-    if not isinstance(box, list) or not is_numbers(box, 4) or box[2] < 0 or box[3] < 0:
+    if box in (None, []):
+        if not shape:
+            refuse(path, where, "bbox", box, "x, y, width and height in pixels, or a mask (key 'segmentation')")
+        if mask_box(shape) is None:
+            refuse(path, where, "segmentation", shape, "a mask that is not empty, or the object's bbox")
+    elif not isinstance(box, list) or not is_numbers(box, 4) or box[2] < 0 or box[3] < 0:
         refuse(path, where, "bbox", box, "x, y, width and height in pixels")
     if a.get("iscrowd") not in (0, 1, None):
         refuse(path, where, "iscrowd", a["iscrowd"], "0 or 1")
-    if a.get("area") is not None and not is_numbers([a["area"]]):
+    if a.get("area") is not None and not (is_numbers([a["area"]]) and a["area"] >= 0):
         refuse(path, where, "area", a["area"], "its area in pixels, or leave it out")
-    if a.get("segmentation") is not None and not is_segmentation(a["segmentation"], sizes[a["image_id"]]):
-        remedy = "polygons of at least 3 points, or a run-length code of the image's size"
-        refuse(path, where, "segmentation", a["segmentation"], remedy)
+
+
+def has_area(box: Any) -> bool:
+    """Whether a box (x, y, width, height) is there and both its sides are positive."""
+    return bool(box) and box[2] > 0 and box[3] > 0
+
+
+def mask_box(segmentation: Any) -> list[float] | None:
+    """The box (x, y, width, height in pixels) around a valid mask; None without a mask, or around no area.
+
+    Around polygons it is that of their points, as in COCO, around an RLE that of its pixels.
+    """
+    if not segmentation:
+        return None
+    if isinstance(segmentation, dict):
+        code, (height, width) = segmentation, segmentation["size"]
+        if isinstance(code["counts"], list):
+            code = rle.frPyObjects(code, height, width)
+        box = rle.toBbox(code).tolist()
+    else:
+        points = segmentation[0] if len(segmentation) == 1 else [v for polygon in segmentation for v in polygon]
+        xs, ys = points[::2], points[1::2]
+        left, top = min(xs), min(ys)
+        box = [left, top, max(xs) - left, max(ys) - top]
+    return box if has_area(box) else None
+
+
+def is_inside(box: Sequence[float] | None, size: tuple[int, int]) -> bool:
+    """Whether a box (x, y, width, height) has an area in an image of `size` (width, height), both in pixels."""
+    if box is None:
+        return False
+    (x, y, w, h), (width, height) = box, size
+    inside = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
+    return inside[0] > MIN_SIDE * width and inside[1] > MIN_SIDE * height
+
+
+def is_mask(segmentation: Any, size: tuple[int, int]) -> bool:
+    """Whether a valid `segmentation`, or none, has an area in an image of `size` (width, height) in pixels."""
+    if segmentation and isinstance(segmentation, list):
+        # Three points inside, not on one line, decide almost all polygons without a look at the others.
+        x1, y1, x2, y2, x3, y3 = segmentation[0][:6]
+        width, height = size
+        within_x = 0 <= x1 <= width and 0 <= x2 <= width and 0 <= x3 <= width
+        within_y = 0 <= y1 <= height and 0 <= y2 <= height and 0 <= y3 <= height
+        if within_x and within_y and (x2 - x1) * (y3 - y1) != (x3 - x1) * (y2 - y1):
+            return True
+    return is_inside(mask_box(segmentation), size)
 
 
 def is_segmentation(value: Any, size: tuple[int, int] | None) -> bool:
@@ -121,11 +183,11 @@ def is_segmentation(value: Any, size: tuple[int, int] | None) -> bool:
     `size`: width and height that an RLE must have; None: any.
     """
     if isinstance(value, list):
-        return all(is_numbers(p) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
+        return all(is_numbers(p, below=MAX_COORDINATE) and len(p) >= 6 and len(p) % 2 == 0 for p in value)
     own = value.get("size") if isinstance(value, dict) else None
     if not isinstance(own, list) or len(own) != 2 or not all(is_integer(side) and side > 0 for side in own):
         return False
-    if size is not None and own != [size[1], size[0]]:
+    if (size is not None and own != [size[1], size[0]]) or own[0] * own[1] >= 2**32:
         return False
     counts = value.get("counts")
     if isinstance(counts, str):
@@ -176,11 +238,11 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_numbers(value: Any, count: int | None = None) -> bool:
-    """Whether `value` is a list of finite numbers (below 1e9), `count` of them if given."""
+def is_numbers(value: Any, count: int | None = None, *, below: float = 1e9) -> bool:
+    """Whether `value` is a list of finite numbers, whose absolute values are below `below`; `count` if given."""
     if not isinstance(value, list) or (count is not None and len(value) != count):
         return False
-    return all(type(v) in (int, float) and abs(v) < 1e9 for v in value)
+    return all(type(v) in (int, float) and abs(v) < below for v in value)
 
 
 def shown(value: Any) -> str:

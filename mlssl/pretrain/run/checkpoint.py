@@ -63,7 +63,7 @@ def load(path: Path, *, experiment: dict[str, Any]) -> dict[str, Any]:
         raise Damaged(f"{path}: is not a checkpoint of a pretraining ({why})") from None
     theirs = meta.get("experiment", {})
     if theirs != experiment:
-        differing = [key for key in experiment if theirs.get(key) != experiment[key]]
+        differing = [key for key in theirs | experiment if theirs.get(key) != experiment.get(key)]
         raise ConfigError(
             f"{path}: belongs to a run with another {', '.join(differing)}; "
             "give another --out, or move the folder away to start over"

@@ -1,0 +1,107 @@
+"""What a study says about one axis, in a sentence: which levels differ, or that none does by more than δ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+from mlssl.analysis.outputs import Score
+from mlssl.claims.evaluate import Samples, paired_scores
+from mlssl.claims.margins import MARGIN
+from mlssl.claims.paper import Level
+from mlssl.statistics import verdict
+from mlssl.statistics.paired import ALPHA, LEVEL, Difference, seeds_needed
+from mlssl.statistics.verdict import union
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two levels, the better one first."""
+
+    better: str
+    worse: str
+    found: Difference
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Of one axis by one evaluator."""
+
+    axis: str
+    score: Score | None
+    """None without an evaluator that has two levels or more."""
+    pair: Pair | None
+    """The two levels that differ most clearly; None without two levels that share a seed."""
+    pairs: int
+    """Number of pairs of levels, for which the interval and the p-values are corrected."""
+    word: str
+    """`different`, `no difference larger than δ`, or why there is neither."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the pair, with 95 % for all pairs together (Bonferroni); NaN for one seed."""
+        if self.pair is None:
+            return math.nan, math.nan
+        return self.pair.found.interval(1 - (1 - LEVEL) / self.pairs)
+
+    @property
+    def sentence(self) -> str:
+        """The finding, with difference, interval and n."""
+        if self.score is None or self.pair is None:
+            return f"{self.axis}: {self.word}"
+        low, high = self.interval
+        interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+        numbers = f"{self.pair.found.mean:+.1f}{interval} points of {self.score.title}, n = {self.pair.found.n}"
+        pair = f"{self.pair.better} against {self.pair.worse}: {numbers}"
+        if self.word == DIFFERENT:
+            return f"{self.axis}: {pair}"
+        return f"{self.axis}: {self.word}; largest, {pair}"
+
+
+DIFFERENT = "different"
+NO_RESULT = "no result yet"
+
+
+def finding(samples: Samples, axis: str) -> Finding:
+    """Compare all pairs of levels of an axis by the first evaluator that the study has for two of them.
+
+    `different` needs one pair whose two-sided p-value, corrected by Holm's method for all pairs, is at most 5 %;
+    `no difference` needs every pair to be within ±δ, each by TOST (no correction: all must hold).
+    """
+    levels = {name: Level(((axis, name),)) for name in samples.axes[axis]}
+    for score in samples.scores:
+        known = {
+            name: samples.get(level, score) for name, level in levels.items() if samples.expected(level, score)
+        }
+        if len(known) < 2:
+            continue
+        pairs = []
+        for a, b in combinations(known, 2):
+            found = paired_scores([((known[a], known[b]), 1.0)])
+            if found is not None and found.mean < 0:
+                a, b, found = b, a, paired_scores([((known[b], known[a]), 1.0)])
+            if found is not None:
+                pairs.append(Pair(a, b, found))
+        return weigh(axis, score, pairs)
+    return Finding(axis, None, None, 0, NO_RESULT)
+
+
+def weigh(axis: str, score: Score, pairs: list[Pair]) -> Finding:
+    """The words for these pairs of levels, each with its better level first."""
+    if not pairs:
+        return Finding(axis, score, None, 0, NO_RESULT)
+    margin, m = MARGIN[score.metric], len(pairs)
+    largest = max(pairs, key=lambda pair: pair.found.mean)
+    if any(pair.found.n < 2 for pair in pairs):
+        return Finding(axis, score, largest, m, verdict.ONE_SEED)
+    clearest = min(pairs, key=lambda pair: pair.found.p_above())
+    # The better level is chosen after the fact, so its one-sided p-value is that of a two-sided test at 2 ALPHA.
+    if union([pair.found.p_above() for pair in pairs]) <= ALPHA:
+        return Finding(axis, score, clearest, m, DIFFERENT)
+    if max(pair.found.p_within(margin) for pair in pairs) <= ALPHA:
+        return Finding(axis, score, largest, m, verdict.SMALL.format(margin))
+    level = 1 - (1 - LEVEL) / m
+    needed = max(seeds_needed(pair.found, margin / 2, level) for pair in pairs)
+    word = verdict.TOO_FEW_IMAGES if math.isinf(needed) else verdict.UNDECIDED.format(needed)
+    return Finding(axis, score, largest, m, word)

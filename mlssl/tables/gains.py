@@ -1,0 +1,60 @@
+"""The table of what each method gains over untrained weights."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from mlssl.analysis.aggregate import origin
+from mlssl.analysis.outputs import NONE, budget
+from mlssl.claims.evaluate import read_groups
+from mlssl.claims.gains import Gain, gains
+from mlssl.study.expand import Study
+from mlssl.tables.claims import RULES, number, numbers
+
+
+def gains_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """Caption, one row per evaluator and method, and one row per evaluator for reading."""
+    found = gains(study, metrics, read_groups(study))
+    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
+    text = (
+        f"Gain over untrained weights. {about}. Pretraining: {budget(study)}. "
+        "Cells: gain in percentage points, paired by seed, with its 95 % interval over seeds and evaluation "
+        "images; share of the way from untrained to supervised weights, with its 95 % interval. "
+        f"{RULES}. {where[0].upper()}{where[1:]}."
+    )
+    rows: dict[str, dict[str, str]] = {}
+    for gain in found:
+        label = gain.score.label
+        rows.setdefault(label, {"evaluator": label})[gain.method] = cell(gain)
+    printed = pd.DataFrame(list(rows.values()), columns=None if rows else ["evaluator"], dtype=object).fillna(NONE)
+    return text, pd.DataFrame([line(gain) for gain in found], dtype=object), printed
+
+
+def line(gain: Gain) -> dict[str, object]:
+    """Machine-readable; NA where it is not known."""
+    share = zip(("share_of_the_way", "share_low", "share_high"), gain.share or (math.nan,) * 3, strict=True)
+    return {
+        "method": gain.method,
+        "protocol": gain.score.protocol,
+        "metric": gain.score.metric,
+        **numbers(gain.found),
+        **{name: number(value) for name, value in share},
+    }
+
+
+def cell(gain: Gain) -> str:
+    """`+4.91 [3.12, 6.70], n = 5; 41 % [30, 52]`; a gain of one seed has no interval."""
+    if gain.found is None:
+        return NONE
+    text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
+    if gain.share is None:
+        return text
+    centre, low, high = (100 * value for value in gain.share)
+    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)}" if math.isfinite(centre) else text
+
+
+def ends(low: float, high: float, digits: int = 2) -> str:
+    """An interval in brackets; empty if it is not known."""
+    return "" if math.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
