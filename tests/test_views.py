@@ -198,7 +198,7 @@ def test_padding_is_never_seen():
     boxes = torch.stack([p.box, q.box])
     extent = (boxes[..., :2] + boxes[..., 2:]).amax(dim=0) - boxes[..., :2].amin(dim=0)
     assert pixels.shape == (2, 3, extent[:, 1].max(), extent[:, 0].max())
-    assert 0 < (origin[:, :2] > 0).sum()
+    assert (origin[:, :2] > 0).sum() > 0
     for drawn in (p, q):
         together = gpu.augment(pixels, replace(drawn, box=drawn.box - origin), 24)
         for i in range(2):
@@ -217,7 +217,13 @@ def test_views_of_a_batch_at_once_are_in_the_encoders_memory_format(images, p):
 
 
 def test_one_upload_returns_every_tensor():
-    tensors = [torch.arange(3), torch.tensor([True, False]), torch.rand(5, 4), torch.ones(0), torch.zeros(7, 2, 1).long()]
+    tensors = [
+        torch.arange(3),
+        torch.tensor([True, False]),
+        torch.rand(5, 4),
+        torch.ones(0),
+        torch.zeros(7, 2, 1).long(),
+    ]
     for ours, theirs in zip(gpu.upload(tensors, torch.device("cpu")), tensors, strict=True):
         assert ours.dtype == theirs.dtype
         assert torch.equal(ours, theirs)

@@ -40,11 +40,14 @@ class Ahead:
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self._stream = torch.cuda.Stream(steps.device) if steps.device.type == "cuda" else None
-        self._step, self._views = -1, list[View]()
+        self._first, self._step, self._views = True, -1, list[View]()
 
     def prepare(self, step: int) -> None:
-        """Begin the views of a step, on a GPU; to be called after the current step, for which nothing waits then."""
+        """Begin the views of a step, on a GPU; to be called after the current step was launched."""
         if self._stream is not None:
+            if self._first:  # constants that the first views were made with are on the current stream
+                self._stream.wait_stream(torch.cuda.current_stream(self.steps.device))
+                self._first = False
             with torch.cuda.stream(self._stream):
                 self._step, self._views = step, self.steps[step]
 

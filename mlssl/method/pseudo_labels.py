@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-
 CHUNK = 2**28
 """Similarities that `mutual` computes at a time: 1 GB in float32."""
 

@@ -21,8 +21,9 @@ def choose(name: str = "auto") -> torch.device:
 
 
 def set_up(device: torch.device, threads: int | None = None) -> None:
-    """Make a GPU the current one; set the number of CPU threads (None: torch's default), and for training on the CPU
-    glibc's malloc options.
+    """Make a GPU the current one; set the number of CPU threads (None: torch's default).
+
+    For training on the CPU, also set glibc's malloc options.
     """
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # streams and events are those of the current device

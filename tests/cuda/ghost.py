@@ -1,7 +1,8 @@
-"""Tensors on `cuda` without a GPU: they have shape, dtype, strides and device, but no values. CPU tensors are real.
+"""Tensors on `cuda` without a GPU: shape, dtype, strides and device, but no values. CPU tensors are real.
 
-An operation of a CPU and a CUDA tensor raises, as on a GPU. Everything else is counted (`Trace`). Python's decisions
-about values on the device are guessed: see `GhostCuda.guess`. Of a GPU this cannot tell values, times, NCCL and cuDNN.
+An operation of a CPU and a CUDA tensor raises, as on a GPU. Everything else is counted (`Trace`). Python's
+decisions about values on the device are guessed: see `GhostCuda.guess`. Values, times, NCCL and cuDNN's choices
+cannot be known this way.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 PROJECT = Path(__file__).parents[2]
 OURS = tuple(f"{PROJECT / package}/" for package in ("mlssl", "baselines"))
-WITHOUT_KERNEL = set(
-    """view _unsafe_view reshape _reshape_alias expand permute transpose t slice select unsqueeze squeeze detach alias
-    as_strided split split_with_sizes unbind unfold diagonal narrow chunk flatten unflatten movedim real split_dim
-    empty empty_like empty_strided new_empty new_empty_strided lift_fresh set_ resize_ is_pinned is_same_size
-    record_stream sym_size sym_stride sym_numel _local_scalar_dense _has_compatible_shallow_copy_type""".split()
-)
+NO_KERNEL = """view _unsafe_view reshape _reshape_alias expand permute transpose t slice select unsqueeze squeeze detach
+    alias as_strided split split_with_sizes unbind unfold diagonal narrow chunk flatten unflatten movedim real
+    split_dim empty empty_like empty_strided new_empty new_empty_strided lift_fresh set_ resize_ is_pinned
+    is_same_size record_stream device layout sym_size sym_stride sym_numel sym_storage_offset
+    _local_scalar_dense _has_compatible_shallow_copy_type"""
+WITHOUT_KERNEL = set(NO_KERNEL.split())
 BATCH_NORMS = ("native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit", "batch_norm_with_update")
 DATA_DEPENDENT = {"equal", "nonzero", "masked_select", "nms", "bincount", "unique_dim", "_unique2"}
 

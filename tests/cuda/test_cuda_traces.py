@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 QUICK = ("mls", "moco_v2", "densecl", "supervised", "segmentation", "detection")
 LONG = ("mls_mutual", "photos")
 BUDGET = json.loads((HERE / "budget.json").read_text())
-"""Most launches and peak MB of each part of each trace; `python tests/cuda/test_cuda_traces.py NAME ...` prints them."""
+"""Most launches and peak MB per part of a trace; `python tests/cuda/test_cuda_traces.py NAME ...` prints them."""
 
 
 def traced(names, folder):
