@@ -1,6 +1,8 @@
 """The augmentation, on a CPU and of a batch at once, against torchvision: op by op and in distribution."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torchvision.transforms.v2.functional as TF2
 from mlssl.data.augment import cpu, gpu, operations
 from mlssl.data.augment.parameters import MEAN, STD, Parameters, crop_boxes, draw
 from mlssl.data.augment.views import make_views
+from mlssl.data.loader import Ahead
 from mlssl.study.settings import Views
 
 N = 12
@@ -261,3 +264,48 @@ def test_views_say_where_they_came_from(images):
     assert not torch.equal(one.box, two.box)
     assert one.pixels.shape == (N, 3, 32, 32)
     assert one.image.tolist() == two.image.tolist() == index.tolist()
+
+
+class Made:
+    """Steps that note what was made, on a device that is called a GPU."""
+
+    def __init__(self, device):
+        self.device, self.made = torch.device(device), []
+
+    def __getitem__(self, step):
+        self.made.append(step)
+        return [f"views of {step}"]
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams without a GPU; the list has what waited for another stream."""
+    waited = []
+    stream = SimpleNamespace(wait_stream=waited.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda other: None))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    return waited
+
+
+def test_prepared_views_are_used_once_and_only_for_their_step(streams):
+    steps = Made("cuda:0")
+    ahead = Ahead(steps)
+    assert ahead[0] == ["views of 0"]
+    ahead.prepare(1)
+    assert (steps.made, streams) == ([0, 1], [])
+    assert ahead[2] == ["views of 2"]  # another step than the prepared one
+    assert steps.made == [0, 1, 2]
+    ahead.prepare(3)
+    ahead._views = []  # strings have no memory to record
+    assert ahead[3] == []
+    assert (steps.made, len(streams)) == ([0, 1, 2, 3], 1)
+    assert ahead[3] == ["views of 3"]  # made again: prepared views are given once
+
+
+def test_a_cpu_prepares_nothing():
+    steps = Made("cpu")
+    ahead = Ahead(steps)
+    ahead.prepare(1)
+    assert steps.made == []
+    assert ahead[1] == ["views of 1"]

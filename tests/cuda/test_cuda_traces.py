@@ -9,9 +9,9 @@ from runtime import compiler, run_with_ghost
 
 HERE = Path(__file__).parent
 QUICK = ("mls", "moco_v2", "densecl", "supervised", "segmentation", "detection")
-LONG = ("mls_mutual", "photos")
+LONG = ("knn_moco", "nnclr", "msf", "byol", "simsiam", "mls_mutual", "photos")
 BUDGET = json.loads((HERE / "budget.json").read_text())
-"""Most launches and peak MB per part of a trace; `python tests/cuda/test_cuda_traces.py NAME ...` prints them."""
+"""Most launches and peak MB per part of a trace, 3 % above those of torch 2.11; this file, executed, prints them."""
 
 
 def traced(names, folder):
@@ -46,7 +46,7 @@ def test_the_host_waits_for_nothing_in_views_and_step(trace):
     waits = {at: n for part in ("views", "step") if part in parts for at, n in parts[part]["waits"].items()}
     if name == "detection":  # torchvision selects anchors and proposals by their values
         waits = {at: n for at, n in waits.items() if "(torchvision)" not in at}
-    assert waits == BUDGET[name].get("waits", {})
+    assert not waits
 
 
 def test_losses_norms_and_similarities_are_float32(trace):
@@ -56,9 +56,23 @@ def test_losses_norms_and_similarities_are_float32(trace):
     assert parts["step"]["batch_norms"] == ["torch.float32"]
 
 
+def test_encoders_give_float32(trace):
+    """Of DenseCL, the embedding of the image; its map and cells are bfloat16 until they are normalised."""
+    name, parts = trace
+    outputs = parts["dtypes"].get("outputs", [])
+    expected = ["bfloat16", "float32", "bfloat16"] if name == "densecl" else ["float32"] * len(outputs)
+    assert outputs == [f"torch.{dtype}" for dtype in expected]
+
+
+def test_views_are_in_the_memory_format_of_the_encoders(trace):
+    _, parts = trace
+    dtype, strides = parts["dtypes"].get("views", ["torch.float32", [0, 1]])
+    assert (dtype, strides[1]) == ("torch.float32", 1)  # channels_last
+
+
 def test_launches_and_memory_keep_within_their_budget(trace):
     name, parts = trace
-    for part, most in BUDGET[name]["most"].items():
+    for part, most in BUDGET[name].items():
         assert parts[part]["launches"] <= most["launches"]
         assert parts[part]["peak_mb"] <= most["peak_mb"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ghost import GhostCuda, Trace, ghost_cuda
 
-from mlssl.data.loader import Steps
+from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
@@ -27,6 +27,9 @@ from mlssl.transfer import detection, finetune, segmentation
 CUDA = torch.device("cuda:0")
 MLS, MOCO = "mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2"
 DENSECL, SUPERVISED = "baselines.densecl.DenseCL", "baselines.supervised.Supervised"
+KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF"
+BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM)
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
 WARM_UP = 2
@@ -67,8 +70,8 @@ def pretraining(
     **params: Any,
 ) -> dict[str, Any]:
     """Views, step and weight check with a full dictionary, after some steps of warm-up."""
-    params = params if target == SUPERVISED else {"dictionary_size": 4096, **params}
-    supervised = target == SUPERVISED
+    supervised, has_dictionary = target == SUPERVISED, target not in WITHOUT_DICTIONARY
+    params = {"dictionary_size": 4096, **params} if has_dictionary else params
     config = Pretrain(
         Data("x"),
         method="m",
@@ -85,16 +88,18 @@ def pretraining(
     module, _ = build_method(config, CUDA, labels)
     training = Training(module, build_optimizer(config, module), images="", segments=[])
     method = prepare_method(config, module, CUDA)
-    if not supervised:
+    if has_dictionary:
         module.dictionary.set_extra_state({"written": module.dictionary.size})
     views = Steps(store_of(sizes, place), config, CUDA)
     outputs: list[torch.Tensor] = []
-    module.encoders.query.register_forward_hook(lambda m, x, y: outputs.extend(y))
+    module.get_submodule("encoders.query").register_forward_hook(lambda m, x, y: outputs.extend(y))
     for at in range(WARM_UP):
         step(method, training.optimizer, views[at % 2], at / 10)
     outputs.clear()
     traced = mode.begin()
-    pair = views[1]
+    ahead = Ahead(views)
+    ahead.prepare(1)
+    pair = ahead[1]
     found = {"views": facts(traced)}
     traced = mode.begin()
     parts = step(method, training.optimizer, pair, 0.5)
@@ -102,7 +107,7 @@ def pretraining(
     traced = mode.begin()
     training.refuse_non_finite()
     found["check"] = facts(traced)
-    kept = {} if supervised else module.dictionary.read()
+    kept = module.dictionary.read() if has_dictionary else {}
     found["dtypes"] = {
         "losses": sorted({str(x.dtype) for x in parts.values()}),
         "dictionary": sorted({str(x.dtype) for x in kept.values() if x.dtype.is_floating_point}),
@@ -185,6 +190,11 @@ TRACES = {
     "mls": lambda mode: pretraining(mode, MLS, k=20),
     "mls_mutual": lambda mode: pretraining(mode, MLS, k=20, rule="mutual"),
     "moco_v2": lambda mode: pretraining(mode, MOCO),
+    "knn_moco": lambda mode: pretraining(mode, KNN_MOCO),
+    "nnclr": lambda mode: pretraining(mode, NNCLR),
+    "msf": lambda mode: pretraining(mode, MSF),
+    "byol": lambda mode: pretraining(mode, BYOL),
+    "simsiam": lambda mode: pretraining(mode, SIMSIAM),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),
     "segmentation": segmentation_step,
