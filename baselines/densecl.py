@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mlssl.method.losses import info_nce
 from mlssl.parts.backbone import channels, global_average_pool
 from mlssl.parts.dictionary import Dictionary
-from mlssl.parts.heads import dense_projector, projector
+from mlssl.parts.heads import dense_projector, projector, without_autocast
 from mlssl.parts.momentum import MomentumPair
 from mlssl.parts.view import View
 from mlssl.ranges import Count, Positive, Probability
@@ -33,7 +33,7 @@ class DenseEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B x 3 x H x W -> B x C x S x S, B x dim, B x dim x S^2; none normalised."""
         feature_map = self.backbone(pixels)
-        z = self.projector(global_average_pool(feature_map))
+        z = without_autocast(self.projector, global_average_pool(feature_map))
         return feature_map, z, self.dense_projector(feature_map).flatten(2)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlssl.parts.backbone import channels, global_average_pool
+from mlssl.parts.heads import without_autocast
 from mlssl.parts.view import View
 
 
@@ -23,7 +24,7 @@ class Classifier(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """B x 3 x S x S -> g (B x d), logits (B x C)."""
         g = global_average_pool(self.backbone(pixels))
-        return g, self.linear(g)
+        return g, without_autocast(self.linear, g)
 
 
 class Supervised(nn.Module):

@@ -76,7 +76,9 @@ def kornia(case: Case, photos: Path, device: torch.device) -> Pairs:
         K.Normalize(MEAN, STD),
     )
     while True:
-        images = padded(store.batch(torch.randint(len(store), (case.batch,))), device).float() / 255
+        index = torch.randint(len(store), (case.batch,))
+        whole = torch.cat([torch.zeros_like(store.sizes[index]), store.sizes[index].flip(1)], dim=1)
+        images = padded(store.batch(index), [whole], device)[0].float() / 255
         yield augment(images), augment(images)
 
 

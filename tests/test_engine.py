@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ from mlssl.pretrain import loop as engine
 from mlssl.pretrain.log import LossLog, NonFiniteLoss
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
+from mlssl.pretrain.training import Training
 from mlssl.study import methods
 from mlssl.study import settings as config
 from mlssl.study.fingerprint import content_id
@@ -219,6 +221,19 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_parts(store, tmp_pat
     reason = json.loads((tmp_path / "state" / "failed.json").read_text())["reason"]
     assert "not finite" in reason
     assert not (tmp_path / "backbone.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [(float("nan"), True), (float("-inf"), True), (1e38, False), (0.0, False)]
+)
+def test_one_weight_that_is_not_finite_is_refused(value, refused):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    with torch.no_grad():
+        model[0].weight[1, 2] = value
+        model[1].weight.fill_(value if value == 1e38 else 1.0)  # large ones must not overflow together
+    training = Training(model, torch.optim.SGD(model.parameters()), images="", segments=[])
+    with pytest.raises(NonFiniteLoss, match="weights") if refused else nullcontext():
+        training.refuse_non_finite()
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_its_step():

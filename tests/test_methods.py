@@ -410,3 +410,17 @@ def test_momentum_pair_follows_slowly_and_takes_no_gradient():
         assert not new.requires_grad
     pair.query(torch.randn(4, 2))
     assert pair.key[1].num_batches_tracked == 0  # statistics of its own
+
+
+@pytest.mark.parametrize("name", ["MLS", "MoCoV2", "DenseCL"])
+def test_encoders_in_bfloat16_pool_and_project_in_float32(name):
+    encoder = make({cls.__name__: cls for cls in CONTRASTIVE}[name]).encoders.query
+    maps = []
+    encoder.backbone.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder(view(0).pixels)
+    z = found[1]
+    g = maps[0].float().mean(dim=(2, 3))
+    assert maps[0].dtype == torch.bfloat16
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, encoder.projector(g), atol=1e-6, rtol=0)

@@ -67,6 +67,14 @@ def test_mutual_neighbours_choose_each_other(pair, k):
     assert chosen(rules.mutual(*exact(queries, entries, k), entries)) == expected
 
 
+@pytest.mark.parametrize("chunk", [1, 30, 100, 10_000])
+def test_mutual_neighbours_do_not_depend_on_how_many_are_computed_at_a_time(pair, chunk, monkeypatch):
+    found = exact(*pair, 4)
+    whole = rules.mutual(*found, pair[1])
+    monkeypatch.setattr(rules, "CHUNK", chunk)
+    assert chosen(rules.mutual(*found, pair[1])) == chosen(whole)
+
+
 def test_records_are_evenly_spread_and_end_with_the_run():
     assert record_steps(100, 4) == {25, 50, 75, 100}
     assert record_steps(3, 20) == {1, 2, 3}

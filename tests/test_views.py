@@ -1,6 +1,8 @@
 """The augmentation, on a CPU and of a batch at once, against torchvision: op by op and in distribution."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torchvision.transforms.v2.functional as TF2
 from mlssl.data.augment import cpu, gpu, operations
 from mlssl.data.augment.parameters import MEAN, STD, Parameters, crop_boxes, draw
 from mlssl.data.augment.views import make_views
+from mlssl.data.loader import Ahead
 from mlssl.study.settings import Views
 
 N = 12
@@ -193,10 +196,40 @@ def test_padding_is_never_seen():
     images = [torch.randint(0, 256, (h, w, 3), dtype=torch.uint8, generator=rng) for h, w in ((20, 30), (45, 70))]
     sizes = torch.tensor([image.shape[:2] for image in images])
     p = draw(sizes, Views(), torch.Generator().manual_seed(5))
-    pixels = gpu.padded(images, torch.device("cpu"))
-    assert pixels.shape == (2, 3, 45, 70)
-    torch.testing.assert_close(gpu.augment(pixels, p, 24)[:1], alone(images[0], p, 0))
-    torch.testing.assert_close(gpu.augment(pixels, p, 24)[1:], alone(images[1], p, 1))
+    q = draw(sizes, Views(), torch.Generator().manual_seed(6))
+    pixels, origin = gpu.padded(images, [p.box, q.box], torch.device("cpu"))
+    boxes = torch.stack([p.box, q.box])
+    extent = (boxes[..., :2] + boxes[..., 2:]).amax(dim=0) - boxes[..., :2].amin(dim=0)
+    assert pixels.shape == (2, 3, extent[:, 1].max(), extent[:, 0].max())
+    assert (origin[:, :2] > 0).sum() > 0
+    for drawn in (p, q):
+        together = gpu.augment(pixels, replace(drawn, box=drawn.box - origin), 24)
+        for i in range(2):
+            torch.testing.assert_close(together[i : i + 1], alone(images[i], drawn, i), atol=2e-5, rtol=0)
+
+
+def test_images_of_one_size_on_the_device_are_stacked_whole():
+    images = list(torch.randint(0, 256, (3, 20, 30, 3), dtype=torch.uint8))
+    pixels, origin = gpu.padded(images, [torch.tensor([[5, 5, 9, 9]] * 3)], torch.device("cpu"))
+    assert torch.equal(pixels.permute(0, 2, 3, 1), torch.stack(images))
+    assert not origin.any()
+
+
+def test_views_of_a_batch_at_once_are_in_the_encoders_memory_format(images, p):
+    assert gpu.augment(images, p, 32).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_upload_returns_every_tensor():
+    tensors = [
+        torch.arange(3),
+        torch.tensor([True, False]),
+        torch.rand(5, 4),
+        torch.ones(0),
+        torch.zeros(7, 2, 1).long(),
+    ]
+    for ours, theirs in zip(gpu.upload(tensors, torch.device("cpu")), tensors, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
 
 
 def alone(image, p, i):
@@ -231,3 +264,48 @@ def test_views_say_where_they_came_from(images):
     assert not torch.equal(one.box, two.box)
     assert one.pixels.shape == (N, 3, 32, 32)
     assert one.image.tolist() == two.image.tolist() == index.tolist()
+
+
+class Made:
+    """Steps that note what was made, on a device that is called a GPU."""
+
+    def __init__(self, device):
+        self.device, self.made = torch.device(device), []
+
+    def __getitem__(self, step):
+        self.made.append(step)
+        return [f"views of {step}"]
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams without a GPU; the list has what waited for another stream."""
+    waited = []
+    stream = SimpleNamespace(wait_stream=waited.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(wait_stream=lambda other: None))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    return waited
+
+
+def test_prepared_views_are_used_once_and_only_for_their_step(streams):
+    steps = Made("cuda:0")
+    ahead = Ahead(steps)
+    assert ahead[0] == ["views of 0"]
+    ahead.prepare(1)
+    assert (steps.made, streams) == ([0, 1], [])
+    assert ahead[2] == ["views of 2"]  # another step than the prepared one
+    assert steps.made == [0, 1, 2]
+    ahead.prepare(3)
+    ahead._views = []  # strings have no memory to record
+    assert ahead[3] == []
+    assert (steps.made, len(streams)) == ([0, 1, 2, 3], 1)
+    assert ahead[3] == ["views of 3"]  # made again: prepared views are given once
+
+
+def test_a_cpu_prepares_nothing():
+    steps = Made("cpu")
+    ahead = Ahead(steps)
+    ahead.prepare(1)
+    assert steps.made == []
+    assert ahead[1] == ["views of 1"]

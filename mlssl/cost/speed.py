@@ -44,7 +44,10 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
         batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))
     side = FULL if isinstance(side, str) else side
     rng = torch.Generator().manual_seed(config.seed)
-    images = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng).unbind()
+    pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng)
+    if config.data.short_side != "full":  # a store at full size rarely fits into a GPU's memory
+        pixels = pixels.to(device)
+    images = pixels.unbind()
     index = torch.arange(batch)
     taken = []
     for at in range(WARM_UP + steps):

@@ -30,6 +30,39 @@ class Steps:
         return make_views(self.store.batch(index), index, config.views, rng, self.device, part=self.part)
 
 
+class Ahead:
+    """The items of `steps`; on a GPU the next one can be made while the current one is trained.
+
+    `prepare` puts it on a second stream of the GPU, where its copies and kernels fill what the training leaves
+    unused. On a CPU it does nothing, because no core is idle.
+    """
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self._stream = torch.cuda.Stream(steps.device) if steps.device.type == "cuda" else None
+        self._first, self._step, self._views = True, -1, list[View]()
+
+    def prepare(self, step: int) -> None:
+        """Begin the views of a step, on a GPU; to be called after the current step was launched."""
+        if self._stream is not None:
+            if self._first:  # constants that the first views were made with are on the current stream
+                self._stream.wait_stream(torch.cuda.current_stream(self.steps.device))
+                self._first = False
+            with torch.cuda.stream(self._stream):
+                self._step, self._views = step, self.steps[step]
+
+    def __getitem__(self, step: int) -> list[View]:
+        """The views of a step: those that were prepared, if it is theirs, else made now."""
+        if self._stream is None or step != self._step:
+            return self.steps[step]
+        current = torch.cuda.current_stream(self.steps.device)
+        current.wait_stream(self._stream)
+        for tensor in (tensor for view in self._views for tensor in view):
+            tensor.record_stream(current)  # its memory is not used again before the current stream is done with it
+        views, self._step, self._views = self._views, -1, []
+        return views
+
+
 def batch_indices(step: int, images: int, batch_size: int, seed: int) -> Tensor:
     """The images of one step, int64 B: a fresh permutation per epoch, the same for every method."""
     epoch, place = divmod(step, images // batch_size)

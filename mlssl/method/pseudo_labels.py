@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CHUNK = 2**28
+"""Similarities that `mutual` computes at a time: 1 GB in float32."""
+
 
 class Labels(NamedTuple):
     """The candidates of each of B queries, and which of them are labels."""
@@ -50,8 +53,9 @@ def mutual(similarity: Tensor, index: Tensor, entries: Tensor) -> Labels:
     are the other entries, so the K-th of them is place K + 1 of its ranking, which it leads itself.
     """
     b, k = index.shape
-    own = entries[index.flatten()] @ entries.T
-    reach = own.topk(min(k + 1, len(entries)), dim=1).values[:, -1]
+    place = min(k + 1, len(entries))
+    parts = index.flatten().split(max(1, CHUNK // len(entries)))
+    reach = torch.cat([(entries[part] @ entries.T).topk(place, dim=1).values[:, -1] for part in parts])
     # With at most K others, any query would be among the nearest.
     everyone = len(entries) <= k
     return Labels(index, similarity, (similarity >= reach.view(b, k)) | everyone)

@@ -55,8 +55,8 @@ def channels(backbone: nn.Module) -> int:
 
 
 def global_average_pool(feature_map: Tensor) -> Tensor:
-    """B x C x h x w -> B x C, the mean over cells."""
-    return feature_map.mean(dim=(2, 3))
+    """B x C x h x w -> B x C, the mean over cells; at least float32, also of a bfloat16 map."""
+    return feature_map.mean(dim=(2, 3), dtype=torch.promote_types(feature_map.dtype, torch.float32))
 
 
 def stage_maps(backbone: nn.Module, images: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mlssl.parts.backbone import global_average_pool
+from mlssl.parts.heads import without_autocast
 
 
 class Encoder(nn.Module):
@@ -18,4 +19,4 @@ class Encoder(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """B x 3 x S x S -> g (B x d_g), z (B x d_z), neither normalised."""
         g = global_average_pool(self.backbone(pixels))
-        return g, self.projector(g)
+        return g, without_autocast(self.projector, g)

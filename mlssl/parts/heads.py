@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_norm: bool = False) -> nn.Sequential:
@@ -24,6 +25,15 @@ def dense_projector(d_in: int, d_out: int, *, hidden: int | None = None, batch_n
     hidden = hidden or d_in
     layers = nn.Conv2d(d_in, hidden, 1), nn.Conv2d(hidden, d_out, 1)
     return _mlp(*layers, nn.BatchNorm2d if batch_norm else None)
+
+
+def without_autocast(head: nn.Module, x: Tensor) -> Tensor:
+    """The output of a head on x in the precision of its weights, also inside an encoder that runs in bfloat16.
+
+    A bfloat16 embedding has 8 bits; cosines near 1 would differ by steps of 0.004.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x)
 
 
 def mlp(

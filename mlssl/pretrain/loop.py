@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mlssl import results
 from mlssl.data import placement
-from mlssl.data.loader import Steps
+from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
@@ -184,6 +184,7 @@ def prepare(
     need = store.pixels.numel()
     free = placement.free_memory(device, sharers=distributed.on_this_machine())
     place = placement.choose_place(need, free)
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # all steps have the same shapes
     store.pixels = placement.moved(store.pixels, place, device)
     return Run(
         name=name,
@@ -210,12 +211,15 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     config, training, total = run.config, run.training, run.total
     method = prepare_method(config, run.method, run.device)
     recorded = record_steps(total, config.label_records)
+    views = Ahead(run.views)
     throughput, last_save = Throughput(training.step, config.batch_size), time.monotonic()
     with progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
             set_learning_rate(training.optimizer, lr)
-            losses = step(method, training.optimizer, run.views[at], at / total)
+            losses = step(method, training.optimizer, views[at], at / total)
+            if at + 1 < total:
+                views.prepare(at + 1)
             training.losses.add(losses)
             training.step = done = at + 1
             if done in recorded and isinstance(run.method, RecordsLabels):

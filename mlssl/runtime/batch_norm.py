@@ -95,10 +95,14 @@ class _Shuffle:
 
     def images(self, encoder: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (images,) = inputs
+        device = images.device
+        if torch.is_autocast_enabled(device.type):  # the first layer would do it, after twice the bytes are sent
+            images = images.to(torch.get_autocast_dtype(device.type))
         everyone = distributed.gather(images)
         order, part = torch.randperm(len(everyone)), distributed.part(len(everyone))
-        self._back = order.argsort()[part].to(images.device)
-        return (everyone[order[part].to(images.device)],)
+        mine = torch.stack([order[part], order.argsort()[part]])
+        there, self._back = (mine.pin_memory() if device.type == "cuda" else mine).to(device, non_blocking=True)
+        return (everyone[there],)
 
     def keys(self, encoder: nn.Module, inputs: tuple[Tensor], keys: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(distributed.gather(key)[self._back] for key in keys)

@@ -14,11 +14,19 @@ def choose(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is CUDA if available, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())  # as tensors name it
+    return device
 
 
 def set_up(device: torch.device, threads: int | None = None) -> None:
-    """Set the number of CPU threads (None: torch's default), and for training on the CPU glibc's malloc options."""
+    """Make a GPU the current one; set the number of CPU threads (None: torch's default).
+
+    For training on the CPU, also set glibc's malloc options.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams and events are those of the current device
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cpu":

@@ -41,7 +41,8 @@ def finetune(
     torch's global random generator is seeded from `seed`, `task`, the iteration, the rank and `random`, which says
     what draws from it.
 
-    Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite.
+    Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite; on a GPU one
+    iteration later.
     """
     order = training_order(config.iterations, config.batch_size)
     loader = batches(example, order, config.batch_size // distributed.count(), device, collate)
@@ -51,28 +52,48 @@ def finetune(
     model.train()
     wrapped = wrap_for_ranks(model, device)
     steps = bar(loader, task, progress)
+    last: Sent | None = None
     for iteration, batch in enumerate(steps):
         torch.manual_seed(seed_of(seed, task, random, iteration) + distributed.own())
         optimiser.param_groups[0]["lr"] = learning_rate(iteration)
         terms = losses(wrapped, batch)
         loss = sum(terms.values(), start=torch.zeros((), device=device))
-        value = finite_loss(loss, terms, iteration, task, config.lr)
+        sent = Sent(loss, terms, iteration)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        steps.set_postfix(loss=f"{value:.2f}", refresh=False)
+        # On a GPU the previous loss is read, which has arrived by now, so that no step waits for its own.
+        due, last = (last, sent) if device.type == "cuda" else (sent, None)
+        if due:
+            steps.set_postfix(loss=f"{due.finite(task, config.lr):.2f}", refresh=False)
+    if last:
+        last.finite(task, config.lr)
 
 
-def finite_loss(loss: Tensor, terms: dict[str, Tensor], iteration: int, task: str, lr: float) -> float:
-    """The loss averaged over ranks; FloatingPointError if it is not finite."""
-    means = distributed.mean({"loss": loss.detach(), **terms})
-    value = means.pop("loss").item()
-    if not math.isfinite(value):
-        parts = ", ".join(f"{name} {part.item():.4g}" for name, part in means.items())
-        raise FloatingPointError(
-            f"{task}: the loss is {value} at iteration {iteration} ({parts}); lower {task}.lr ({lr})"
-        )
-    return value
+class Sent:
+    """Loss and loss terms of an iteration (0-d tensors), averaged over ranks, on their way to the host."""
+
+    def __init__(self, loss: Tensor, terms: dict[str, Tensor], iteration: int) -> None:
+        means = distributed.mean({"loss": loss.detach(), **terms})
+        self.iteration, self.names = iteration, list(means)
+        self._values = torch.stack([value.detach().float() for value in means.values()])
+        self._arrived: torch.cuda.Event | None = None
+        if self._values.is_cuda:
+            self._values = torch.empty(len(means), pin_memory=True).copy_(self._values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def finite(self, task: str, lr: float) -> float:
+        """The loss, once it is there; FloatingPointError if it is not finite."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        value, *terms = self._values.tolist()
+        if not math.isfinite(value):
+            parts = ", ".join(f"{name} {term:.4g}" for name, term in zip(self.names[1:], terms, strict=True))
+            raise FloatingPointError(
+                f"{task}: the loss is {value} at iteration {self.iteration} ({parts}); lower {task}.lr ({lr})"
+            )
+        return value
 
 
 def wrap_for_ranks(model: nn.Module, device: torch.device) -> nn.Module:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from mlssl.data.augment.operations import per_channel
 from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.data.coco import Split
 from mlssl.data.coco import read_splits as read_splits
@@ -70,7 +71,7 @@ def resize(image: Tensor, size: int) -> Tensor:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 B x 3 x H x W to float32 normalised with ImageNet's mean and standard deviation per channel."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (MEAN, STD))
+    mean, std = (per_channel(values, torch.float32, images.device) for values in (MEAN, STD))
     return (images.float() / 255 - mean) / std
 
 
@@ -137,7 +138,7 @@ def batches(
         batch_size,
         collate_fn=collate,
         num_workers=len(os.sched_getaffinity(0)) // distributed.on_this_machine() if cuda else 0,
-        pin_memory=cuda and collate is None,
+        pin_memory=cuda,
         # A separate generator: otherwise the loader would draw from torch's global generator and change its state.
         generator=torch.Generator(),
     )

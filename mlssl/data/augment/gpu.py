@@ -5,7 +5,9 @@ All operations run on all samples and `torch.where` selects, because counting sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,12 +25,17 @@ from mlssl.data.augment.parameters import Parameters
 
 
 def augment(pixels: Tensor, p: Parameters, crop: int) -> Tensor:
-    """uint8 B x 3 x H x W (see `padded`) -> normalised float B x 3 x S x S, S = `crop`; all on one device."""
+    """uint8 B x 3 x H x W (see `padded`) -> normalised float B x 3 x S x S, S = `crop`.
+
+    Boxes are those in `pixels`; all on one device. The result is in the memory format channels_last, as the encoders compute.
+    """
     x = resized_crop(pixels, p.box, crop)
     x = (compiled(recolour) if x.is_cuda else recolour)(x, p.jitter, p.order, p.factors, p.gray)
-    x = torch.where(per_sample(p.blur), gaussian_blur(x, p.sigma), x)
+    with tf32(x.device):
+        blurred = gaussian_blur(x, p.sigma)
+    x = torch.where(per_sample(p.blur), blurred, x)
     x = torch.where(per_sample(p.flip), x.flip(3), x)
-    return normalise(x, out=x)
+    return normalise(x, out=torch.empty_like(x, memory_format=torch.channels_last))
 
 
 def recolour(x: Tensor, jitter: Tensor, order: Tensor, factors: Tensor, gray: Tensor) -> Tensor:
@@ -42,27 +49,55 @@ def recolour(x: Tensor, jitter: Tensor, order: Tensor, factors: Tensor, gray: Te
     return torch.where(per_sample(gray), luminance(x), x)
 
 
-def padded(images: Sequence[Tensor], device: torch.device) -> Tensor:
-    """uint8 images H x W x 3 -> B x 3 x H x W on `device`, smaller ones padded to the right and below."""
-    if all(image.shape == images[0].shape for image in images) and images[0].device == device:
-        return torch.stack(list(images)).permute(0, 3, 1, 2)
-    height, width = (max(image.shape[side] for image in images) for side in (0, 1))
-    staged = images[0].device.type == "cpu" and device.type == "cuda"
-    shape, here = (len(images), height, width, 3), images[0].device
-    canvas = torch.zeros(shape, dtype=torch.uint8, device=here, pin_memory=staged)
-    for place, image in zip(canvas, images, strict=True):
-        place[: image.shape[0], : image.shape[1]] = image
-    return canvas.to(device, non_blocking=True).permute(0, 3, 1, 2)
+def padded(images: Sequence[Tensor], boxes: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """uint8 images H x W x 3 -> B x 3 x H' x W' on `device`, and the origin of its pixels in the images.
+
+    Of images in host memory, or of different sizes, only the rectangle around all their `boxes` (int64 B x 4 on the
+    CPU, one tensor per view) is copied; what is to the right of it and below has any value. The origin is int64
+    B x 4 on the CPU: to be subtracted from a box x, y, width, height.
+    """
+    origin = torch.zeros(len(images), 4, dtype=torch.int64)
+    here = images[0].device
+    if here.type == device.type and all(image.shape == images[0].shape for image in images):
+        return torch.stack(list(images)).permute(0, 3, 1, 2), origin
+    origin[:, :2] = torch.stack([box[:, :2] for box in boxes]).amin(dim=0)
+    end = torch.stack([box[:, :2] + box[:, 2:] for box in boxes]).amax(dim=0)
+    width, height = (end - origin[:, :2]).amax(dim=0).tolist()
+    staged = here.type == "cpu" and device.type == "cuda"
+    # Not zeroed: the weights of `resize_matrix` outside a box are zero.
+    canvas = torch.empty((len(images), height, width, 3), dtype=torch.uint8, device=here, pin_memory=staged)
+    for place, image, (x0, y0), (x1, y1) in zip(canvas, images, origin[:, :2].tolist(), end.tolist(), strict=True):
+        place[: y1 - y0, : x1 - x0] = image[y0:y1, x0:x1]
+    return canvas.to(device, non_blocking=True).permute(0, 3, 1, 2), origin
 
 
-def parameters_on(p: Parameters, device: torch.device) -> Parameters:
-    """Copy parameters to a device, without synchronising."""
-    return Parameters(**{name: upload(column, device) for name, column in vars(p).items()})
+def upload(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """CPU tensors on a device, by one copy and without waiting; they share its memory."""
+    sizes = [x.numel() * x.element_size() for x in tensors]
+    starts = [0, *accumulate(-(-size // 8) * 8 for size in sizes)]  # aligned for every dtype
+    packed = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+    def inside(buffer: Tensor) -> list[Tensor]:
+        parts = zip(tensors, sizes, starts, strict=False)
+        return [buffer[at : at + size].view(x.dtype).view(x.shape) for x, size, at in parts]
+
+    for place, x in zip(inside(packed), tensors, strict=True):
+        place.copy_(x)
+    return inside(packed.to(device, non_blocking=True))
 
 
-def upload(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on a device, without synchronising."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+@contextmanager
+def tf32(device: torch.device) -> Iterator[None]:
+    """Let float32 matrix products on a GPU round their factors to 11 bits: bytes of pixels have 8."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
@@ -72,7 +107,8 @@ def resized_crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     """
     rows = resize_matrix(box[:, 1], box[:, 3], images.shape[2], size)
     columns = resize_matrix(box[:, 0], box[:, 2], images.shape[3], size)
-    return along_both(images.to(rows.dtype), rows / 255, columns).clamp(0, 1)
+    with tf32(images.device):
+        return along_both(images.to(rows.dtype), rows / 255, columns).clamp_(0, 1)
 
 
 def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:

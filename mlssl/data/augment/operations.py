@@ -52,7 +52,7 @@ def adjust_hue(x: Tensor, shift: float | Tensor) -> Tensor:
     hue = hue.add_(not_r * (not_g + 1), alpha=2)
     # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue) mod 6, n = 5, 3, 1: with
     # t = k / 6 a turn, min(k, 4 - k) = 2 - 6 |t - 1/3|. Adding two turns keeps t positive.
-    channel = x.new_tensor([5 / 6, 3 / 6, 1 / 6])[:, None, None]
+    channel = (torch.arange(5, 0, -2, dtype=x.dtype, device=x.device) / 6)[:, None, None]  # 5, 3, 1 sixths
     t = (hue / 6 + (shift + 2) + channel).frac_()
     return torch.addcmul(value - 2 * chroma, chroma, t.sub_(1 / 3).abs_().clamp_(1 / 6, 1 / 3), value=6)
 
@@ -88,7 +88,15 @@ def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
 
 def normalise(x: Tensor, *, out: Tensor) -> Tensor:
     """Write x, less ImageNet's mean and divided by its standard deviation per channel, to `out`, and return it."""
-    return torch.sub(x, x.new_tensor(MEAN)[:, None, None], out=out).div_(x.new_tensor(STD)[:, None, None])
+    mean, std = (per_channel(values, x.dtype, x.device) for values in (MEAN, STD))
+    return torch.sub(x, mean, out=out).div_(std)
+
+
+@functools.cache
+def per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants C x 1 x 1 on a device, copied there once, because a GPU is waited for at each such copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 def per_sample(values: Tensor) -> Tensor:
@@ -100,7 +108,7 @@ def along_both(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """rows · x · columns^T for each sample: B x S x H, B x C x H x W, B x T x W -> B x C x S x T."""
     b, c, h, w = x.shape
     x = (x.reshape(b, c * h, w) @ columns.mT).reshape(b, c, h, -1)
-    return (x.mT.reshape(b, -1, h) @ rows.mT).reshape(b, c, -1, rows.shape[1]).mT
+    return rows[:, None] @ x
 
 
 @functools.cache

@@ -7,12 +7,14 @@ device the whole batch at once (`gpu`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from mlssl.data.augment import cpu, gpu
-from mlssl.data.augment.parameters import draw
+from mlssl.data.augment.parameters import Parameters, draw
 from mlssl.parts.view import View
 from mlssl.study.settings import Views
 
@@ -36,6 +38,10 @@ def make_views(
     images, index = images[part], index[part]
     if device.type == "cpu":
         return [View(cpu.augment(images, p, views.crop), index, p.box, p.flip) for p in drawn]
-    pixels, index = gpu.padded(images, device), gpu.upload(index, device)
-    drawn = [gpu.parameters_on(p, device) for p in drawn]
-    return [View(gpu.augment(pixels, p, views.crop), index, p.box, p.flip) for p in drawn]
+    pixels, origin = gpu.padded(images, [p.box for p in drawn], device)
+    columns = [list(vars(p).values()) for p in drawn]
+    index, origin, *sent = gpu.upload([index, origin, *chain.from_iterable(columns)], device)
+    each = [Parameters(*sent[i * len(columns[0]) : (i + 1) * len(columns[0])]) for i in range(count)]
+    inside = [replace(p, box=p.box - origin) for p in each]
+    made = [gpu.augment(pixels, p, views.crop) for p in inside]
+    return [View(x, index, p.box, p.flip) for x, p in zip(made, each, strict=True)]
