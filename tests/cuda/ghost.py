@@ -27,7 +27,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 PROJECT = Path(__file__).parents[2]
 OURS = tuple(f"{PROJECT / package}/" for package in ("mlssl", "baselines"))
-NO_KERNEL = """view _unsafe_view reshape _reshape_alias expand permute transpose t slice select unsqueeze squeeze detach
+NO_KERNEL = """
+    view _unsafe_view reshape _reshape_alias expand permute transpose t slice select unsqueeze squeeze detach
     alias as_strided split split_with_sizes unbind unfold diagonal narrow chunk flatten unflatten movedim real
     split_dim empty empty_like empty_strided new_empty new_empty_strided lift_fresh set_ resize_ is_pinned
     is_same_size record_stream device layout sym_size sym_stride sym_numel sym_storage_offset
