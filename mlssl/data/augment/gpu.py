@@ -27,7 +27,7 @@ from mlssl.data.augment.parameters import Parameters
 def augment(pixels: Tensor, p: Parameters, crop: int) -> Tensor:
     """uint8 B x 3 x H x W (see `padded`) -> normalised float B x 3 x S x S, S = `crop`.
 
-    Boxes are those in `pixels`; all on one device. The memory format is channels_last, in which the encoders compute.
+    Boxes are those in `pixels`; all on one device. The memory format is channels_last, as in the encoders.
     """
     x = resized_crop(pixels, p.box, crop)
     x = (compiled(recolour) if x.is_cuda else recolour)(x, p.jitter, p.order, p.factors, p.gray)
