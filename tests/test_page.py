@@ -220,7 +220,7 @@ def test_a_failed_and_a_missing_run_say_so(study):
     cells = {line[0]: line[1] for line in reader.tables[0][1:]}
     assert cells["mls"].startswith("44.50 ± 3.54 (2); failed: step 7: the loss is not finite (1 of 3 seeds)")
     assert "missing (1 of 3 seeds)" in cells["moco_v2"]
-    assert "; 2 missing, 3 failed." in text
+    assert "; 2 missing, 4 failed." in text
     assert "step 7: the loss is not finite" in text.split("Missing or failed results")[1]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from mlssl.analysis.outputs import has_gains, has_label_savings, pretrained_and_untrained
+from mlssl.analysis.outputs import Score, has_gains, has_label_savings, pretrained_and_untrained
 from mlssl.claims.evaluate import Row, Samples
 from mlssl.claims.findings import Finding
 from mlssl.claims.gains import Gain
@@ -27,21 +27,15 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
     """What each method that trains without labels gains over untrained weights, by one evaluator."""
     pretrained, untrained = pretrained_and_untrained(study)
     title = "What you gain" if study.own_photos else "What pretraining gains"
-    if not study.transfers:
+    if not study.transfer_source.labelled:
         return Question(title, (), "Not measured: there are no labels, so no evaluator has run. Label some images.")
     if not has_gains(study):
         return Question(title, (), "Not measured: the study does not compare trained with untrained weights.")
     own = [gain for gain in found if gain.method in pretrained]
     if not own:
         return Question(title, (), "Not measured: every evaluator is below resolution (docs/statistics.md).")
-    # The rule of the claims: the first evaluator with two seeds or more decides.
-    by_score = {gain.score: [g for g in own if g.score == gain.score] for gain in own}
-    score, gains = next(
-        ((s, g) for s, g in by_score.items() if any(x.found and x.found.n > 1 for x in g)),
-        next(iter(by_score.items())),
-    )
-    answers = []
-    for gain in gains:
+    score, answers = deciding(own), []
+    for gain in (gain for gain in own if gain.score == score):
         word = NOT_KNOWN
         if gain.found is not None:
             margin = MARGIN[score.metric]
@@ -52,6 +46,11 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
         "number of seeds. The words say whether a gain is supported."
     )
     return Question(title, tuple(answers), note)
+
+
+def deciding(found: Sequence[Gain]) -> Score:
+    """The evaluator whose gains are the answer, by the rule of the claims: the first with two seeds or more."""
+    return next((g.score for g in found if g.found and g.found.n > 1), found[0].score)
 
 
 def gain_text(gain: Gain) -> str:
@@ -65,16 +64,21 @@ def gain_text(gain: Gain) -> str:
     return f"{text}; {centre:.0f} % of the way to training with labels{ends(low, high, digits=0)}"
 
 
-def certainty(study: Study, found: Sequence[Noise], metrics: pd.DataFrame) -> tuple[Fact, ...]:
-    """How sure the answers are: seeds, evaluation images, and the smallest difference that the study can find."""
+def certainty(
+    study: Study, found: Sequence[Noise], metrics: pd.DataFrame, found_gains: Sequence[Gain]
+) -> tuple[Fact, ...]:
+    """How sure the answer is: seeds, evaluation images, and the smallest difference that the study can find."""
+    pretrained, _ = pretrained_and_untrained(study)
+    own = [gain for gain in found_gains if gain.method in pretrained]
+    used = deciding(own) if own else None
     facts = [Fact("seeds", str(len(study.seeds)) + ("" if len(study.seeds) > 1 else ": no interval, no verdict"))]
-    for one in found[:2]:
+    for one in [n for n in found if n.score == used] or found[:1]:
         rows = metrics[(metrics["protocol"] == one.score.protocol) & (metrics["metric"] == one.score.metric)]
         images = sorted({f"{n:,.0f}" for n in rows["n"].dropna()})
         if images:
-            facts.append(Fact(f"behind {one.score.title}", f"{' or '.join(images)} evaluated examples"))
-        text = "not known yet" if math.isnan(one.detectable) else f"{one.detectable:.1f} points"
-        facts.append(Fact(f"smallest difference that it can find in {one.score.title}", text))
+            facts.append(Fact("evaluated on", f"{' or '.join(images)} images or crops"))
+        text = "not known yet" if math.isnan(one.detectable) else f"{one.detectable:.1f} points or more"
+        facts.append(Fact("can find a difference of", text))
     return tuple(facts)
 
 

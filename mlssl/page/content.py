@@ -59,7 +59,7 @@ def gather(study: Study) -> Page:
         absent=provenance.absent(metrics),
         gain=answers.gain_question(study, found_gains),
         cost=cost.total(study, metrics),
-        sure=answers.certainty(study, noise(study, metrics, groups), metrics),
+        sure=answers.certainty(study, noise(study, metrics, groups), metrics, found_gains),
         questions=(
             *([answers.axis_question(list(findings.values()))] if findings else []),
             *answers.label_question(study, metrics, groups),

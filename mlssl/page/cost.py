@@ -6,7 +6,7 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import summarise
 from mlssl.analysis.outputs import MINUTES, NONE, Score
-from mlssl.page.comparison import cell, number, runs_of
+from mlssl.page.comparison import cell, runs_of
 from mlssl.page.parts import Cell, Fact, Table
 from mlssl.study.expand import COMPARE, Study
 
@@ -31,14 +31,21 @@ def stages(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def total(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
-    """The cost of all results that exist, and of the pretraining of each compared method."""
+    """The cost of all results that exist, and of one pretraining by the fastest and the slowest compared method."""
     made = stages(metrics)
     facts = [Fact("all results so far", duration(float(made["hours"].sum())) + " of computing")]
     gpu = float(made.loc[made["gpu"], "hours"].sum())
     facts.append(Fact("of it on GPUs", duration(gpu) if gpu else "none"))
-    for method, s in summarise(study, metrics, COMPARE, MINUTES).items():
-        if s.n and study.runs[study.compared[method]].config.target:
-            facts.append(Fact(f"pretraining, {method}", f"{number(s, MINUTES.digits)} minutes"))
+    minutes = {
+        method: s.mean
+        for method, s in summarise(study, metrics, COMPARE, MINUTES).items()
+        if s.n and study.runs[study.compared[method]].config.target
+    }
+    if minutes:
+        fast, slow = min(minutes, key=minutes.__getitem__), max(minutes, key=minutes.__getitem__)
+        text = f"{minutes[fast]:.1f} minutes ({fast})"
+        text += f" to {minutes[slow]:.1f} ({slow})" if slow != fast else ""
+        facts.append(Fact("one pretraining", text))
     return tuple(facts)
 
 
