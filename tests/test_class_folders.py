@@ -418,6 +418,23 @@ def test_masks_in_folders_of_splits(tmp_path):
     }
 
 
+@pytest.mark.parametrize(("size", "values"), [((SIDE, SIDE), 2), ((SIDE, SIDE), 200), ((7, 9), 2)])
+def test_masks_below_the_folder_of_photos_are_labels_and_no_photos(tmp_path, size, values):
+    """Whatever `find_masks` takes them for: with many values, or with other sides than the photo's."""
+    root = semantic_set(tmp_path)
+    (tmp_path / "masks").rename(root / "masks")
+    (root / "masks" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(200)))
+    save(root / "masks" / "p1.png", np.arange(size[0] * size[1]).reshape(size) % values)
+    if size != (SIDE, SIDE):
+        with pytest.raises(DataError, match=r"p1\.png: has 9 x 7 pixels, its photo 'p1\.jpg' has 20 x 20"):
+            imported(root, tmp_path, labels=root / "masks")
+        return
+    out, record = imported(root, tmp_path, labels=root / "masks")
+    assert record["labels"]["format"] == "semantic masks"
+    assert (record["used"], record["masks"]) == (6, 6)
+    assert len(list((out / "semantic").glob("*/*.png"))) == 6
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_class_of_one_mask_is_trained_on(tmp_path, seed):
     root = semantic_set(tmp_path, 8)
