@@ -281,6 +281,9 @@ def test_near_duplicates_across_official_splits_are_reported(tmp_path):
         ("image,split,label\n0.jpg,test,a\n1.jpg,test,b\n2.jpg,TRAIN,a\n3.jpg,Train,b\n", {"0.jpg", "1.jpg"}),
         ("file,class,split\n0.jpg,a,train\n1.jpg,b,train\n2.jpg,a,valid\n3.jpg,b,\n", {"2.jpg"}),
         ("path,label,split\n0.jpg,a;b,train\n0.jpg,c,train\n1.jpg,a,testing\n2.jpg,,train\n", {"1.jpg"}),
+        ("photo;tags;split\n0.jpg;a;train\n1.jpg;b;train\n2.jpg;a;val\n", {"2.jpg"}),
+        ("sep=;\nphoto;split;class\n0.jpg;train;a\n1.jpg;train;b\n2.jpg;val;a\n", {"2.jpg"}),
+        ("photo\tclass\tsplit\n0.jpg\ta\ttrain\n1.jpg\tb\ttrain\n2.jpg\ta\tval\n", {"2.jpg"}),
     ],
 )
 def test_a_split_column_decides_the_split(tmp_path, text, val):
