@@ -281,6 +281,9 @@ def test_near_duplicates_across_official_splits_are_reported(tmp_path):
         ("image,split,label\n0.jpg,test,a\n1.jpg,test,b\n2.jpg,TRAIN,a\n3.jpg,Train,b\n", {"0.jpg", "1.jpg"}),
         ("file,class,split\n0.jpg,a,train\n1.jpg,b,train\n2.jpg,a,valid\n3.jpg,b,\n", {"2.jpg"}),
         ("path,label,split\n0.jpg,a;b,train\n0.jpg,c,train\n1.jpg,a,testing\n2.jpg,,train\n", {"1.jpg"}),
+        ("photo;tags;split\n0.jpg;a;train\n1.jpg;b;train\n2.jpg;a;val\n", {"2.jpg"}),
+        ("sep=;\nphoto;split;class\n0.jpg;train;a\n1.jpg;train;b\n2.jpg;val;a\n", {"2.jpg"}),
+        ("photo\tclass\tsplit\n0.jpg\ta\ttrain\n1.jpg\tb\ttrain\n2.jpg\ta\tval\n", {"2.jpg"}),
     ],
 )
 def test_a_split_column_decides_the_split(tmp_path, text, val):
@@ -416,6 +419,23 @@ def test_masks_in_folders_of_splits(tmp_path):
     assert {record["files"][f"val/{im['file_name']}"] for im in read_split(out, "val").images} == {
         *("test/2.jpg", "test/5.jpg"),
     }
+
+
+@pytest.mark.parametrize(("size", "values"), [((SIDE, SIDE), 2), ((SIDE, SIDE), 200), ((7, 9), 2)])
+def test_masks_below_the_folder_of_photos_are_labels_and_no_photos(tmp_path, size, values):
+    """Whatever `find_masks` takes them for: with many values, or with other sides than the photo's."""
+    root = semantic_set(tmp_path)
+    (tmp_path / "masks").rename(root / "masks")
+    (root / "masks" / "classes.txt").write_text("".join(f"class {i}\n" for i in range(200)))
+    save(root / "masks" / "p1.png", np.arange(size[0] * size[1]).reshape(size) % values)
+    if size != (SIDE, SIDE):
+        with pytest.raises(DataError, match=r"p1\.png: has 9 x 7 pixels, its photo 'p1\.jpg' has 20 x 20"):
+            imported(root, tmp_path, labels=root / "masks")
+        return
+    out, record = imported(root, tmp_path, labels=root / "masks")
+    assert record["labels"]["format"] == "semantic masks"
+    assert (record["used"], record["masks"]) == (6, 6)
+    assert len(list((out / "semantic").glob("*/*.png"))) == 6
 
 
 @pytest.mark.parametrize("seed", range(4))

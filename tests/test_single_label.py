@@ -15,6 +15,7 @@ from mlssl.study.expand import load
 from mlssl.study.settings import Data, Knn, Linear
 from mlssl.transfer import knn, linear
 from mlssl.transfer.metrics import single_label_scores
+from mlssl.transfer.needs import MISSING
 
 CPU = torch.device("cpu")
 
@@ -134,12 +135,12 @@ def _without(category):
         ("train2017", lambda a: [a[0] | {"iscrowd": 1}, *a[1:]], "none"),
     ],
 )
-@pytest.mark.parametrize("evaluator", [linear, knn])
-def test_an_image_without_exactly_one_category_is_refused(data, split, change, has, evaluator):
+@pytest.mark.parametrize("transfer", ["linear", "knn"])
+def test_an_image_without_exactly_one_category_is_refused(data, split, change, has, transfer):
     root = data_root(data)
     edit(root, split, lambda content: content | {"annotations": change(content["annotations"])})
     with pytest.raises(DataError, match=rf"{split}\.json: image '\d+\.png' has the categories {has}, but") as error:
-        evaluator.missing(read_split(root, "train2017"), read_split(root, "val2017"))
+        MISSING[transfer](read_split(root, "train2017"), read_split(root, "val2017"))
     assert not isinstance(error.value, MissingLabels)
 
 

@@ -73,6 +73,14 @@ def from_semantic(path: Path, files: Sequence[Path], photos: Names) -> LabelFile
     return LabelFile("semantic masks", categories, entries, classes=classes, splits=of_lists(path, photos.all))
 
 
+def masks_among(entries: Sequence[Entry], names: Sequence[str], folder: Path | None) -> dict[str, str]:
+    """Those of `names`, images below `folder`, that are semantic masks of the entries, and the photo of each."""
+    masks = {entry.labels.mask.resolve(): entry.names[-1] for entry in entries if entry.labels.mask is not None}
+    if folder is None or not masks:
+        return {}
+    return {name: masks[path] for name in names if (path := (folder / name).resolve()) in masks}
+
+
 def check_masks(photos: Mapping[str, PhotoLabels], classes: SemanticClasses, folder: Path) -> dict[str, np.ndarray]:
     """Photo -> bool C, the classes in its mask. Reads every mask; no photo is decoded.
 

@@ -93,6 +93,8 @@ def import_photos(
         denied = {name: reason for name, reason in denied.items() if name not in masks}
         names = [name for name in names if name not in masks]
         found = None if labels is None else read_labels(labels, names, folder=photos)
+        masks |= {} if found is None else found.own
+        names = [name for name in names if name not in masks]
         shown = check_masks(found.photos, found.classes, photos) if found and found.classes else None
         hidden = None if people is None or people == FACES else read_labels(people, names, max_missing=0)
         jobs = [

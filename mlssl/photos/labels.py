@@ -14,6 +14,7 @@ from mlssl.data.semantic import SemanticClasses
 from mlssl.errors import DataError
 from mlssl.photos.discover import read_label_file
 from mlssl.photos.formats import PhotoLabels
+from mlssl.photos.image_labels import masks_among
 from mlssl.photos.matching import Names, find_photos
 
 MAX_MISSING = 0.1
@@ -33,6 +34,8 @@ class Labels:
     """A sentence on each label whose photo is missing or ambiguous."""
     notes: list[str]
     """A sentence on each thing that was not read, or read as something that may surprise."""
+    own: dict[str, str] = field(default_factory=dict)
+    """Images in the folder of photos that are semantic masks of these labels, and no photos -> the photo's name."""
     exclusive: bool = False
     """Whether each photo has exactly one category."""
     classes: SemanticClasses | None = None
@@ -58,7 +61,8 @@ def read_labels(
     content = read_label_file(path, photos, folder)
     if not content.categories:
         raise DataError(f"{path}: has no category; label at least one object, or import without labels")
-    found, missing = find_photos(content, photos)
+    own = masks_among(content.entries, photos.all, folder)
+    found, missing = find_photos(content, Names(name for name in photos.all if name not in own) if own else photos)
     if not found or len(missing) > max_missing * len(content.entries):
         first = f"; the first: {missing[0]}" if missing else ""
         raise DataError(
@@ -74,6 +78,7 @@ def read_labels(
         found,
         missing,
         content.notes,
+        own,
         content.exclusive,
         content.classes,
         splits,
