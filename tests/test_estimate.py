@@ -251,7 +251,7 @@ def test_the_reference_rates_cover_the_default_study(loaded, monkeypatch):
     demo = study.load(ROOT / "config" / "demo.yaml")
     found = estimate.jobs(demo, rates.sources(Path("nowhere"), device="cpu"))
     assert all(job.seconds for job in found)
-    assert 10 < estimate.wall_clock(found, 2) / 60 < 40  # it took 23 minutes
+    assert 30 < estimate.wall_clock(found, 2) / 60 < 45  # 80 minutes of one core
 
 
 def test_measuring_takes_real_steps(loaded):
