@@ -84,6 +84,8 @@ def schema() -> dict[str, Any]:
     for mapping in ("methods", "ablations"):
         patterns = properties[mapping]["patternProperties"]
         patterns.update({name: {"anyOf": [section, {"type": "null"}]} for name, section in patterns.items()})
+    for mapping in ("transfers", "ablations"):
+        properties[mapping]["type"] = ["object", "null"]  # null removes all of them
     for section in definitions.values():
         section.pop("required", None)  # a study that extends another gives a part of a section
     complete = study.pop("required")
