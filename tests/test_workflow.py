@@ -144,7 +144,7 @@ def test_a_dry_run_takes_few_seconds_of_a_processor(tmp_path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
 
 
-ESTIMATE = "not counted: drawing or storing the images, tables and figures"
+ESTIMATE = "not counted: making or storing the images, tables and figures"
 
 
 @pytest.mark.parametrize(
