@@ -291,7 +291,7 @@ def test_the_reason_names_what_was_not_used(tmp_path):
     )
 
 
-# --- What is refused: one sentence, and the backbone stays as it is
+# --- What is refused: one sentence, and the backbone stays unchanged
 
 SHORT = {k: v for k, v in Q.items() if not k.startswith("layer4")}
 D = resnet(1, **POOLED).state_dict()

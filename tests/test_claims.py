@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from mlssl.claims.evaluate import NO_RESULT, NOT_IN_STUDY, evaluate
+from mlssl.claims.evaluate import NO_RESULT, NOT_IN_STUDY, Samples, evaluate
 from mlssl.claims.gains import gains
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.noise import noise
@@ -237,7 +237,7 @@ def test_gains_over_untrained_weights_are_paired_and_have_a_share(study_of):
     metrics, groups = simulate(
         study, {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}, images=0.5
     )
-    found = {gain.method: gain for gain in gains(study, metrics, groups)}
+    found = {gain.method: gain for gain in gains(Samples(study, metrics, groups))}
     assert list(found) == [method for method in study.axes()[COMPARE] if method != "random"]
     values = metrics[metrics["metric"] == "mAP"].set_index("run")["value"]
     by_seed = {
@@ -260,7 +260,7 @@ def test_gains_over_untrained_weights_are_paired_and_have_a_share(study_of):
 def test_without_results_or_untrained_weights_the_gains_are_empty(study_of):
     study = study_of()
     empty = pd.DataFrame(columns=["run", "protocol", "metric", "value", "status", "other_code", "wall_s"])
-    assert [gain.found for gain in gains(study, empty, None)] == [None] * 3
+    assert [gain.found for gain in gains(Samples(study, empty, None))] == [None] * 3
     _, _, printed = gains_table(study, empty)
     assert set(printed.iloc[0, 1:]) == {"–"}
     one = study_of(seeds=[0])
@@ -325,7 +325,7 @@ def test_levels_of_one_seed_do_not_hide_the_noise_of_the_others(study_of):
 def test_a_share_without_bounds_is_left_out(study_of):
     study = study_of(ceiling=True)
     metrics, _ = simulate(study, {(COMPARE, "random"): -4.0}, noise=4.0, seed=3)
-    share = next(gain.share for gain in gains(study, metrics, None) if gain.method == "mls")
+    share = next(gain.share for gain in gains(Samples(study, metrics, None)) if gain.method == "mls")
     assert share[1:] == (-math.inf, math.inf)
     assert gains_table(study, metrics)[2].loc[0, "mls"].endswith("n = 5")
 
@@ -365,7 +365,7 @@ def test_the_figure_of_gains_draws_floor_ceiling_and_intervals(study_of):
     metrics, groups = simulate(
         study, {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}, images=0.5
     )
-    found = gains(study, metrics, groups)
+    found = gains(Samples(study, metrics, groups))
     figure = gains_figure(study, found)
     ax = figure.axes[0]
     by_method = {gain.method: gain.found for gain in found}

@@ -116,7 +116,7 @@ def test_verdicts_gains_and_findings_are_those_of_the_claims(study):
         found = finding(samples, ablation.name)
         assert f"{ablation.name}: {ablation.finding}" == found.sentence
         assert found.sentence in text
-    own = {g.method: g for g in gains(study, metrics, groups) if g.score.protocol == "linear"}
+    own = {g.method: g for g in gains(Samples(study, metrics, groups)) if g.score.protocol == "linear"}
     assert [answer.name for answer in page.gain.answers] == ["moco_v2", "mls"]
     for answer in page.gain.answers:
         low, high = own[answer.name].found.interval()

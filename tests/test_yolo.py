@@ -103,7 +103,7 @@ def test_a_row_of_yolo_is_a_box_a_polygon_or_refused_with_the_row(tmp_path, valu
         assert made.segmentation == []
 
 
-def test_ids_of_tracks_are_told_from_the_whole_set(tmp_path):
+def test_ids_of_tracks_are_recognised_from_the_whole_set(tmp_path):
     rows = {"a.txt": "0 0.5 0.5 0.2 0.4 0.9 1\n", "c.txt": "0 0.5 0.5 0.2 0.4 0.9 1\n0 0.5 0.5 0.2 0.4 0.8 2\n"}
     labels = read_labels(write(tmp_path, {"classes.txt": "cup", **rows}), PHOTOS)
     assert [len(labels.photos[name].objects) for name in ("shop/a.jpg", "line/c.jpg")] == [1, 2]

@@ -38,7 +38,7 @@ def load(
 
     `prefix` chooses a network by hand (see `choose`). `where` and `prefix_setting` are the settings, or options,
     that give `path` and `prefix`; errors name them. 16-bit weights become those of the backbone's type.
-    Raises ConfigError, and leaves the backbone as it is, for a file that cannot be read, that has no network with
+    Raises ConfigError, and leaves the backbone unchanged, for a file that cannot be read, that has no network with
     all tensors of the backbone or several that may be meant, or whose weights are not finite.
     """
     content, wanted = read(path, where), needed(backbone)

@@ -19,7 +19,7 @@ import torch
 
 
 class Ignored:
-    """Stands for an object of another library, whose content is of no use here."""
+    """Placeholder for an object of another library, whose content is not used."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -29,14 +29,14 @@ class Ignored:
 
 
 class IgnoredDict:
-    """Stands for a class of dicts: makes an OrderedDict, whatever the arguments."""
+    """Replaces a class of dicts: makes an OrderedDict, whatever the arguments."""
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
 
 
 class IgnoredList:
-    """Stands for a class of lists: makes a list, whatever the arguments."""
+    """Replaces a class of lists: makes a list, whatever the arguments."""
 
     def __new__(cls, *_: Any) -> Any:
         return []
@@ -137,7 +137,7 @@ def allowed_in_torch() -> list[Callable | tuple[Callable, str]]:
 
 
 class Shape(dict):
-    """Stands for any object: takes items and state, and does nothing with them."""
+    """Placeholder for any object: takes items and state, and does nothing with them."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()

@@ -46,17 +46,26 @@ class Finding:
         return self.pair.found.interval(1 - (1 - LEVEL) / self.pairs)
 
     @property
-    def sentence(self) -> str:
-        """The finding, with difference, interval and n."""
+    def pair_text(self) -> str:
+        """The pair with difference, interval and n; empty without a pair."""
         if self.score is None or self.pair is None:
-            return f"{self.axis}: {self.word}"
+            return ""
         low, high = self.interval
         interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
         numbers = f"{self.pair.found.mean:+.1f}{interval} points of {self.score.title}, n = {self.pair.found.n}"
-        pair = f"{self.pair.better} against {self.pair.worse}: {numbers}"
-        if self.word == DIFFERENT:
-            return f"{self.axis}: {pair}"
-        return f"{self.axis}: {self.word}; largest, {pair}"
+        return f"{self.pair.better} against {self.pair.worse}: {numbers}"
+
+    @property
+    def text(self) -> str:
+        """The finding, without its axis."""
+        if not self.pair_text:
+            return self.word
+        return self.pair_text if self.word == DIFFERENT else f"{self.word}; largest, {self.pair_text}"
+
+    @property
+    def sentence(self) -> str:
+        """The axis and its finding."""
+        return f"{self.axis}: {self.text}"
 
 
 DIFFERENT = "different"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import pandas as pd
 
 from mlssl.analysis.outputs import Score
 from mlssl.claims.evaluate import Samples, paired_scores, share_of_the_way
 from mlssl.claims.paper import Level
 from mlssl.statistics.paired import Difference
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.expand import COMPARE
 
 
 @dataclass(frozen=True)
@@ -24,19 +23,30 @@ class Gain:
     share: tuple[float, float, float] | None
     """The gain as a share of the way from untrained (0) to supervised (1), with its interval; None without both."""
 
+    @property
+    def share_percent(self) -> tuple[float, float, float] | None:
+        """`share` in percent, for reading.
 
-def gains(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None) -> list[Gain]:
+        None without a share, and for one without bounds, where supervised training does not differ from
+        untrained weights. Its interval is NaN for one seed.
+        """
+        if self.share is None or math.isnan(self.share[0]) or any(map(math.isinf, self.share)):
+            return None
+        centre, low, high = self.share
+        return 100 * centre, 100 * low, 100 * high
+
+
+def gains(samples: Samples) -> list[Gain]:
     """All methods of the comparison but the untrained one, by every evaluator that is not below resolution.
 
-    `groups` has the columns of image_groups.tsv. Empty if the study compares no untrained weights.
+    Empty if the study compares no untrained weights.
     """
-    samples = Samples(study, metrics, groups)
     if samples.floor is None:
         return []
     found = []
     for score in samples.scores:
         floor = samples.get(samples.floor, score)
-        for method in study.axes()[COMPARE]:
+        for method in samples.axes[COMPARE]:
             level = Level(((COMPARE, method),))
             if level == samples.floor or not samples.expected(level, score):
                 continue

@@ -64,7 +64,7 @@ def write_figures(study: Study) -> None:
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
             elif name == GAINS:
-                figure = gains_figure(study, gains(study, metrics, groups))
+                figure = gains_figure(study, gains(samples))
             elif name == CLAIMS:
                 figure = claims(study, evaluate(study, metrics, groups))
             elif axis_of[name] == COMPARE:

@@ -58,9 +58,9 @@ def gain_text(gain: Gain) -> str:
     if gain.found is None:
         return ""
     text = f"{gain.found.mean:+.2f} points{ends(*gain.found.interval())}, n = {gain.found.n}"
-    if gain.share is None or not all(map(math.isfinite, gain.share)):
+    if gain.share_percent is None or gain.found.n < 2:
         return text
-    centre, low, high = (100 * value for value in gain.share)
+    centre, low, high = gain.share_percent
     return f"{text}; {centre:.0f} % of the way to training with labels{ends(low, high, digits=0)}"
 
 
@@ -84,20 +84,9 @@ def certainty(
 
 def axis_question(found: Sequence[Finding]) -> Question:
     """Which choices matter: one sentence per axis."""
-    answers = tuple(Answer(f.axis, pair_text(f), f.word, tone(f.word)) for f in found)
+    answers = tuple(Answer(f.axis, f.pair_text, f.word, tone(f.word)) for f in found)
     note = "Of each axis, the two levels that differ most clearly, or most."
     return Question("Which choices matter", answers, note)
-
-
-def pair_text(found: Finding) -> str:
-    """The sentence of a finding without its axis and its verdict."""
-    text = finding_text(found)
-    return "" if found.pair is None else text.removeprefix(f"{found.word}; largest, ")
-
-
-def finding_text(found: Finding) -> str:
-    """The sentence of a finding without its axis."""
-    return found.sentence.removeprefix(f"{found.axis}: ")
 
 
 def claim_question(rows: Sequence[Row]) -> Question:

@@ -49,7 +49,7 @@ def gather(study: Study) -> Page:
     samples = Samples(study, metrics, groups)
     unresolved = below_resolution(study, metrics)
     claims = evaluate(study, metrics, groups)
-    found_gains = gains(study, metrics, groups)
+    found_gains = gains(samples)
     findings = {axis: finding(samples, axis) for axis in answers.axes_of(samples)}
     return Page(
         name=study.name,
@@ -77,7 +77,7 @@ def gather(study: Study) -> Page:
         ablations=tuple(
             Ablation(
                 axis,
-                answers.finding_text(findings[axis]) if axis in findings else "one level alone",
+                findings[axis].text if axis in findings else "one level alone",
                 picture(study, stem(axis), axis, f"Scores over {axis}; the table beside it has the numbers."),
                 score_table(study, samples, axis, unresolved),
             )

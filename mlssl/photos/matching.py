@@ -98,7 +98,7 @@ class Names:
         return next((hits for level in LEVELS if (hits := self.of(name, level))), [])
 
     def is_photo(self, name: str) -> bool:
-        """Whether a name, as it is or with an omitted suffix, is that of a photo or of several."""
+        """Whether a name, exactly or with an omitted suffix, is that of a photo or of several."""
         name = plain(name)
         return any(level.key(name, strip=False) in self.known(level) for level in LEVELS)
 

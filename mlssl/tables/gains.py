@@ -8,7 +8,7 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import origin
 from mlssl.analysis.outputs import NONE, budget
-from mlssl.claims.evaluate import read_groups
+from mlssl.claims.evaluate import Samples, read_groups
 from mlssl.claims.gains import Gain, gains
 from mlssl.study.expand import Study
 from mlssl.tables.claims import RULES, number, numbers
@@ -16,7 +16,7 @@ from mlssl.tables.claims import RULES, number, numbers
 
 def gains_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """Caption, one row per evaluator and method, and one row per evaluator for reading."""
-    found = gains(study, metrics, read_groups(study))
+    found = gains(Samples(study, metrics, read_groups(study)))
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     text = (
         f"Gain over untrained weights. {about}. Pretraining: {budget(study)}. "
@@ -53,11 +53,9 @@ def cell(gain: Gain) -> str:
     if gain.found is None:
         return NONE
     text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
-    if gain.share is None:
+    if gain.share_percent is None:
         return text
-    centre, low, high = (100 * value for value in gain.share)
-    if math.isinf(low) or math.isinf(high) or math.isnan(centre):
-        return text
+    centre, low, high = gain.share_percent
     return f"{text}; {centre:.0f} %{ends(low, high, digits=0)}"
 
 

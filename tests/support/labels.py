@@ -20,10 +20,10 @@ def write(folder, files):
 
 def voc(name="cup", said=None, size=("100", "50"), box=(11, 11, 20, 20), extra=""):
     edges = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-    told = "" if said is None else f"<filename>{said}</filename>"
+    tag = "" if said is None else f"<filename>{said}</filename>"
     sides = f"<size><width>{size[0]}</width><height>{size[1]}</height></size>"
     return (
-        f"<annotation>{told}{sides}<object><name>{name}</name>{extra}<bndbox>{edges}</bndbox></object></annotation>"
+        f"<annotation>{tag}{sides}<object><name>{name}</name>{extra}<bndbox>{edges}</bndbox></object></annotation>"
     )
 
 
