@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -157,6 +158,12 @@ def test_a_dry_run_ends_with_an_estimate_of_the_cost(tmp_path, arguments):
     assert output.rstrip().endswith(ESTIMATE)
     assert output.count(ESTIMATE) == 1
     assert not (tmp_path / "results" / "tiny").exists()
+
+
+def test_the_readme_has_the_number_of_steps_of_the_tiny_study(tmp_path):
+    planned = re.search(r"^total +(\d+)$", snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n"), re.MULTILINE)
+    shown = re.search(r"^(\d+) of \1 steps \(100%\) done$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert planned.group(1) == shown.group(1)
 
 
 def test_the_estimate_is_a_target(tmp_path):
