@@ -351,7 +351,7 @@ def initial_id(config: Pretrain) -> str | None:
     """The identity of the initial weights, `-` if their file is gone; None for a random start."""
     if not config.init:
         return None
-    content = content_id(Path(config.init), CACHE)
+    content, _ = content_id(Path(config.init), CACHE)
     return content if content == "-" else weights_id(content, config.init_prefix)
 
 

@@ -218,7 +218,10 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     if file.transfer_data:
         transfer_source, more = identify(read_source(file.transfer_data, f"{path}: transfer_data"))
         changes += more
-    weights = {init: content_id(Path(init), CACHE) for init in initial_weights(file)}
+    weights = {}
+    for init in initial_weights(file):
+        weights[init], more = content_id(Path(init), CACHE)
+        changes += more
     return expand(file, path, source, transfer_source, weights, tuple(changes))
 
 
