@@ -119,7 +119,8 @@ def test_options_survive_whatever_a_name_begins_with(tmp_path, monkeypatch):
     ],
 )
 def test_files_of_ones_own_that_changed_are_named_once(load, tmp_path, edit, sentence):
-    for name, text in {"shop/0.jpg": "a", "shop/1.jpg": "b", "labels.csv": "0.jpg,cup\n", "start.pt": "weights"}.items():
+    files = {"shop/0.jpg": "a", "shop/1.jpg": "b", "labels.csv": "0.jpg,cup\n", "start.pt": "weights"}
+    for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     photos = {"photos": {"folder": "shop", "labels": "labels.csv", "deny": "deny.txt"}}

@@ -98,7 +98,8 @@ def fingerprint(
 def content_id(path: Path, cache: Path) -> tuple[str, list[str]]:
     """The digest of a file or of a folder of files, and sentences on what has changed since the cache's last state.
 
-    The digest is `-` if there is nothing. There are no sentences the first time. Raises DataError if it cannot be read.
+    The digest is `-` if there is nothing. There are no sentences the first time. Raises DataError if something cannot be
+    read.
     """
     path = Path(os.path.abspath(path))
     key = f"{path.name}/" if path.is_dir() else path.name
