@@ -98,7 +98,7 @@ def fingerprint(
 def content_id(path: Path, cache: Path) -> tuple[str, list[str]]:
     """The digest of a file or of a folder of files, and sentences on what has changed since the cache's last state.
 
-    The digest is `-` if there is nothing; the first time there are no sentences. Raises DataError if it is unreadable.
+    The digest is `-` if there is nothing. The first time there are no sentences. Raises DataError if unreadable.
     """
     path = Path(os.path.abspath(path))
     key = f"{path.name}/" if path.is_dir() else path.name
