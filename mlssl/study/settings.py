@@ -267,7 +267,7 @@ class Dense:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
+    shrinkages: Annotated[tuple[Share, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the regularisation of the covariance, relative to its mean variance."""
 
 
