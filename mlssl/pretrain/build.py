@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.checkpoints.load import load
+from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.method import Method
 from mlssl.runtime.device import gains_from_bf16
@@ -17,6 +19,7 @@ from mlssl.runtime.precision import run_in_bf16
 from mlssl.seeds import seed_of
 from mlssl.study.methods import load_class, resolve
 from mlssl.study.settings import Pretrain
+from mlssl.study.validation import plain
 
 
 def build_method(
@@ -32,11 +35,7 @@ def build_method(
     bool N x C. `notes` receives `init`: which network of that file was loaded, and why.
     """
     torch.manual_seed(seed_of(config.seed, "backbone"))
-    backbone = create_backbone(config.backbone, zero_init_residual=config.zero_init_residual)
-    if config.init is not None:
-        loaded = load(backbone, Path(config.init), config.init_prefix)
-        if notes is not None:
-            notes["init"] = str(loaded)
+    backbone = initial_backbone(config, notes)
     torch.manual_seed(seed_of(config.seed, "heads"))
     method: nn.Module = backbone
     if config.target is not None:
@@ -45,6 +44,39 @@ def build_method(
         method = cls(backbone, *([labels] if config.supervised else []), **params)
     method.to(device).to(memory_format=torch.channels_last).train()
     return method, backbone
+
+
+def initial_backbone(
+    config: Pretrain,
+    notes: dict[str, Any] | None = None,
+    where: str = "init",
+    prefix_setting: str = "init_prefix",
+) -> nn.Module:
+    """The backbone that a run starts from: random, or from the file `init`; see `build_method` for `notes`.
+
+    Errors call the settings of the file and of the network in it `where` and `prefix_setting`.
+    Raises ConfigError if mlssl wrote that file for weights with another preprocessing than the run's.
+    """
+    preprocessing = plain(config.init_preprocessing)
+    backbone = create_backbone(
+        config.backbone, zero_init_residual=config.zero_init_residual, preprocessing=preprocessing
+    )
+    if config.init is None:
+        return backbone
+    loaded = load(backbone, Path(config.init), config.init_prefix, where=where, prefix_setting=prefix_setting)
+    if loaded.own is not None and (theirs := loaded.own["config"].get("init_preprocessing")) != preprocessing:
+        raise ConfigError(
+            f"{where}: {config.init}: was written for preprocessing {_words(theirs)}, but the run has "
+            f"{_words(preprocessing)}; give what the file was written for"
+        )
+    if notes is not None:
+        notes["init"] = str(loaded)
+        notes["init_preprocessing"] = preprocessing
+    return backbone
+
+
+def _words(preprocessing: dict[str, Any] | None) -> str:
+    return json.dumps(preprocessing) if preprocessing else "null, this suite's own"
 
 
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:

@@ -352,7 +352,7 @@ def initial_id(config: Pretrain) -> str | None:
     if not config.init:
         return None
     content, _ = content_id(Path(config.init), CACHE)
-    return content if content == "-" else weights_id(content, config.init_prefix)
+    return content if content == "-" else weights_id(content, config.init_prefix, config.init_preprocessing)
 
 
 def identified(config: Pretrain) -> Pretrain:

@@ -8,7 +8,7 @@ import typing
 from typing import Annotated, Any
 
 from mlssl.digest import digest_of
-from mlssl.study.settings import Config, Kind, Pretrain
+from mlssl.study.settings import Config, Kind, Preprocessing, Pretrain
 from mlssl.study.validation import hints, plain
 
 
@@ -44,9 +44,13 @@ def read_of_data(config: Config) -> tuple[str, ...]:
     return ("short_side", "images_id", "data_id") if config.supervised else ("short_side", "images_id")
 
 
-def weights_id(content: str, prefix: str | None) -> str:
-    """The identity of initial weights: of their file's content, and of the network in it that is chosen by hand."""
-    return content if prefix is None else f"{content}:{prefix.removesuffix('.')}"
+def weights_id(content: str, prefix: str | None, preprocessing: Preprocessing | None = None) -> str:
+    """The identity of initial weights: of their file's content, of the network in it that is chosen by hand, and of
+    their preprocessing where it is not this suite's."""
+    named = content if prefix is None else f"{content}:{prefix.removesuffix('.')}"
+    if preprocessing is None or preprocessing == Preprocessing():
+        return named
+    return f"{named}:{digest_of(plain(preprocessing))[:8]}"
 
 
 def run_digest(config: Pretrain) -> str:
@@ -56,7 +60,7 @@ def run_digest(config: Pretrain) -> str:
 
 def run_name(config: Pretrain, digest: str, seed: int) -> str:
     """The class of the method, the digest and the seed: `mls-1a2b3c4d-s0`."""
-    cls = config.target.rpartition(".")[2] if config.target else "untrained"
+    cls = config.target.rpartition(".")[2] if config.target else "weights" if config.init_id else "untrained"
     return f"{re.sub('[^a-z0-9]', '', cls.lower())}-{digest[:8]}-s{seed}"
 
 

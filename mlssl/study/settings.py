@@ -127,6 +127,23 @@ class Views:
 
 
 @settings
+class Preprocessing:
+    """How published weights were trained, which their tensors do not show: a wrong one loads without an error."""
+
+    mean: tuple[float, float, float] | None = None
+    """Per channel, in the order of `channels` and in the unit of `pixel_range`; null: ImageNet's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Standard deviation per channel, as `mean`; null: ImageNet's."""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """Order of the input's channels."""
+    pixel_range: Literal[1, 255] = 1
+    """Value of a white pixel before the mean is subtracted."""
+    stride_in_1x1: bool = False
+    """Whether the blocks of a ResNet have their stride in the first 1x1 convolution (MSRA, caffe) and not in the
+    3x3 (torchvision, timm)."""
+
+
+@settings
 class Pretrain:
     """One pretraining run."""
 
@@ -149,8 +166,10 @@ class Pretrain:
     init_prefix: Annotated[str | None, PLACE] = None
     """Start of the names of the network in that file, as `module.encoder_q.`, where it holds several; null takes
     the one that papers evaluate (see docs/checkpoints.md)."""
+    init_preprocessing: Annotated[Preprocessing | None, PLACE] = None
+    """How the weights in that file were trained; null: as this suite trains."""
     init_id: str | None = None
-    """Identity of that file and prefix; null: a digest of its content."""
+    """Identity of that file, prefix and preprocessing; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -192,6 +211,8 @@ class Pretrain:
     def _prefix_of_a_file(self) -> typing.Self:
         if self.init_prefix is not None and self.init is None:
             raise ValueError("init_prefix names a network in the file of init; give init too, or set it to null")
+        if self.init_preprocessing is not None and self.init is None:
+            raise ValueError("init_preprocessing is that of the weights in init; give init too, or set it to null")
         return self
 
     def total_steps(self, images: int) -> int:
@@ -548,6 +569,25 @@ class Method:
     """Parameters of its constructor."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of the study's `pretrain` for this method."""
+    weights: Annotated[Path_ | None, PLACE] = None
+    """File of weights, own or published, that are evaluated as they are, without training."""
+    prefix: Annotated[str | None, PLACE] = None
+    """Start of the names of the network in that file, where it holds several (see `pretrain.init_prefix`)."""
+    preprocessing: Preprocessing | None = None
+    """How those weights were trained; null: as this suite trains."""
+
+    @model_validator(mode="after")
+    def _evaluated_as_they_are(self) -> typing.Self:
+        if self.weights is None and (self.prefix is not None or self.preprocessing is not None):
+            raise ValueError("prefix and preprocessing are those of weights; give weights too")
+        if self.weights is not None and self.target is not None:
+            raise ValueError(
+                "weights are evaluated without training, and target trains; leave one out, or start the training "
+                "from them with pretrain: {init: …}"
+            )
+        if self.weights is not None and any(key.startswith("init") for key in self.pretrain):
+            raise ValueError("weights and pretrain.init both name a file; give one")
+        return self
 
 
 @settings
