@@ -42,6 +42,8 @@ DENSE = {
     "segmentation": ["size", "output_stride", "head_channels"],
 }
 """Settings that change the cost of an image in a transfer that trains all layers."""
+HEADS = {"detection": "2fc", "segmentation": "fcn"}
+"""The head of rates whose key names none."""
 PROBES = {
     "linear": ["size"],
     "knn": ["size"],
@@ -78,7 +80,9 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
         crop, batch = config["views"]["crop"], config["batch_size"]
         return f"pretrain {config['target']}, {backbone}, crop {crop}, batch {batch}, {config['precision']}"
     if stage in (DENSE | PROBES):
-        return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in (DENSE | PROBES)[stage])
+        settings = [f"{name} {config[name]}" for name in (DENSE | PROBES)[stage]]
+        other_head = config.get("head", HEADS.get(stage)) != HEADS.get(stage)
+        return ", ".join([stage, backbone, *settings, *([f"head {config['head']}"] if other_head else [])])
     own = {name: value for name, value in config.items() if name != "data"}
     return f"{stage}, {backbone}, settings {digest_of(own)}"
 
