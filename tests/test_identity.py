@@ -84,7 +84,13 @@ RENAMES = {
         "lr": 0.1,
         "sgd_momentum": 0.8,
         "weight_decay": 0,
+        "decay_norm_and_bias": False,
+        "optimiser": "lars",
+        "trust": 0.02,
+        "predictor_lr": 10,
+        "predictor_schedule": "constant",
         "warmup": 0.1,
+        "each_view": [{}, {"blur_p": 0.1}],
         "batch_norm": "local",
         "precision": "fp32",
     },
@@ -101,6 +107,10 @@ RENAMES = {
         "blur_sigma": [0.1, 1],
         "blur_p": 0,
         "flip_p": 0,
+        "solarise_p": 0.1,
+        # Of a later view alone.
+        "overlap": {"each_view": [{}, {"overlap": 0.1}]},
+        "overlap_view": {"each_view": [{}, {}, {"overlap": 0.1, "overlap_view": 2}]},
     },
     Linear: {
         "size": 64,
@@ -219,7 +229,7 @@ ROWS = [
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
     changes = value if field in ("steps", "init_prefix", "init_preprocessing") else {field: value}
     if cls is Views:
-        cls, changes = Pretrain, {"views": changes}
+        cls, changes = Pretrain, value if field.startswith("overlap") else {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"
     assert (digest(cls, **changes) != digest(cls)) == (outcome == "renames")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.optim import Lars
 from torch import Tensor, nn
 
 from mlssl.checkpoints.load import load
@@ -80,12 +81,44 @@ def _words(preprocessing: dict[str, Any] | None) -> str:
 
 
 def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum and weight decay on all trainable parameters (MoCo-v2's recipe)."""
-    trained = [p for p in method.parameters() if p.requires_grad]
-    groups = [{"params": trained}]  # the list may be empty: a backbone without weights
-    return torch.optim.SGD(
-        groups, lr=config.lr, momentum=config.sgd_momentum, weight_decay=config.weight_decay, fused=True
-    )
+    """The optimiser of all trainable parameters: by default SGD with momentum and weight decay (MoCo-v2's recipe).
+
+    Raises ConfigError for settings of a predictor with a method that has none.
+    """
+    groups = parameter_groups(config, method)
+    shared = {"lr": config.lr, "momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    if config.optimiser == "lars":  # timm's does not adapt the rate of a group without weight decay
+        return Lars(groups, **shared, trust_coeff=config.trust)
+    return torch.optim.SGD(groups, **shared, fused=True)
+
+
+def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters by weight decay and learning rate; one group, perhaps empty, where all have the same.
+
+    A group of the predictor has `lr_factor` and `constant`, which `set_learning_rate` reads.
+    """
+    of_predictor = config.predictor_lr != 1 or config.predictor_schedule == "constant"
+    if of_predictor and not any(name == "predictor" for name, _ in method.named_children()):
+        raise ConfigError(
+            f"predictor_lr and predictor_schedule: {type(method).__name__} has no predictor; leave both out for it"
+        )
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            own_rate = of_predictor and name.startswith("predictor.")
+            decayed = config.decay_norm_and_bias or parameter.dim() > 1
+            groups.setdefault((own_rate, decayed), []).append(parameter)
+    rate = {"lr_factor": config.predictor_lr, "constant": config.predictor_schedule == "constant"}
+    return [
+        {"params": members, **(rate if own_rate else {}), **({} if decayed else {"weight_decay": 0.0})}
+        for (own_rate, decayed), members in groups.items()
+    ] or [{"params": []}]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
+    """Set the rate of all groups of `build_optimizer` to `lr`, that of the schedule, whose largest value is `peak`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("lr_factor", 1) * (peak if group.get("constant") else lr)
 
 
 def precision(config: Pretrain, device: torch.device) -> str:

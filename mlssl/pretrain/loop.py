@@ -22,7 +22,7 @@ from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.method import Diagnoses, RecordsLabels
-from mlssl.pretrain.build import build_method, build_optimizer, precision, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, precision, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
 from mlssl.pretrain.records import record_steps
@@ -37,7 +37,7 @@ from mlssl.runtime.device import facts
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run, weights_id
-from mlssl.study.methods import is_supervised, resolve
+from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
 
@@ -216,7 +216,7 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     with progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
-            set_learning_rate(training.optimizer, lr)
+            set_learning_rate(training.optimizer, lr, config.lr)
             losses = step(method, training.optimizer, views[at], at / total)
             if at + 1 < total:
                 views.prepare(at + 1)
@@ -261,11 +261,6 @@ def progress_bar(run: Run, *, shown: bool) -> tqdm:
         mininterval=2,
         smoothing=0.05,
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def save(run: Run, writer: RunWriter | None) -> None:
@@ -360,6 +355,7 @@ def identified(config: Pretrain) -> Pretrain:
 
     Missing identities are computed from the content.
     """
+    check_views(config.target, len(config.each_view), "pretrain")
     init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)

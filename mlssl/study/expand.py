@@ -20,7 +20,7 @@ from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.methods import check_common, is_supervised, resolve
+from mlssl.study.methods import check_common, check_views, is_supervised, resolve
 from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
 from mlssl.study.settings import (
     RESOLVED,
@@ -417,6 +417,7 @@ def expand_runs(
             raise ConfigError(
                 f"{where}: {method.target} trains with labels, and data has none; leave the method out"
             )
+        check_views(first.target, len(first.each_view), f"{where}.pretrain")
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
         if method.target and is_transformer(first.backbone):

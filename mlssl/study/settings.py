@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import typing
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlssl.ranges import (
@@ -48,6 +49,16 @@ class Kind(Enum):
 
 
 OPERATION, PLACE, LABEL = Kind.OPERATION, Kind.PLACE, Kind.LABEL
+
+
+class Added(Enum):
+    """Marks a setting of the experiment that was declared after results had been named."""
+
+    LATER = "later"
+    """It names a run only where it differs from its default, which is what was done before."""
+
+
+LATER = Added.LATER
 
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """No conversion between texts, truth values and numbers; no unknown keys; no infinite numbers."""
@@ -124,6 +135,29 @@ class Views:
     """Of a Gaussian blur."""
     flip_p: Probability = 0.5
     """Of a horizontal flip."""
+    solarise_p: Annotated[Probability, LATER] = 0.0
+    """Of solarising after the blur: values of at least half the range are inverted."""
+    overlap: Annotated[Probability, LATER] = 0.0
+    """Least share of the crop that lies in an earlier view's crop, `overlap_view`; redrawn at most ten times."""
+    overlap_view: Annotated[Count, LATER] = 1
+    """Which view, counted from 1."""
+
+
+def _view_changes(values: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in fields(Views)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key '{key}'; known are {', '.join(known)}")
+    try:
+        found = TypeAdapter(Views).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{first['loc'][0]}: {first['input']!r} is not allowed; {first['msg']}") from None
+    return {key: getattr(found, key) for key in values}
+
+
+ViewChanges = Annotated[dict[str, Any], AfterValidator(_view_changes)]
+"""Settings of `views` that differ for one view."""
 
 
 @settings
@@ -179,15 +213,29 @@ class Pretrain:
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per optimiser step, over all GPUs."""
     lr: Positive = 0.3
-    """Learning rate of SGD at its peak; it falls to zero along a cosine."""
+    """Learning rate at its peak; it falls to zero along a cosine."""
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD; the momentum of a key encoder is a parameter of the method."""
+    """Momentum of SGD and of LARS; the momentum of a key encoder is a parameter of the method."""
     weight_decay: NotNegative = 1e-4
-    """Of all weights, norm layers and biases included, as in MoCo."""
+    """Of all weights, norm layers and biases included, as in MoCo; see `decay_norm_and_bias`."""
+    decay_norm_and_bias: Annotated[bool, LATER] = True
+    """Whether weight decay is of norm layers and biases too, that is, of parameters with one dimension."""
+    optimiser: Annotated[Literal["sgd", "lars"], LATER] = "sgd"
+    """`sgd`, SGD with momentum, or `lars`, which scales the step of each decayed weight by |w| over the length of its
+    gradient (arXiv 1708.03888), as recipes for large batches do."""
+    trust: Annotated[Positive, LATER] = 1e-3
+    """Trust coefficient of LARS; unused by SGD."""
+    predictor_lr: Annotated[Positive, LATER] = 1.0
+    """Learning rate of the method's `predictor`, as a multiple of that of all other weights."""
+    predictor_schedule: Annotated[Literal["cosine", "constant"], LATER] = "cosine"
+    """`cosine` as all other weights; `constant` stays at `lr` times `predictor_lr` all along (SimSiam)."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run in which the learning rate rises linearly from zero."""
     views: Views = Field(default_factory=Views)
     """The augmentation."""
+    each_view: Annotated[tuple[ViewChanges, ...], Field(min_length=2), LATER] = ({}, {})
+    """One mapping per view that the method takes, in order: the settings of `views` that differ for it. More than
+    two, of other sizes, for a method that takes more (multi-crop)."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
@@ -214,6 +262,20 @@ class Pretrain:
         if self.init_preprocessing is not None and self.init is None:
             raise ValueError("init_preprocessing is that of the weights in init; give init too, or set it to null")
         return self
+
+    @model_validator(mode="after")
+    def _overlap_with_an_earlier_view(self) -> typing.Self:
+        for number, view in enumerate(self.view_set(), start=1):
+            if view.overlap and view.overlap_view >= number:
+                raise ValueError(
+                    f"each_view: view {number} has overlap {view.overlap:g} with view {view.overlap_view}, "
+                    "which is drawn later or is itself; give overlap to a later view alone"
+                )
+        return self
+
+    def view_set(self) -> tuple[Views, ...]:
+        """The augmentation of each view that the method takes."""
+        return tuple(replace(self.views, **changes) for changes in self.each_view)
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the run over `images` training images (incomplete batches are dropped)."""
