@@ -173,8 +173,9 @@ class Pretrain:
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
     ranks (MoCo)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 on devices that are faster with it, else fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Of the encoders. `auto` is bf16 on devices with hardware for it, fp16 with loss scaling on older GPUs with
+    tensor cores (V100, T4), else fp32. `tf32` lets a GPU round the factors of all float32 products to 11 bits."""
     log_every: Annotated[Count, OPERATION] = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
     label_records: Annotated[int, Field(ge=0), OPERATION] = 20
