@@ -14,9 +14,9 @@ from mlssl.checkpoints.load import load
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.method import Method
-from mlssl.runtime.device import gains_from_bf16
+from mlssl.runtime.device import set_float32_products
 from mlssl.runtime.parallel import parallel
-from mlssl.runtime.precision import run_in_bf16
+from mlssl.runtime.precision import REDUCED, effective, run_under_autocast
 from mlssl.seeds import seed_of
 from mlssl.study.methods import load_class, resolve
 from mlssl.study.settings import Pretrain
@@ -93,7 +93,7 @@ def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimize
 
 
 def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters by weight decay and learning rate; one group, perhaps empty, where all have the same.
+    """The trainable parameters by weight decay and learning rate; one group, perhaps empty, if all have the same.
 
     A group of the predictor has `lr_factor` and `constant`, which `set_learning_rate` reads.
     """
@@ -116,24 +116,30 @@ def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
-    """Set the rate of all groups of `build_optimizer` to `lr`, that of the schedule, whose largest value is `peak`."""
+    """Set the rate of all groups of `build_optimizer` to `lr` of the schedule; its largest value is `peak`."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("lr_factor", 1) * (peak if group.get("constant") else lr)
 
 
 def precision(config: Pretrain, device: torch.device) -> str:
-    """`fp32` or `bf16`: as configured; `auto` is bf16 if the device has hardware for it."""
-    if config.precision == "auto":
-        return "bf16" if gains_from_bf16(device) else "fp32"
-    return config.precision
+    """The precision of a run on this device: `fp32`, `tf32`, `bf16` or `fp16` (see `runtime.precision`)."""
+    return effective(config.precision, device)[0]
+
+
+def build_scaler(config: Pretrain, device: torch.device) -> torch.amp.GradScaler | None:
+    """For `fp16`, whose gradients would underflow: scales the loss. None for other precisions."""
+    return torch.amp.GradScaler(device.type) if precision(config, device) == "fp16" else None
 
 
 def prepare_method(config: Pretrain, method: nn.Module, device: torch.device) -> Method:
     """The method as the training step calls it: encoders in the run's precision, the batch shared by the ranks.
 
-    Similarities and losses stay in float32. Raises ConfigError for a class that is no method.
+    Similarities and losses stay in float32, whose products on a GPU are set for this process: exact, or TF32 with
+    `tf32`. Raises ConfigError for a class that is no method.
     """
-    if precision(config, device) == "bf16":
+    chosen = precision(config, device)
+    set_float32_products(tf32=chosen == "tf32")
+    if chosen in REDUCED:
         for encoder in method.get_submodule("encoders").children():
-            run_in_bf16(encoder, device)
+            run_under_autocast(encoder, device, REDUCED[chosen])
     return parallel(method, config.batch_norm, device)

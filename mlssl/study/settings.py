@@ -221,8 +221,8 @@ class Pretrain:
     decay_norm_and_bias: Annotated[bool, LATER] = True
     """Whether weight decay is of norm layers and biases too, that is, of parameters with one dimension."""
     optimiser: Annotated[Literal["sgd", "lars"], LATER] = "sgd"
-    """`sgd`, SGD with momentum, or `lars`, which scales the step of each decayed weight by |w| over the length of its
-    gradient (arXiv 1708.03888), as recipes for large batches do."""
+    """`sgd`, SGD with momentum, or `lars`, which scales the step of each decayed weight by |w| over the length of
+    its gradient (arXiv 1708.03888), as recipes for large batches do."""
     trust: Annotated[Positive, LATER] = 1e-3
     """Trust coefficient of LARS; unused by SGD."""
     predictor_lr: Annotated[Positive, LATER] = 1.0
@@ -240,8 +240,9 @@ class Pretrain:
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
     ranks (MoCo)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 on devices that are faster with it, else fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Of the encoders. `auto` is bf16 on devices with hardware for it, fp16 with loss scaling on older GPUs with
+    tensor cores (V100, T4), else fp32. `tf32` lets a GPU round the factors of all float32 products to 11 bits."""
     log_every: Annotated[Count, OPERATION] = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
     label_records: Annotated[int, Field(ge=0), OPERATION] = 20
