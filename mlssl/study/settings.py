@@ -406,18 +406,18 @@ class Detection:
     """Mask R-CNN, all layers trained; config/protocols has the settings of published protocols."""
 
     data: Data
-    head: Literal["2fc", "4conv1fc", "res5"] = "2fc"
+    head: Annotated[Literal["2fc", "4conv1fc", "res5"], LATER] = "2fc"
     """The box head: `2fc` and `4conv1fc` on an FPN, without norm and with batch norm in box and mask head;
     `res5`, the backbone's last stage and a batch norm, on the map before it (C4), without an FPN."""
     size: Pixels = 800
     """Short side in pixels; the long side is at most 5/3 of it."""
-    train_sizes: Annotated[tuple[Pixels, ...], EACH_ONCE] = ()
+    train_sizes: Annotated[tuple[Pixels, ...], EACH_ONCE, LATER] = ()
     """Short sides in training, one drawn for each image; empty: `size`."""
     iterations: Count = 90_000
     """Optimiser steps."""
     batch_size: Count = 16
     """Images per optimiser step, over all GPUs."""
-    aspect_groups: bool = False
+    aspect_groups: Annotated[bool, LATER] = False
     """Whether the images of a batch are all wider than high, or all not, so that they are padded less."""
     lr: Positive = 0.02
     """Learning rate of SGD before the first milestone."""
@@ -425,13 +425,13 @@ class Detection:
     """Shares of the run after which the learning rate falls tenfold."""
     warmup_iterations: Annotated[int, Field(ge=0)] = 1000
     """Steps in which the learning rate rises linearly."""
-    warmup_factor: Probability | None = None
+    warmup_factor: Annotated[Probability | None, LATER] = None
     """Share of the learning rate at iteration 0; null: one step of the rise."""
     weight_decay: NotNegative = 1e-4
     """Of all weights that are trained."""
-    norm_weight_decay: NotNegative | None = None
+    norm_weight_decay: Annotated[NotNegative | None, LATER] = None
     """Of the weights and biases of norm layers; null: `weight_decay`."""
-    precise_bn: Annotated[int, Field(ge=0)] = 0
+    precise_bn: Annotated[int, Field(ge=0), LATER] = 0
     """Training batches whose mean statistics the batch norms use at test; 0: their running averages."""
     fpn_channels: Count = 256
     """Channels of the feature pyramid."""
@@ -439,28 +439,28 @@ class Detection:
     """Width of the fully connected layers of the box head."""
     mask_head_layers: Count = 4
     """Convolutions of the mask head on an FPN."""
-    initial_heads: Literal["torchvision", "detectron2"] = "torchvision"
+    initial_heads: Annotated[Literal["torchvision", "detectron2"], LATER] = "torchvision"
     """Whose distributions the heads' fully connected and last layers are drawn from."""
-    masks: bool = True
+    masks: Annotated[bool, LATER] = True
     """Train and score masks, if every object has one; without them it is Faster R-CNN."""
-    smooth_l1_beta: NotNegative = 1 / 9
+    smooth_l1_beta: Annotated[NotNegative, LATER] = 1 / 9
     """Below this error the losses of boxes are quadratic; 0 is the L1 loss."""
-    roi_aligned: bool = False
+    roi_aligned: Annotated[bool, LATER] = False
     """Whether RoIAlign shifts regions by half a cell, so that its samples lie on the pixels' centres."""
-    roi_samples: Annotated[int, Field(ge=0)] = 2
+    roi_samples: Annotated[int, Field(ge=0), LATER] = 2
     """Samples per bin and direction in RoIAlign; 0: one per cell of the map."""
-    candidates: tuple[Count, Count] | None = None
+    candidates: Annotated[tuple[Count, Count] | None, LATER] = None
     """Best-scored anchors of each map before non-maximum suppression, in training and at test; null: twice
     `proposals`, and `proposals`."""
     proposals: Count = 1000
     """Region proposals kept per image, after non-maximum suppression."""
-    test_proposals: Count | None = None
+    test_proposals: Annotated[Count | None, LATER] = None
     """The same at test; null: `proposals`."""
     rois_per_image: Count = 512
     """Proposals sampled per image to train the heads."""
-    train_difficult: bool = False
+    train_difficult: Annotated[bool, LATER] = False
     """Whether objects marked difficult (Pascal VOC) are trained on; they are never scored."""
-    metric: Literal["coco", "voc07", "voc10"] = "coco"
+    metric: Annotated[Literal["coco", "voc07", "voc10"], LATER] = "coco"
     """Average precision: `coco`, COCO's; `voc07`, Pascal VOC's at 11 points of recall, and `voc10`, at all of them,
     both with COCO's ten overlaps."""
     eval_images: Count | None = None
@@ -479,20 +479,19 @@ class Segmentation:
     categories. config/protocols has the settings of published protocols."""
 
     data: Data
-    head: Literal["fcn", "fcn_d8", "psp"] = "fcn"
+    head: Annotated[Literal["fcn", "fcn_d8", "psp"], LATER] = "fcn"
     """`fcn`: one 3x3 convolution. `fcn_d8`: two, concatenated with the backbone's map by a third (DenseCL's).
-    `psp`:
-    pyramid pooling (PSPNet)."""
+    `psp`: pyramid pooling (PSPNet)."""
     size: Pixels = 512
     """Side of the training crops in pixels; scores are taken at full resolution."""
-    crop_width: Pixels | None = None
+    crop_width: Annotated[Pixels | None, LATER] = None
     """Width of the training crops, if it is not `size`; needs `scale`."""
-    scale: tuple[Pixels, Pixels] | None = None
+    scale: Annotated[tuple[Pixels, Pixels] | None, LATER] = None
     """Long and short side within which an image is resized, its aspect ratio kept; in training 0.5 to 2 times as
     large. null: images are resized to squares of `size`."""
-    largest_class: Share = 1.0
+    largest_class: Annotated[Share, LATER] = 1.0
     """Largest share of one class among a crop's labelled pixels; up to 10 crops are drawn to stay below it."""
-    photometric: bool = False
+    photometric: Annotated[bool, LATER] = False
     """Whether brightness, contrast, saturation and hue are distorted at random, as in SSD."""
     iterations: Count = 40_000
     """Optimiser steps."""
@@ -500,7 +499,7 @@ class Segmentation:
     """Images per optimiser step, over all GPUs."""
     lr: Positive = 0.01
     """Learning rate of SGD at the start; it falls polynomially."""
-    lr_floor: NotNegative = 0.0
+    lr_floor: Annotated[NotNegative, LATER] = 0.0
     """Learning rate to which it falls."""
     weight_decay: NotNegative = 5e-4
     """Of all weights that are trained."""
@@ -508,15 +507,15 @@ class Segmentation:
     """Input pixels per cell of the backbone's last map."""
     head_channels: Annotated[int, Field(ge=4)] = 256
     """Channels of the head."""
-    auxiliary_weight: NotNegative = 0.0
+    auxiliary_weight: Annotated[NotNegative, LATER] = 0.0
     """Weight of the loss of an auxiliary FCN head on the third stage; 0: no such head."""
-    test: Literal["square", "whole", "slide"] = "square"
+    test: Annotated[Literal["square", "whole", "slide"], LATER] = "square"
     """Input at test: `square`, size x size; `whole`, the image within `scale`; `slide`, crops of `size` of that."""
-    slide_stride: Pixels | None = None
+    slide_stride: Annotated[Pixels | None, LATER] = None
     """Pixels between two crops of `slide`; null: two thirds of `size`."""
-    align_corners: bool = False
+    align_corners: Annotated[bool, LATER] = False
     """Whether logits are upsampled with the corners' centres on each other."""
-    mean_over: Literal["labelled", "all"] = "labelled"
+    mean_over: Annotated[Literal["labelled", "all"], LATER] = "labelled"
     """Pixels that the sum of the losses is divided by; `all` counts those without a class (mmsegmentation 0.x)."""
     eval_images: Count | None = None
     """Evaluate on this number of validation images, the first ones; null takes all."""
