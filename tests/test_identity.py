@@ -58,7 +58,7 @@ BASE = {
     Regions: {"data": DATA},
     Correspondence: {"data": DATA},
     Detection: {"data": DATA},
-    Segmentation: {"data": DATA},
+    Segmentation: {"data": DATA, "scale": [96, 96]},
     PseudoLabels: {"data": DATA},
 }
 FROZEN = {
@@ -147,7 +147,18 @@ RENAMES = {
         "eval_images": 5,
     },
     Segmentation: {
+        "head": "psp",
         "size": 64,
+        "crop_width": 64,
+        "scale": [64, 64],
+        "largest_class": 0.5,
+        "photometric": True,
+        "lr_floor": 0.001,
+        "auxiliary_weight": 0.4,
+        "test": "whole",
+        "slide_stride": 64,
+        "align_corners": True,
+        "mean_over": "all",
         "iterations": 5,
         "batch_size": 8,
         "lr": 0.1,
