@@ -34,7 +34,10 @@ ALLOWED = {
     "mlssl/photos": LEAVES | {"mlssl.photos", "mlssl.data"},
     "mlssl/pretrain": LEAVES
     | {"mlssl.pretrain", "mlssl.checkpoints", "mlssl.data", "mlssl.parts", "mlssl.runtime", "mlssl.tensors"}
-    | {f"mlssl.study.{name}" for name in ("settings", "methods", "identity", "sources", "fingerprint", "code")},
+    | {
+        f"mlssl.study.{name}"
+        for name in ("settings", "methods", "identity", "sources", "fingerprint", "code", "validation")
+    },
     "mlssl/transfer": LEAVES
     | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.runtime", "mlssl.tensors"}
     | {"mlssl.study.settings"},

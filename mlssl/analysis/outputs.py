@@ -207,11 +207,17 @@ def _axes_of(study: Study, runs: Collection[str]) -> dict[str, dict[str, list[st
 
 
 def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
-    """The compared methods that train without labels, and the one with their backbone untrained (or None)."""
+    """The compared methods that train without labels or have `weights`, and the one with their backbone untrained.
+
+    Untrained means as the trained methods start; None if none is compared.
+    """
     configs = {method: study.runs[run].config for method, run in study.compared.items()}
-    pretrained = [method for method, c in configs.items() if c.target and not c.supervised]
-    backbones = {c.backbone for c in configs.values() if c.target}
-    untrained = next((m for m, c in configs.items() if c.target is None and c.backbone in backbones), None)
+    starts = {(c.backbone, c.init_id) for c in configs.values() if c.target}
+    starts = starts or {(c.backbone, None) for c in configs.values() if c.init_id}
+    untrained = next(
+        (m for m, c in configs.items() if c.target is None and (c.backbone, c.init_id) in starts), None
+    )
+    pretrained = [m for m, c in configs.items() if m != untrained and not c.supervised and (c.target or c.init_id)]
     return pretrained, untrained
 
 

@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     )
     add_study(sub)
     sub.add_argument("--out", type=Path, help="also write the outcome to this text file")
+    sub.add_argument("--weights", action="store_true", help="check only the files of weights, which need no data")
 
     sub = command(
         commands,
@@ -86,6 +87,9 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.transfer.needs import report, unrecorded
 
     study = load(args.study)
+    if args.weights:
+        check_weights(study)
+        return
     read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
@@ -102,13 +106,19 @@ def check(args: argparse.Namespace) -> None:
 
 def check_weights(study: Study) -> None:
     """Load the initial weights of every run of a study, and print which network of the file each starts from."""
-    from mlssl.checkpoints.load import load
-    from mlssl.parts.backbone import create_backbone
+    from mlssl.pretrain.build import initial_backbone
+    from mlssl.study.expand import initial_weights
 
-    configs = [run.config for run in study.runs.values()]
-    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
-        if init is not None:
-            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
+    named = initial_weights(study.file)
+    starts: dict[tuple[str | None, str], Pretrain] = {}
+    for run in study.runs.values():
+        if run.config.init is not None:
+            starts.setdefault((run.config.init_id, run.config.backbone), run.config)
+    for config in starts.values():
+        assert config.init is not None
+        notes, setting = dict[str, Any](), named[config.init].removeprefix("pretrain.")
+        initial_backbone(config, notes, setting, "prefix" if setting.endswith(".weights") else "init_prefix")
+        print(f"{setting}: {config.init}: {notes['init']}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError
 from mlssl.files import write_json
-from mlssl.study.backbones import check_backbone
+from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.methods import check_common, is_supervised, resolve
+from mlssl.study.methods import check_common, check_views, is_supervised, resolve
+from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
 from mlssl.study.settings import (
     RESOLVED,
     SOURCES,
@@ -29,6 +30,7 @@ from mlssl.study.settings import (
     Data,
     Detection,
     Pictures,
+    Preprocessing,
     Pretrain,
     SearchBenchmark,
     Segmentation,
@@ -145,8 +147,9 @@ class Study:
         found = absent_images(self.source, f"{self.path}: data")
         if self.transfer_source is not self.source:
             found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
+        named = initial_weights(self.file)
         lost = [init for init in self.weights if not Path(init).exists()]
-        return found + [f"{self.path}: pretrain.init: {init}: no such file; check the path" for init in lost]
+        return found + [f"{self.path}: {named[init]}: {init}: no such file; check the path" for init in lost]
 
     @property
     def data(self) -> Data:
@@ -174,10 +177,13 @@ class Study:
 
     @property
     def pictured(self) -> dict[str, str]:
-        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder."""
+        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder, and
+        vision transformers no map that it projects."""
         if not self.pictures:
             return {}
-        return {method: run for method, run in self.compared.items() if not self.runs[run].config.supervised}
+        configs = {method: self.runs[run].config for method, run in self.compared.items()}
+        left_out = {m for m, c in configs.items() if c.supervised or is_transformer(c.backbone)}
+        return {method: run for method, run in self.compared.items() if method not in left_out}
 
     def picture_files(self, method: str) -> list[Path]:
         """What is drawn of a compared method."""
@@ -218,7 +224,10 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     if file.transfer_data:
         transfer_source, more = identify(read_source(file.transfer_data, f"{path}: transfer_data"))
         changes += more
-    weights = {init: content_id(Path(init), CACHE) for init in initial_weights(file)}
+    weights = {}
+    for init in initial_weights(file):
+        weights[init], more = content_id(Path(init), CACHE)
+        changes += more
     return expand(file, path, source, transfer_source, weights, tuple(changes))
 
 
@@ -274,10 +283,28 @@ def check_sections(file: StudyFile, path: Path) -> None:
         )
 
 
-def initial_weights(file: StudyFile) -> set[str]:
-    """The files that runs of the study start from."""
-    sections = [file.pretrain, *(method.pretrain for method in file.methods.values())]
-    return {str(Path(s["init"]).expanduser()) for s in sections if s.get("init")}
+def initial_weights(file: StudyFile) -> dict[str, str]:
+    """The files that runs of the study start from, and the setting that names each."""
+    sections = {"pretrain.init": file.pretrain}
+    for name, method in file.methods.items():
+        if method.weights:
+            sections[f"methods.{name}.weights"] = {"init": method.weights}
+        sections[f"methods.{name}.pretrain.init"] = method.pretrain
+    found: dict[str, str] = {}
+    for key, section in sections.items():
+        if section.get("init"):
+            found.setdefault(str(Path(section["init"]).expanduser()), key)
+    return found
+
+
+def start(file: StudyFile, name: str) -> dict[str, Any]:
+    """What a method's runs are given for pretraining: the study's settings, its own, and its `weights`."""
+    method = file.methods[name]
+    given = {**file.pretrain, **method.pretrain}
+    if method.weights is not None:
+        given |= {"init": method.weights, "init_prefix": method.prefix}
+        given["init_preprocessing"] = None if method.preprocessing is None else plain(method.preprocessing)
+    return given
 
 
 def expand(
@@ -308,7 +335,10 @@ def expand(
             if (selection.runs == "all" or run.id in compared)
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
+            and (name in FROZEN_TRANSFERS or not is_transformer(run.config.backbone))
         )
+        for run in transfer_runs[name]:
+            check_patches(runs[run].config.backbone, transfers[name], where)
     if transfers and transfer_source.images()[1] == 0:
         raise ConfigError(f"{path}: data.val: split '{transfer_source.data.val}' is empty; give one with images")
     check_shares(file.gpus_per_run, file.nodes, runs, transfers, path)
@@ -365,8 +395,11 @@ def expand_runs(
             by_value = file.ablations[axis].levels is None
             where = f"{path}: ablations.{axis}." + ("values" if by_value else f"levels.{level}")
         params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
-        given = {**file.pretrain, **method.pretrain}
+        given = start(file, name)
         init = given.get("init") and str(Path(given["init"]).expanduser())
+        trained_as = given.get("init_preprocessing")
+        if init and trained_as is not None:
+            trained_as = build(Preprocessing, trained_as, f"{path}: pretrain.init_preprocessing")
         first = build(
             Pretrain,
             {
@@ -375,7 +408,7 @@ def expand_runs(
                 "method": name,
                 "target": method.target,
                 "params": params,
-                "init_id": weights_id(weights[init], given.get("init_prefix")) if init else None,
+                "init_id": weights_id(weights[init], given.get("init_prefix"), trained_as) if init else None,
                 "supervised": is_supervised(method.target),
             },
             f"{path}: pretrain",
@@ -384,8 +417,14 @@ def expand_runs(
             raise ConfigError(
                 f"{where}: {method.target} trains with labels, and data has none; leave the method out"
             )
+        check_views(first.target, len(first.each_view), f"{where}.pretrain")
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
+        if method.target and is_transformer(first.backbone):
+            raise ConfigError(
+                f"{path}: pretrain.backbone: methods train convolutional models, and '{first.backbone}' is a "
+                "vision transformer, which is evaluated with weights from a file; give one such as resnet50"
+            )
         digest = run_digest(first)
         axis_seeds = None if axis == COMPARE else file.ablations[axis].seeds
         for seed in seeds_of(file, axis_seeds, f"{path}: ablations.{axis}"):
@@ -409,6 +448,13 @@ def check_sizes(config: Pretrain, images: int | None, where: str) -> None:
         raise ConfigError(
             f"{where}: epochs {config.epochs:g} of {images} images in batches of {batch} are 0 steps; give more"
         )
+
+
+def check_patches(backbone: str, transfer: Transfer, where: str) -> None:
+    """Refuse a size that is no whole number of a vision transformer's patches."""
+    size, side = getattr(transfer, "size", 0), patch(backbone)
+    if size % side:
+        raise ConfigError(f"{where}.size: {size} is no multiple of {side}, the patch of {backbone}; give one")
 
 
 def check_shares(

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import typing
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlssl.ranges import (
@@ -48,6 +49,16 @@ class Kind(Enum):
 
 
 OPERATION, PLACE, LABEL = Kind.OPERATION, Kind.PLACE, Kind.LABEL
+
+
+class Added(Enum):
+    """Marks a setting of the experiment that was declared after results had been named."""
+
+    LATER = "later"
+    """It names a run only where it differs from its default, which is what was done before."""
+
+
+LATER = Added.LATER
 
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """No conversion between texts, truth values and numbers; no unknown keys; no infinite numbers."""
@@ -124,6 +135,46 @@ class Views:
     """Of a Gaussian blur."""
     flip_p: Probability = 0.5
     """Of a horizontal flip."""
+    solarise_p: Annotated[Probability, LATER] = 0.0
+    """Of solarising after the blur: values of at least half the range are inverted."""
+    overlap: Annotated[Probability, LATER] = 0.0
+    """Least share of the crop that lies in an earlier view's crop, `overlap_view`; redrawn at most ten times."""
+    overlap_view: Annotated[Count, LATER] = 1
+    """Which view, counted from 1."""
+
+
+def _view_changes(values: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in fields(Views)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key '{key}'; known are {', '.join(known)}")
+    try:
+        found = TypeAdapter(Views).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{first['loc'][0]}: {first['input']!r} is not allowed; {first['msg']}") from None
+    return {key: getattr(found, key) for key in values}
+
+
+ViewChanges = Annotated[dict[str, Any], AfterValidator(_view_changes)]
+"""Settings of `views` that differ for one view."""
+
+
+@settings
+class Preprocessing:
+    """How published weights were trained, which their tensors do not show: a wrong one loads without an error."""
+
+    mean: tuple[float, float, float] | None = None
+    """Per channel, in the order of `channels` and in the unit of `pixel_range`; null: ImageNet's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Standard deviation per channel, as `mean`; null: ImageNet's."""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """Order of the input's channels."""
+    pixel_range: Literal[1, 255] = 1
+    """Value of a white pixel before the mean is subtracted."""
+    stride_in_1x1: bool = False
+    """Whether the blocks of a ResNet have their stride in the first 1x1 convolution (MSRA, caffe) and not in the
+    3x3 (torchvision, timm)."""
 
 
 @settings
@@ -149,8 +200,10 @@ class Pretrain:
     init_prefix: Annotated[str | None, PLACE] = None
     """Start of the names of the network in that file, as `module.encoder_q.`, where it holds several; null takes
     the one that papers evaluate (see docs/checkpoints.md)."""
+    init_preprocessing: Annotated[Preprocessing | None, PLACE] = None
+    """How the weights in that file were trained; null: as this suite trains."""
     init_id: str | None = None
-    """Identity of that file and prefix; null: a digest of its content."""
+    """Identity of that file, prefix and preprocessing; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -160,21 +213,36 @@ class Pretrain:
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per optimiser step, over all GPUs."""
     lr: Positive = 0.3
-    """Learning rate of SGD at its peak; it falls to zero along a cosine."""
+    """Learning rate at its peak; it falls to zero along a cosine."""
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD; the momentum of a key encoder is a parameter of the method."""
+    """Momentum of SGD and of LARS; the momentum of a key encoder is a parameter of the method."""
     weight_decay: NotNegative = 1e-4
-    """Of all weights, norm layers and biases included, as in MoCo."""
+    """Of all weights, norm layers and biases included, as in MoCo; see `decay_norm_and_bias`."""
+    decay_norm_and_bias: Annotated[bool, LATER] = True
+    """Whether weight decay is of norm layers and biases too, that is, of parameters with one dimension."""
+    optimiser: Annotated[Literal["sgd", "lars"], LATER] = "sgd"
+    """`sgd`, SGD with momentum, or `lars`, which scales the step of each decayed weight by |w| over the length of
+    its gradient (arXiv 1708.03888), as recipes for large batches do."""
+    trust: Annotated[Positive, LATER] = 1e-3
+    """Trust coefficient of LARS; unused by SGD."""
+    predictor_lr: Annotated[Positive, LATER] = 1.0
+    """Learning rate of the method's `predictor`, as a multiple of that of all other weights."""
+    predictor_schedule: Annotated[Literal["cosine", "constant"], LATER] = "cosine"
+    """`cosine` as all other weights; `constant` stays at `lr` times `predictor_lr` all along (SimSiam)."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run in which the learning rate rises linearly from zero."""
     views: Views = Field(default_factory=Views)
     """The augmentation."""
+    each_view: Annotated[tuple[ViewChanges, ...], Field(min_length=2), LATER] = ({}, {})
+    """One mapping per view that the method takes, in order: the settings of `views` that differ for it. More than
+    two, of other sizes, for a method that takes more (multi-crop)."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
     ranks (MoCo)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 on devices that are faster with it, else fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Of the encoders. `auto` is bf16 on devices with hardware for it, fp16 with loss scaling on older GPUs with
+    tensor cores (V100, T4), else fp32. `tf32` lets a GPU round the factors of all float32 products to 11 bits."""
     log_every: Annotated[Count, OPERATION] = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
     label_records: Annotated[int, Field(ge=0), OPERATION] = 20
@@ -192,7 +260,23 @@ class Pretrain:
     def _prefix_of_a_file(self) -> typing.Self:
         if self.init_prefix is not None and self.init is None:
             raise ValueError("init_prefix names a network in the file of init; give init too, or set it to null")
+        if self.init_preprocessing is not None and self.init is None:
+            raise ValueError("init_preprocessing is that of the weights in init; give init too, or set it to null")
         return self
+
+    @model_validator(mode="after")
+    def _overlap_with_an_earlier_view(self) -> typing.Self:
+        for number, view in enumerate(self.view_set(), start=1):
+            if view.overlap and view.overlap_view >= number:
+                raise ValueError(
+                    f"each_view: view {number} has overlap {view.overlap:g} with view {view.overlap_view}, "
+                    "which is drawn later or is itself; give overlap to a later view alone"
+                )
+        return self
+
+    def view_set(self) -> tuple[Views, ...]:
+        """The augmentation of each view that the method takes."""
+        return tuple(replace(self.views, **changes) for changes in self.each_view)
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the run over `images` training images (incomplete batches are dropped)."""
@@ -267,7 +351,7 @@ class Dense:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
+    shrinkages: Annotated[tuple[Share, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the regularisation of the covariance, relative to its mean variance."""
 
 
@@ -625,6 +709,25 @@ class Method:
     """Parameters of its constructor."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of the study's `pretrain` for this method."""
+    weights: Annotated[Path_ | None, PLACE] = None
+    """File of weights, own or published, that are evaluated as they are, without training."""
+    prefix: Annotated[str | None, PLACE] = None
+    """Start of the names of the network in that file, where it holds several (see `pretrain.init_prefix`)."""
+    preprocessing: Preprocessing | None = None
+    """How those weights were trained; null: as this suite trains."""
+
+    @model_validator(mode="after")
+    def _evaluated_as_they_are(self) -> typing.Self:
+        if self.weights is None and (self.prefix is not None or self.preprocessing is not None):
+            raise ValueError("prefix and preprocessing are those of weights; give weights too")
+        if self.weights is not None and self.target is not None:
+            raise ValueError(
+                "weights are evaluated without training, and target trains; leave one out, or start the training "
+                "from them with pretrain: {init: …}"
+            )
+        if self.weights is not None and any(key.startswith("init") for key in self.pretrain):
+            raise ValueError("weights and pretrain.init both name a file; give one")
+        return self
 
 
 @settings

@@ -39,7 +39,8 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
     weights, meta = content["backbone"], content["meta"]
     if "backbone" not in meta:
         raise ConfigError(f"{path}: meta has no 'backbone', the model's name; export it again")
-    backbone = create_backbone(meta["backbone"], output_stride=output_stride)
+    preprocessing = meta.get("config", {}).get("init_preprocessing")
+    backbone = create_backbone(meta["backbone"], output_stride=output_stride, preprocessing=preprocessing)
     expected = backbone.state_dict()
     shared = expected.keys() & weights.keys()
     wrong = {

@@ -19,7 +19,7 @@ from ghost import GhostCuda, Trace, ghost_cuda
 from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.parts.backbone import create_backbone
-from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.settings import Data, Detection, Pretrain, Segmentation, Views
@@ -72,6 +72,7 @@ def pretraining(
     place: str = "device",
     backbone: str = "resnet18",
     crop: int = CROP,
+    precision: str = "bf16",
     **params: Any,
 ) -> dict[str, Any]:
     """Views, step and weight check with a full dictionary, after some steps of warm-up."""
@@ -86,12 +87,13 @@ def pretraining(
         batch_size=BATCH,
         views=Views(crop=crop),
         params=params,
-        precision="bf16",
+        precision=precision,
     )
     sizes = (sizes or [(128, 128)]) * (2 * BATCH // len(sizes or [1]))
     labels = torch.zeros(len(sizes), 80, dtype=torch.bool) if supervised else None
     module, _ = build_method(config, CUDA, labels)
-    training = Training(module, build_optimizer(config, module), images="", segments=[])
+    optimizer, scaler = build_optimizer(config, module), build_scaler(config, CUDA)
+    training = Training(module, optimizer, images="", segments=[], scaler=scaler)
     method = prepare_method(config, module, CUDA)
     if has_dictionary:
         module.dictionary.set_extra_state({"written": module.dictionary.size})
@@ -99,7 +101,7 @@ def pretraining(
     outputs: list[torch.Tensor] = []
     module.get_submodule("encoders.query").register_forward_hook(lambda m, x, y: outputs.extend(y))
     for at in range(WARM_UP):
-        step(method, training.optimizer, views[at % 2], at / 10)
+        step(method, training.optimizer, views[at % 2], at / 10, scaler)
     outputs.clear()
     traced = mode.begin()
     ahead = Ahead(views)
@@ -107,7 +109,7 @@ def pretraining(
     pair = ahead[1]
     found = {"views": facts(traced)}
     traced = mode.begin()
-    parts = step(method, training.optimizer, pair, 0.5)
+    parts = step(method, training.optimizer, pair, 0.5, scaler)
     found["step"] = facts(traced)
     traced = mode.begin()
     training.refuse_non_finite()
@@ -195,6 +197,7 @@ TRACES = {
     "mls": lambda mode: pretraining(mode, MLS, k=20),
     "mls_mutual": lambda mode: pretraining(mode, MLS, k=20, rule="mutual"),
     "moco_v2": lambda mode: pretraining(mode, MOCO),
+    "moco_v2_fp16": lambda mode: pretraining(mode, MOCO, precision="fp16"),
     "knn_moco": lambda mode: pretraining(mode, KNN_MOCO),
     "nnclr": lambda mode: pretraining(mode, NNCLR),
     "msf": lambda mode: pretraining(mode, MSF),

@@ -1,5 +1,6 @@
 # Shared by the files of rules: the expanded study, the paths of its files, and what is finished.
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def left_out():
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise WorkflowError(ABSENT[0])  # a dry run says so in its estimate
+
+
+if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):
+    # In another process, because reading weights imports torch: a file that is refused is refused by a dry run.
+    CHECKED = subprocess.run(
+        [*Layout().command(), "check", "--weights", f"--study={GIVEN}"], capture_output=True, text=True
+    )
+    if CHECKED.returncode:
+        raise WorkflowError(CHECKED.stderr.strip().splitlines()[-1])
 
 
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
