@@ -4,6 +4,7 @@ import colorsys
 import dataclasses
 import itertools
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -330,3 +331,10 @@ def test_tables_of_the_paper_are_studies(number, tmp_path, monkeypatch):
     filled = [architecture for benchmark, architecture in PAPER if protocol_of(study, benchmark, architecture)]
     own = {1: "mask_rcnn_r50_fpn", 2: "mask_rcnn_r50_c4", 3: "pspnet_r50", 4: "faster_rcnn_r50_c4"}
     assert filled == [own[number]]
+
+
+def test_the_parity_table_names_tests_that_exist():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "protocols.md").read_text()))
+    written = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert len(named) > 25
+    assert not [name for name in named if f"def {name}(" not in written]
