@@ -133,6 +133,7 @@ RENAMES = {
         "train_sizes": [640, 800],
         "iterations": 5,
         "batch_size": 8,
+        "test_batch_size": 1,
         "aspect_groups": True,
         "warmup_factor": 0.001,
         "norm_weight_decay": 0,

@@ -3,6 +3,7 @@
 import colorsys
 import dataclasses
 import itertools
+import json
 import math
 import re
 from pathlib import Path
@@ -15,13 +16,16 @@ from support.tiny_coco import write_backbone, write_coco
 from torch import nn
 from torch.nn import functional as F
 
+from mlssl.cost import rates
 from mlssl.data.coco import read_split
 from mlssl.data.semantic import IGNORE
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
-from mlssl.study.expand import read_extended
+from mlssl.study.expand import load, read_extended
 from mlssl.study.settings import Data, Segmentation
-from mlssl.study.validation import build
+from mlssl.study.validation import build, plain
+from mlssl.tables.paper import PROTOCOLS as PAPER
+from mlssl.tables.paper import protocol_of
 from mlssl.transfer import segmentation
 from mlssl.transfer.segmentation import augment, model, predict
 from mlssl.transfer.segmentation.train import cross_entropy, loss_terms, poly_lr
@@ -321,16 +325,16 @@ def test_what_needs_the_aspect_ratio_is_refused_without_a_scale():
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_tables_of_the_paper_are_studies(number, tmp_path, monkeypatch):
-    """Each fills the rows of its own table, and of no other."""
+    """Each fills the rows of its own table, and of no other, and its cost on a GPU is known."""
     monkeypatch.chdir(tmp_path)
-    from mlssl.study.expand import load
-    from mlssl.tables.paper import PROTOCOLS as PAPER
-    from mlssl.tables.paper import protocol_of
-
     study = load(ROOT / "config" / "paper" / f"table{number}.yaml")
     filled = [architecture for benchmark, architecture in PAPER if protocol_of(study, benchmark, architecture)]
     own = {1: "mask_rcnn_r50_fpn", 2: "mask_rcnn_r50_c4", 3: "pspnet_r50", 4: "faster_rcnn_r50_c4"}
     assert filled == [own[number]]
+    published = json.loads(rates.PUBLISHED.read_text())["seconds"]
+    keys = [rates.key(stage, "resnet50", plain(config)) for stage, config in study.transfers.items()]
+    assert len(keys) == 1
+    assert keys[0] in published
 
 
 def test_the_parity_table_names_tests_that_exist():
