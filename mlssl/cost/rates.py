@@ -82,8 +82,11 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
         return f"pretrain {config['target']}, {backbone}, crop {crop}, batch {batch}, {config['precision']}"
     if stage in (DENSE | PROBES):
         settings = [f"{name} {config[name]}" for name in (DENSE | PROBES)[stage]]
-        other_head = config.get("head", HEADS.get(stage)) != HEADS.get(stage)
-        return ", ".join([stage, backbone, *settings, *([f"head {config['head']}"] if other_head else [])])
+        if config.get("head", HEADS.get(stage)) != HEADS.get(stage):
+            settings.append(f"head {config['head']}")
+        if config.get("crop_width"):
+            settings.append(f"crop_width {config['crop_width']}")
+        return ", ".join([stage, backbone, *settings])
     own = {name: value for name, value in config.items() if name != "data"}
     return f"{stage}, {backbone}, settings {digest_of(own)}"
 

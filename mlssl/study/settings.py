@@ -417,6 +417,8 @@ class Detection:
     """Optimiser steps."""
     batch_size: Count = 16
     """Images per optimiser step, over all GPUs."""
+    test_batch_size: Annotated[Count | None, LATER] = None
+    """Images per forward pass at test, on each GPU; they are padded to the largest. null: `batch_size`."""
     aspect_groups: Annotated[bool, LATER] = False
     """Whether the images of a batch are all wider than high, or all not, so that they are padded less."""
     lr: Positive = 0.02

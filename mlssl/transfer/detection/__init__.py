@@ -48,7 +48,8 @@ def evaluate(
         model = build_model(backbone, config, len(val.categories), masks=masks)
         model.to(device, memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
-        results = predict(model, val, count, config.batch_size, device=device, progress=progress)
+        at_once = config.test_batch_size or config.batch_size
+        results = predict(model, val, count, at_once, device=device, progress=progress)
     if config.metric == "coco":
         scores = coco_scores(val, count, results, masks=masks)
     else:
