@@ -55,14 +55,14 @@ def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimize
     Raises ConfigError for settings of a predictor with a method that has none.
     """
     groups = parameter_groups(config, method)
-    shared = {"lr": config.lr, "momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    shared: dict[str, Any] = {"lr": config.lr, "momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
     if config.optimiser == "lars":  # timm's does not adapt the rate of a group without weight decay
         return Lars(groups, **shared, trust_coeff=config.trust)
     return torch.optim.SGD(groups, **shared, fused=True)
 
 
 def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters by weight decay and learning rate; one group, perhaps empty, where all have the same.
+    """The trainable parameters by weight decay and learning rate; one group, perhaps empty, if all have the same.
 
     A group of the predictor has `lr_factor` and `constant`, which `set_learning_rate` reads.
     """
@@ -85,7 +85,7 @@ def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
-    """Set the rate of all groups of `build_optimizer` to `lr`, that of the schedule, whose largest value is `peak`."""
+    """Set the rate of all groups of `build_optimizer`; `lr` is that of the schedule, `peak` its largest value."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("lr_factor", 1) * (peak if group.get("constant") else lr)
 
