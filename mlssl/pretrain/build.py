@@ -86,7 +86,7 @@ def build_optimizer(config: Pretrain, method: nn.Module) -> torch.optim.Optimize
     Raises ConfigError for settings of a predictor with a method that has none.
     """
     groups = parameter_groups(config, method)
-    shared = {"lr": config.lr, "momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
+    shared: dict[str, Any] = {"lr": config.lr, "momentum": config.sgd_momentum, "weight_decay": config.weight_decay}
     if config.optimiser == "lars":  # timm's does not adapt the rate of a group without weight decay
         return Lars(groups, **shared, trust_coeff=config.trust)
     return torch.optim.SGD(groups, **shared, fused=True)
@@ -116,7 +116,7 @@ def parameter_groups(config: Pretrain, method: nn.Module) -> list[dict[str, Any]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
-    """Set the rate of all groups of `build_optimizer` to `lr` of the schedule; its largest value is `peak`."""
+    """Set the rate of all groups of `build_optimizer`; `lr` is that of the schedule, `peak` its largest value."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("lr_factor", 1) * (peak if group.get("constant") else lr)
 

@@ -21,6 +21,7 @@ from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
+from mlssl.parts.embeddings import COLLAPSED
 from mlssl.parts.method import Diagnoses, RecordsLabels
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
@@ -325,6 +326,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
         **run.notes,
+        **collapse(run.folder.log),
     }
     if len(training.segments) > 1:
         notes["segments"] = [
@@ -354,6 +356,18 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
         {"protocol": "pretrain", "metric": name, "value": fmean(one[name] for one in found), "n": len(found)}
         for name in (found[0] if found else ())
     ]
+
+
+def collapse(log: Path) -> dict[str, str]:
+    """A note if the embeddings of the last step in the log had collapsed; of methods that log their `spread`."""
+    found = [line["diagnostics"] for line in map(json.loads, log.read_text().splitlines()) if "diagnostics" in line]
+    last = found[-1].get("spread") if found else None
+    if last is None or last >= COLLAPSED:
+        return {}
+    return {
+        "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; that of random "
+        f"directions is 1, and less than {COLLAPSED:g} counts as a collapse"
+    }
 
 
 def initial_id(config: Pretrain) -> str | None:

@@ -39,6 +39,9 @@ METHODS = (
     "baselines.msf.MSF",
     "baselines.byol.BYOL",
     "baselines.simsiam.SimSiam",
+    "baselines.pixpro.PixPro",
+    "baselines.slotcon.SlotCon",
+    "baselines.self_emd.SelfEMD",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,

@@ -221,8 +221,8 @@ class Pretrain:
     decay_norm_and_bias: Annotated[bool, LATER] = True
     """Whether weight decay is of norm layers and biases too, that is, of parameters with one dimension."""
     optimiser: Annotated[Literal["sgd", "lars"], LATER] = "sgd"
-    """`sgd`, SGD with momentum, or `lars`, which scales the step of each decayed weight by |w| over the length of
-    its gradient (arXiv 1708.03888), as recipes for large batches do."""
+    """`sgd`, SGD with momentum, or `lars`, which makes the step of each decayed weight proportional to its length
+    (arXiv 1708.03888), as recipes for large batches do."""
     trust: Annotated[Positive, LATER] = 1e-3
     """Trust coefficient of LARS; unused by SGD."""
     predictor_lr: Annotated[Positive, LATER] = 1.0

@@ -17,7 +17,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Parameters:
-    """Augmentation parameters of B samples. `jitter`, `gray`, `blur`, `solarise`, `flip`, bool B: what is done."""
+    """Augmentation parameters of B samples; `jitter`, `gray`, `blur`, `solarise`, `flip` (bool B): whether to."""
 
     box: Tensor
     """int64 B x 4: x, y, width, height in pixels of the image."""
