@@ -52,12 +52,14 @@ if workflow.is_main_process:
     if PROGRESS.other_code:
         print(PROGRESS.report(), file=sys.stderr)
     if DRY_RUN:
-        # At the end, because a long list of jobs comes first. Snakemake calls no hook (onsuccess) in a dry run.
+        # First the plan and its price; its last lines again at the end, below what may be a long list of jobs.
+        # Snakemake calls no hook (onsuccess) in a dry run.
         import atexit
 
         from mlssl.cost import estimate as cost
 
-        atexit.register(lambda: print(*left_out(), cost.report(STUDY, CORES), sep="\n", file=sys.stderr))
+        print(*left_out(), PLAN := cost.report(STUDY, CORES), sep="\n", file=sys.stderr)
+        atexit.register(lambda: print(*summary(PLAN), sep="\n", file=sys.stderr))
 
 
 onstart:

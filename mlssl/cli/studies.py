@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import add_study, command
-from mlssl.errors import ConfigError
+from mlssl.cli.options import add_study, command, count
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_text
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
 
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
-    sub = command(commands, "run", run, "Run a study with Snakemake: pretraining, transfers, tables, figures.")
-    sub.add_argument("study", help="a study file, or the name of an included one: demo, tiny, ablations, …")
-    sub.add_argument("snakemake", nargs=argparse.REMAINDER, help="options of snakemake, such as -n or --cores 2")
+    sub = command(
+        commands,
+        "run",
+        run,
+        "Run a study with Snakemake: pretraining, transfers, tables, figures, page. All options are Snakemake's.",
+        "mlssl run tiny --cores 2",
+        "mlssl run demo -n                                   what would run, and what it costs",
+    )
+    sub.usage = "mlssl run STUDY [options of snakemake, such as -n or --cores 2]"
+    sub.set_defaults(snakemake=[])
 
     sub = command(
         commands,
@@ -36,7 +44,7 @@ def add(commands: Any) -> None:
         "runs, results that were made by other code.",
     )
     sub.add_argument("run", nargs="*", help="names of runs")
-    add_study(sub)
+    add_study(sub, first=False)
     sub.add_argument("--all", action="store_true", help="all runs of the study")
     sub.add_argument(
         "--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given; repeatable"
@@ -55,9 +63,11 @@ def add(commands: Any) -> None:
         "Estimate what a study costs in time, GPU-hours and disk, in total and for each table.",
     )
     add_study(sub)
-    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="number of jobs at a time, without a GPU")
+    sub.add_argument(
+        "--cores", type=count, metavar="N", default=os.cpu_count(), help="number of jobs at a time, without a GPU"
+    )
     sub.add_argument("--measure", action="store_true", help="first time each stage on this machine (minutes)")
-    sub.add_argument("--gpus", type=int, default=1, help="number of GPUs at a time")
+    sub.add_argument("--gpus", type=count, metavar="N", default=1, help="number of GPUs at a time")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, function, text in (
@@ -73,7 +83,13 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    words, study = list(args.snakemake), f"study={study_file(args.study)}"
+    words = list(args.snakemake)
+    if not words or words[0].startswith("-"):
+        raise ConfigError("give a study before the options: `mlssl run demo -n`, or the path of a study file")
+    study = f"study={study_file(words.pop(0))}"
+    dry = any(re.fullmatch("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", word) for word in words)
+    if dry and not any(re.match("--quiet|-q|--verbose|--printshellcmds|-[a-zA-Z]*p", word) for word in words):
+        words += ["--quiet", "rules"]  # the plan, and a count of the jobs, but not hundreds of them one by one
     if "--config" in words:
         words.insert(words.index("--config") + 1, study)
     else:
@@ -111,10 +127,14 @@ def redo(args: argparse.Namespace) -> None:
     stages = args.stage or ["pretrain", *study.transfers]
     for stage in stages:
         if stage not in ("pretrain", *study.transfers):
-            raise ConfigError(f"--stage: the study has no '{stage}'; it has pretrain, {', '.join(study.transfers)}")
+            like = did_you_mean(stage, ["pretrain", *study.transfers])
+            raise ConfigError(
+                f"--stage: the study has no '{stage}'{like}; it has pretrain, {', '.join(study.transfers)}"
+            )
     for name in args.run:
         if name not in study.runs:
-            raise ConfigError(f"{args.study}: has no run '{name}'; it has {', '.join(study.runs)}")
+            like = did_you_mean(name, study.runs)
+            raise ConfigError(f"{args.study}: has no run '{name}'{like}; it has {', '.join(study.runs)}")
     if args.run or args.all:
         wanted = [(run, stage) for run in args.run or study.runs for stage in stages]
     else:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_json
+from mlssl.project import included
 from mlssl.study.backbones import check_backbone
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
@@ -206,6 +207,9 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     path = Path(path)
     if path.suffix == ".json":
         return thaw(path)
+    if not path.exists():
+        like, names = did_you_mean(path.stem, included()), ", ".join(included())
+        raise ConfigError(f"{path}: no such file{like}; give the path of a study, or the name of one of {names}")
     values = read_extended(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
@@ -260,7 +264,10 @@ def check_sections(file: StudyFile, path: Path) -> None:
         check_section(Pretrain, method.pretrain, f"{path}: methods.{name}.pretrain", without=RESOLVED)
     for name, settings in file.transfers.items():
         if name not in TRANSFERS:
-            raise ConfigError(f"{path}: transfers: unknown key '{name}'; known are {', '.join(TRANSFERS)}")
+            raise ConfigError(
+                f"{path}: transfers: unknown key '{name}'{did_you_mean(name, TRANSFERS)}; "
+                f"known are {', '.join(TRANSFERS)}"
+            )
         own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
         check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
     check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
@@ -268,7 +275,8 @@ def check_sections(file: StudyFile, path: Path) -> None:
         if named not in file.methods:
             known = ", ".join(file.methods)
             place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
-            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods; known are {known}")
+            like = did_you_mean(named, file.methods)
+            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods{like}; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(
