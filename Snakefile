@@ -66,6 +66,12 @@ onstart:
     expand.freeze(STUDY)
 
 
+onsuccess:
+    if (OUT / "index.html").exists():
+        print(f"results: {(OUT / 'index.html').resolve()}", file=sys.stderr)
+
+
 onerror:
     # On failure, build tables, figures and page from the results that exist; a missing or failed run is shown as such.
     shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q} && {MLSSL} page --study={FROZEN:q}")
+    print(f"results so far: {(OUT / 'index.html').resolve()}", file=sys.stderr)

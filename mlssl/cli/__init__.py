@@ -39,7 +39,7 @@ GROUPS = {
     "evaluators": (*FROZEN, "detection", "segmentation", "pseudo-labels"),
     "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
     "results": ("collect", "tables", "figures", "page"),
-    "this machine": ("completion",),
+    "this machine": ("doctor", "completion"),
 }
 """What `mlssl --help` lists under which title; other commands come last."""
 INTRODUCTION = """Benchmark of multi-label self-supervised learning. `mlssl run` runs a whole study; the other

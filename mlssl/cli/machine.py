@@ -1,4 +1,4 @@
-"""Commands about this machine: completion in a shell."""
+"""Commands about this machine: what the suite needs of it, and completion in a shell."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlssl.cli.options import command
+from mlssl.errors import ConfigError
 from mlssl.project import included
 
 BASH = """_mlssl() {{
@@ -24,6 +25,12 @@ ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
+    command(
+        commands,
+        "doctor",
+        doctor,
+        "Check this machine: Python, torch, GPU and driver, shared memory, disk, compiler, write access.",
+    )
     sub = command(
         commands,
         "completion",
@@ -33,6 +40,20 @@ def add(commands: Any) -> None:
         'eval "$(mlssl completion zsh)"                      in ~/.zshrc',
     )
     sub.add_argument("shell", choices=("bash", "zsh"), help="which shell")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    from mlssl.runtime.doctor import checks
+
+    found = checks()
+    width = max(len(check.what) for check in found)
+    for check in found:
+        print(f"{check.state:<7} {check.what:<{width}}  {check.text}")
+        if check.remedy:
+            print(f"{'':<7} {'':<{width}}  → {check.remedy}")
+    wrong = [check.what for check in found if check.state == "fails"]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)}: see above for the remedy")
 
 
 def script(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:

@@ -23,7 +23,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults of options, except of those that have none and of flags; keeps the lines of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
@@ -73,6 +73,19 @@ def add_study(sub: argparse.ArgumentParser, *, first: bool = True) -> None:
     sub.add_argument(
         "--study", type=study_file, metavar="STUDY", required=not first, help="the same" if first else STUDY
     )
+    add_overrides(sub)
+
+
+def add_overrides(sub: argparse.ArgumentParser) -> None:
+    """Add `--set`."""
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings of the study: pretrain.epochs=20 methods.mls.params.k=10",
+    )
 
 
 def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
@@ -83,6 +96,7 @@ def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
     )
     source.add_argument(other, type=Path, help=text)
     # Not `--run`: torchrun, which starts commands with several ranks, has options that begin so.
+    add_overrides(sub)
     sub.add_argument("--run-name", help="name of a run of the study, a wrong one lists all; needed with --study")
 
 
@@ -114,7 +128,7 @@ def study_of_run(args: argparse.Namespace) -> Study:
     """The study of `--study`; ConfigError if it has no run `--run-name`."""
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.run_name not in study.runs:
         raise ConfigError(
             f"{args.study}: has no run '{args.run_name}'{did_you_mean(args.run_name, study.runs)}; "

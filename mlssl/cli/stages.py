@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.transfer.needs import report, unrecorded
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
@@ -118,7 +118,7 @@ def resolve(args: argparse.Namespace) -> None:
 
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.name in study.runs:
         config: Any = study.runs[args.name].config
     elif args.name in study.transfers:

@@ -22,6 +22,7 @@ from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, is_supervised, resolve
+from mlssl.study.overrides import as_values
 from mlssl.study.settings import (
     RESOLVED,
     SOURCES,
@@ -88,6 +89,8 @@ class Study:
     """The identities of the files that runs start from."""
     changes: tuple[str, ...] = ()
     """Sentences on what has changed in the data since it was last read."""
+    overrides: tuple[str, ...] = ()
+    """What the command line sets, such as `pretrain.epochs=20`; `file` has it."""
 
     @property
     def name(self) -> str:
@@ -198,8 +201,10 @@ class Study:
         return levels
 
 
-def load(path: Path | str, *, in_job: bool = False) -> Study:
+def load(path: Path | str, *, in_job: bool = False, overrides: Iterable[str] = ()) -> Study:
     """Read, check and expand a study; ConfigError names file, key, value and remedy.
+
+    `overrides`, such as `pretrain.epochs=20`, replace what the file says; a frozen study has its own.
 
     Checks size and times of every file of its data. A file written by `freeze` is read instead, without this check,
     if `path` is one, or if a job of Snakemake asks (`in_job`) and the study has one.
@@ -213,6 +218,8 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     values = read_extended(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+    overrides = tuple(overrides)
+    values = merged(values, as_values(overrides))
     if in_job and (frozen := Path("results") / str(values.get("name")) / FROZEN).exists():
         return thaw(frozen)
     file = build(StudyFile, values, str(path))
@@ -226,7 +233,7 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     for init in initial_weights(file):
         weights[init], more = content_id(Path(init), CACHE)
         changes += more
-    return expand(file, path, source, transfer_source, weights, tuple(changes))
+    return replace(expand(file, path, source, transfer_source, weights, tuple(changes)), overrides=overrides)
 
 
 def freeze(study: Study) -> None:
@@ -237,7 +244,13 @@ def freeze(study: Study) -> None:
     ]
     write_json(
         study.frozen,
-        {"path": str(study.path), "study": plain(study.file), "sources": sources, "init": study.weights},
+        {
+            "path": str(study.path),
+            "set": list(study.overrides),
+            "study": plain(study.file),
+            "sources": sources,
+            "init": study.weights,
+        },
     )
 
 
@@ -246,6 +259,7 @@ def thaw(path: Path) -> Study:
     try:
         frozen = json.loads(path.read_text(encoding="utf-8"))
         origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
+        overrides = tuple(frozen.get("set", ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is not a frozen study ({error!r}); give the study file") from None
     file, origin = build(StudyFile, values, origin), Path(origin)
@@ -254,7 +268,8 @@ def thaw(path: Path) -> Study:
         source = read_source(section, f"{origin}: data")
         sources.append(replace(source, data=replace(source.data, **found)))
     source, transfer_source = sources
-    return expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
+    study = expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
+    return replace(study, overrides=overrides)
 
 
 def check_sections(file: StudyFile, path: Path) -> None:

@@ -13,18 +13,19 @@ from mlssl.project import study_file
 from mlssl.runtime.launch import Layout
 from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.overrides import from_text
 from mlssl.study.identity import transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
-CONFIG = ("study", "gpu_slots", "changed_code")
+CONFIG = ("study", "set", "gpu_slots", "changed_code")
 """What `--config` takes."""
 for KEY in set(config) - set(CONFIG):
     # SystemExit, here and below: the sentence alone is printed, without Snakemake's place in this file around it.
     raise SystemExit(f"--config: unknown key '{KEY}'{did_you_mean(KEY, CONFIG)}; known are {', '.join(CONFIG)}")
 try:
     GIVEN = study_file(str(config.get("study", "demo")))
-    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process)
+    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process, overrides=from_text(str(config.get("set") or "")))
     PROGRESS = Progress(STUDY)
 except (ConfigError, DataError) as error:
     raise SystemExit(str(error)) from None
