@@ -208,7 +208,7 @@ def test_a_folder_and_a_missing_file_are_refused():
     Path("folder.yaml").mkdir()
     with pytest.raises(ConfigError, match=r"folder\.yaml: cannot be read \(Is a directory\); check the path"):
         load("folder.yaml")
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; check the path"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; give the path of a study"):
         load("none.yaml")
 
 

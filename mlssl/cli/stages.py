@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlssl import results
-from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run
-from mlssl.errors import ConfigError, DataError, MissingLabels
+from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run, whole
+from mlssl.errors import ConfigError, DataError, MissingLabels, did_you_mean
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
 from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         commands, "resolve", resolve, "Write the full settings of one run or transfer of a study as YAML."
     )
     sub.add_argument("name", help="name of a run, or of a transfer such as linear")
-    add_study(sub)
+    add_study(sub, first=False)
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
     sub = command(
@@ -66,7 +66,9 @@ def add(commands: Any) -> None:
         add_run(sub, "--config", SETTINGS_FILE)
         sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
         sub.add_argument("--out", type=Path, help=RESULT_FILE)
-        sub.add_argument("--seed", type=int, help="seed of the transfer; the pretraining's if not given")
+        sub.add_argument(
+            "--seed", type=whole, metavar="N", help="seed of the transfer; the pretraining's if not given"
+        )
         add_device(sub)
 
     sub = command(
@@ -86,7 +88,7 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.transfer.needs import report, unrecorded
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.weights:
         check_weights(study)
         return
@@ -126,14 +128,15 @@ def resolve(args: argparse.Namespace) -> None:
 
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.name in study.runs:
         config: Any = study.runs[args.name].config
     elif args.name in study.transfers:
         config = study.transfers[args.name]
     else:
         known = [*study.transfers, *study.runs]
-        raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'; it has {', '.join(known)}")
+        like = did_you_mean(args.name, known)
+        raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'{like}; it has {', '.join(known)}")
     write_text(args.out, yaml.safe_dump(plain(config), sort_keys=False))
 
 
@@ -151,12 +154,12 @@ def pretrain(args: argparse.Namespace) -> None:
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
         with distributed.joined(args.device) as own_device:
+            on = device.choose(own_device)
             if distributed.is_main():
                 data = config.data
                 images = Path(data.root) / data.train
                 build_store(images, store_path, short_side=data.short_side, images_id=data.images_id)
             distributed.wait_for_all()
-            on = device.choose(own_device)
             device.set_up(on, args.threads)
             pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 

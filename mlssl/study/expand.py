@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_json
+from mlssl.project import included
 from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, check_views, is_supervised, resolve
+from mlssl.study.overrides import as_values
 from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
 from mlssl.study.settings import (
     RESOLVED,
@@ -89,6 +91,8 @@ class Study:
     """The identities of the files that runs start from."""
     changes: tuple[str, ...] = ()
     """Sentences on what has changed in the data since it was last read."""
+    overrides: tuple[str, ...] = ()
+    """What the command line sets, such as `pretrain.epochs=20`; `file` has it."""
 
     @property
     def name(self) -> str:
@@ -203,8 +207,10 @@ class Study:
         return levels
 
 
-def load(path: Path | str, *, in_job: bool = False) -> Study:
+def load(path: Path | str, *, in_job: bool = False, overrides: Iterable[str] = ()) -> Study:
     """Read, check and expand a study; ConfigError names file, key, value and remedy.
+
+    `overrides`, such as `pretrain.epochs=20`, replace what the file says; a frozen study has its own.
 
     Checks size and times of every file of its data. A file written by `freeze` is read instead, without this check,
     if `path` is one, or if a job of Snakemake asks (`in_job`) and the study has one.
@@ -212,9 +218,14 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     path = Path(path)
     if path.suffix == ".json":
         return thaw(path)
+    if not path.exists():
+        like, names = did_you_mean(path.stem, included()), ", ".join(included())
+        raise ConfigError(f"{path}: no such file{like}; give the path of a study, or the name of one of {names}")
     values = read_extended(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+    overrides = tuple(overrides)
+    values = merged(values, as_values(overrides))
     if in_job and (frozen := Path("results") / str(values.get("name")) / FROZEN).exists():
         return thaw(frozen)
     file = build(StudyFile, values, str(path))
@@ -228,7 +239,7 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     for init in initial_weights(file):
         weights[init], more = content_id(Path(init), CACHE)
         changes += more
-    return expand(file, path, source, transfer_source, weights, tuple(changes))
+    return replace(expand(file, path, source, transfer_source, weights, tuple(changes)), overrides=overrides)
 
 
 def freeze(study: Study) -> None:
@@ -239,7 +250,13 @@ def freeze(study: Study) -> None:
     ]
     write_json(
         study.frozen,
-        {"path": str(study.path), "study": plain(study.file), "sources": sources, "init": study.weights},
+        {
+            "path": str(study.path),
+            "set": list(study.overrides),
+            "study": plain(study.file),
+            "sources": sources,
+            "init": study.weights,
+        },
     )
 
 
@@ -248,6 +265,7 @@ def thaw(path: Path) -> Study:
     try:
         frozen = json.loads(path.read_text(encoding="utf-8"))
         origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
+        overrides = tuple(frozen.get("set", ()))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is not a frozen study ({error!r}); give the study file") from None
     file, origin = build(StudyFile, values, origin), Path(origin)
@@ -256,7 +274,8 @@ def thaw(path: Path) -> Study:
         source = read_source(section, f"{origin}: data")
         sources.append(replace(source, data=replace(source.data, **found)))
     source, transfer_source = sources
-    return expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
+    study = expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
+    return replace(study, overrides=overrides)
 
 
 def check_sections(file: StudyFile, path: Path) -> None:
@@ -266,7 +285,10 @@ def check_sections(file: StudyFile, path: Path) -> None:
         check_section(Pretrain, method.pretrain, f"{path}: methods.{name}.pretrain", without=RESOLVED)
     for name, settings in file.transfers.items():
         if name not in TRANSFERS:
-            raise ConfigError(f"{path}: transfers: unknown key '{name}'; known are {', '.join(TRANSFERS)}")
+            raise ConfigError(
+                f"{path}: transfers: unknown key '{name}'{did_you_mean(name, TRANSFERS)}; "
+                f"known are {', '.join(TRANSFERS)}"
+            )
         own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
         check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
     check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
@@ -274,7 +296,8 @@ def check_sections(file: StudyFile, path: Path) -> None:
         if named not in file.methods:
             known = ", ".join(file.methods)
             place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
-            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods; known are {known}")
+            like = did_you_mean(named, file.methods)
+            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods{like}; known are {known}")
     search = file.search_benchmark
     if search and search.method not in file.compare:
         raise ConfigError(

@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import pydantic
 
 from mlssl import ranges
-from mlssl.errors import ConfigError
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.project import search_here
 from mlssl.study import validation
 
@@ -198,7 +198,8 @@ def resolve(
     for key in own:
         if key not in takes.types:
             known = ", ".join(takes.types)
-            raise ConfigError(f"{where}.params.{key}: {target} has no such parameter; it has {known}")
+            like = did_you_mean(key, takes.types)
+            raise ConfigError(f"{where}.params.{key}: {target} has no such parameter{like}; it has {known}")
     values = takes.defaults | shared | dict(own)
     for key in takes.types:
         if key not in values:
@@ -268,7 +269,8 @@ def check_common(targets: Mapping[str, str | None], common: Mapping[str, Any], w
     for key in common:
         if key not in known:
             raise ConfigError(
-                f"{where}: common.{key}: no method has this parameter; they have {', '.join(sorted(known))}"
+                f"{where}: common.{key}: no method has this parameter{did_you_mean(key, known)}; "
+                f"they have {', '.join(sorted(known))}"
             )
 
 

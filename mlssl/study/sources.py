@@ -17,7 +17,7 @@ from typing import Any
 
 from mlssl.datasets.counts import SINGLE_LABEL, SPLITS
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError, DataError
+from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.files import write_json
 from mlssl.study.fingerprint import Fingerprint, content_id, fingerprint
 from mlssl.study.identity import experiment
@@ -107,7 +107,10 @@ def read_source(given: DataSource, where: str) -> Source:
     allowed = {key: [name] for key, name in names.items()}
     if isinstance(settings, Dataset):
         if settings.name not in SPLITS:
-            raise ConfigError(f"{where}.dataset.name: '{settings.name}' is not known; one of {', '.join(SPLITS)}")
+            like = did_you_mean(settings.name, SPLITS)
+            raise ConfigError(
+                f"{where}.dataset.name: '{settings.name}' is not known{like}; one of {', '.join(SPLITS)}"
+            )
         splits = list(SPLITS[settings.name])
         names, allowed = {"train": splits[0], "val": splits[-1]}, dict.fromkeys(names, splits)
     elif isinstance(settings, Photos):
