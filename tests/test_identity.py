@@ -84,7 +84,13 @@ RENAMES = {
         "lr": 0.1,
         "sgd_momentum": 0.8,
         "weight_decay": 0,
+        "decay_norm_and_bias": False,
+        "optimiser": "lars",
+        "trust": 0.02,
+        "predictor_lr": 10,
+        "predictor_schedule": "constant",
         "warmup": 0.1,
+        "each_view": [{}, {"blur_p": 0.1}],
         "batch_norm": "local",
         "precision": "fp32",
     },
@@ -101,6 +107,10 @@ RENAMES = {
         "blur_sigma": [0.1, 1],
         "blur_p": 0,
         "flip_p": 0,
+        "solarise_p": 0.1,
+        # Of a later view alone.
+        "overlap": {"each_view": [{}, {"overlap": 0.1}]},
+        "overlap_view": {"each_view": [{}, {}, {"overlap": 0.1, "overlap_view": 2}]},
     },
     Linear: {
         "size": 64,
@@ -118,9 +128,24 @@ RENAMES = {
     | {"weight_decays": [1], "tolerance": 1e-4, "iterations": 5, "neighbours": [3], "temperature": 1},
     Correspondence: {"size": 64, "batch_size": 8, "eval_images": 5, "scale": [0.5, 1], "ratio": [1, 1]},
     Detection: {
+        "head": "res5",
         "size": 64,
+        "train_sizes": [640, 800],
         "iterations": 5,
         "batch_size": 8,
+        "aspect_groups": True,
+        "warmup_factor": 0.001,
+        "norm_weight_decay": 0,
+        "precise_bn": 5,
+        "initial_heads": "detectron2",
+        "masks": False,
+        "smooth_l1_beta": 0,
+        "roi_aligned": True,
+        "roi_samples": 0,
+        "candidates": [5, 5],
+        "test_proposals": 5,
+        "train_difficult": True,
+        "metric": "voc07",
         "lr": 0.1,
         "milestones": [0.5],
         "warmup_iterations": 0,
@@ -204,7 +229,7 @@ ROWS = [
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
     changes = value if field in ("steps", "init_prefix", "init_preprocessing") else {field: value}
     if cls is Views:
-        cls, changes = Pretrain, {"views": changes}
+        cls, changes = Pretrain, value if field.startswith("overlap") else {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"
     assert (digest(cls, **changes) != digest(cls)) == (outcome == "renames")
 

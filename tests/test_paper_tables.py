@@ -168,7 +168,7 @@ def test_table_3_is_filled_by_segmentation_of_cityscapes(tmp_path, monkeypatch):
         tables[dataset] = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table3"]
     own = tables[name].printed.set_index("method").loc["mls, this study"]
     assert own["mIoU"].tolist() == ["50.00 ± 0.00"] * 2
-    assert "segmentation 10 iterations of 16 images at 512 px with an FCN." in tables[name].text
+    assert "segmentation 10 iterations of 16 images at 512 px, head fcn." in tables[name].text
     assert set(tables["camvid"].tidy["status"]) == {"no run"}
     assert "none of this kind" in tables["camvid"].text
 

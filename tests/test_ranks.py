@@ -253,18 +253,21 @@ def test_an_unknown_batch_norm_is_refused():
 
 def segmented(file, settings):
     """Segmentation's scores and weights on each rank, in float32, without dropout, which each rank draws."""
-    segmentation.DROPOUT, models, train, autocast = 0.0, [], segmentation.train, segmentation.autocast
-    segmentation.autocast = nullcontext
+    models, train = [], segmentation.train
 
     def remember(model, *args, **settings):
         models.append(model)
         train(model, *args, **settings)
 
-    segmentation.train = remember
-    try:
+    rooms = "mlssl.transfer.segmentation"
+    with (
+        patch(f"{rooms}.train", remember),
+        patch(f"{rooms}.model.DROPOUT", 0.0),
+        # As names of modules: the package has a function `train` too.
+        patch.object(sys.modules[f"{rooms}.train"], "autocast", nullcontext),
+        patch.object(sys.modules[f"{rooms}.predict"], "autocast", nullcontext),
+    ):
         rows, notes = segmentation.evaluate(file, settings, seed=0, device=CPU, progress=False)
-    finally:
-        segmentation.train, segmentation.DROPOUT, segmentation.autocast = train, 0.1, autocast
     assert notes["eval_images"] == rows[0]["n"]
     return {"scores": {row["metric"]: row["value"] for row in rows}, "model": models[0].state_dict()}
 

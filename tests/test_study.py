@@ -127,6 +127,7 @@ REFUSED = [
     ({"transfers.linear.fractions": [1, 0.1, 1.0]}, "transfers.linear.fractions: [1", "each may be given once"),
     ({"transfers.knn": {"neighbours": [5, 5]}}, "transfers.knn.neighbours: [5, 5] is", "each may be given once"),
     ({"transfers.dense": {"shrinkages": [1, 1.0]}}, "transfers.dense.shrinkages: [1", "each may be given once"),
+    ({"transfers.dense": {"shrinkages": [2]}}, "transfers.dense.shrinkages.0: 2", "at most 1"),
     ({"search_benchmark": {"method": "mls", "sizes": [8, 8]}}, "search_benchmark.sizes", "each may be given once"),
     ({"seeds": 3}, "seeds: 3", "a list"),
     ({"seeds": [-1]}, "seeds.0: -1", "at least 0"),

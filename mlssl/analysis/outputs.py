@@ -14,7 +14,7 @@ from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
 from mlssl.study.images import own_photos
 from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
 
-METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
+METRICS = ["run", "method", "seed", "protocol", "head", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
 """Columns of metrics.tsv."""
 RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_code"]
@@ -127,6 +127,11 @@ def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
     others = [score for score in (*FROZEN, *DENSE, *LABELS) if score.transfer in study.transfers]
     return [*linear_scores(study), *others, *accuracy_scores(study), MINUTES]
+
+
+def heads(study: Study) -> dict[str, str]:
+    """Transfer -> its head, of those that train one; scores of different heads are different protocols' scores."""
+    return {name: t.head for name, t in study.transfers.items() if isinstance(t, Detection | Segmentation)}
 
 
 def runs_with(study: Study, score: Score) -> Collection[str]:
@@ -331,7 +336,10 @@ def transfer_budget(study: Study, used: Collection[str | None] | None = None) ->
         if isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         elif isinstance(t, Detection | Segmentation):
-            parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
+            voc = "" if getattr(t, "metric", "coco") == "coco" else f", average precision of {t.metric}"
+            parts.append(
+                f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px, head {t.head}{voc}"
+            )
         else:
             parts.append(f"{'linear probe' if name == 'linear' else name} on frozen features at {t.size} px")
     return "; ".join(parts)

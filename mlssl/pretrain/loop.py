@@ -22,11 +22,11 @@ from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.method import Diagnoses, RecordsLabels
-from mlssl.pretrain.build import build_method, build_optimizer, precision, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
 from mlssl.pretrain.records import record_steps
-from mlssl.pretrain.run.folder import DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
+from mlssl.pretrain.run.folder import COMPUTES, DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
 from mlssl.pretrain.run.owner import own
 from mlssl.pretrain.run.signals import Interrupted, Stop
 from mlssl.pretrain.schedule import cosine
@@ -34,10 +34,11 @@ from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.runtime import distributed
 from mlssl.runtime.device import facts
+from mlssl.runtime.precision import effective
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run, weights_id
-from mlssl.study.methods import is_supervised, resolve
+from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
 
@@ -169,9 +170,20 @@ def prepare(
     method, backbone = build_method(config, device, labels, notes)
     if "init" in notes and distributed.is_main():
         print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
-    images, code = f"{store.crc32:08x}", stage_code("pretrain", config.target)
-    training = Training(method, build_optimizer(config, method), images=images, segments=[segment(0, code)])
-    newest = folder.load_state(images=images, code=code, total=total, changed_code=changed_code)
+    images, precision, remark = f"{store.crc32:08x}", *effective(config.precision, device)
+    if remark:
+        notes["precision_remark"] = remark
+        if distributed.is_main():
+            print(f"{name}: {remark}", file=sys.stderr)
+    present = segment(0, stage_code("pretrain", config.target), device=facts(device)["device"], precision=precision)
+    training = Training(
+        method,
+        build_optimizer(config, method),
+        images=images,
+        segments=[present],
+        scaler=build_scaler(config, device),
+    )
+    newest = folder.load_state(images=images, present=present, total=total, changed_code=changed_code)
     if newest:
         training.restore(newest.values, device)
     distributed.wait_for_all()  # the first rank changes the folder only after all have read it
@@ -216,8 +228,8 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     with progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
-            set_learning_rate(training.optimizer, lr)
-            losses = step(method, training.optimizer, views[at], at / total)
+            set_learning_rate(training.optimizer, lr, config.lr)
+            losses = step(method, training.optimizer, views[at], at / total, training.scaler)
             if at + 1 < total:
                 views.prepare(at + 1)
             training.losses.add(losses)
@@ -261,11 +273,6 @@ def progress_bar(run: Run, *, shown: bool) -> tqdm:
         mininterval=2,
         smoothing=0.05,
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def save(run: Run, writer: RunWriter | None) -> None:
@@ -313,7 +320,7 @@ def result_of(run: Run) -> dict[str, Any]:
     seen, seconds = run.total * config.batch_size, training.watch.seconds()
     cost = {"steps": run.total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     notes: dict[str, Any] = {
-        "precision": precision(config, run.device),
+        "precision": effective(config.precision, run.device)[0],
         "store": run.placement,
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
@@ -321,7 +328,9 @@ def result_of(run: Run) -> dict[str, Any]:
     }
     if len(training.segments) > 1:
         notes["segments"] = [
-            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in training.segments
+            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])}
+            | {key: s[key] for key in COMPUTES if key in s}
+            for s in training.segments
         ]
     return results.result(
         run.folder.about,
@@ -351,7 +360,7 @@ def initial_id(config: Pretrain) -> str | None:
     """The identity of the initial weights, `-` if their file is gone; None for a random start."""
     if not config.init:
         return None
-    content = content_id(Path(config.init), CACHE)
+    content, _ = content_id(Path(config.init), CACHE)
     return content if content == "-" else weights_id(content, config.init_prefix, config.init_preprocessing)
 
 
@@ -360,6 +369,7 @@ def identified(config: Pretrain) -> Pretrain:
 
     Missing identities are computed from the content.
     """
+    check_views(config.target, len(config.each_view), "pretrain")
     init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)

@@ -20,7 +20,7 @@ from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.methods import check_common, is_supervised, resolve
+from mlssl.study.methods import check_common, check_views, is_supervised, resolve
 from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
 from mlssl.study.settings import (
     RESOLVED,
@@ -224,7 +224,10 @@ def load(path: Path | str, *, in_job: bool = False) -> Study:
     if file.transfer_data:
         transfer_source, more = identify(read_source(file.transfer_data, f"{path}: transfer_data"))
         changes += more
-    weights = {init: content_id(Path(init), CACHE) for init in initial_weights(file)}
+    weights = {}
+    for init in initial_weights(file):
+        weights[init], more = content_id(Path(init), CACHE)
+        changes += more
     return expand(file, path, source, transfer_source, weights, tuple(changes))
 
 
@@ -414,6 +417,7 @@ def expand_runs(
             raise ConfigError(
                 f"{where}: {method.target} trains with labels, and data has none; leave the method out"
             )
+        check_views(first.target, len(first.each_view), f"{where}.pretrain")
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
         if method.target and is_transformer(first.backbone):
@@ -469,28 +473,29 @@ def check_shares(
             raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
 
 
-def read_extended(path: Path) -> Any:
-    """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
+def read_extended(path: Path, seen: tuple[Path, ...] = ()) -> Any:
+    """The values of a study file, merged over those of the files that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
-    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of
-    another kind.
+    Of several files, each is merged over those before it. Mappings are merged key by key, other values replace
+    those of the base; null removes a mapping, from whichever file of the chain it is. `about` is not inherited, and
+    a data source replaces that of the base if it is of another kind. `seen` are the files that led here.
     """
-    values, seen = read_yaml(path), [path.resolve()]
-    at, chain = path, [values]  # the study itself first
-    while isinstance(chain[-1], dict) and "extends" in chain[-1]:
-        by, named = at, str(chain[-1].pop("extends"))
-        at = by.parent / named
+    values, seen = read_yaml(path), (*seen, path.resolve())
+    if not isinstance(values, dict) or "extends" not in values:
+        return values
+    named = values.pop("extends")
+    bases = []
+    for name in named if isinstance(named, list) else [named]:
+        at = path.parent / str(name)
         if not at.is_file():
-            raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
+            raise ConfigError(f"{path}: extends: {name}: no file {at}; give the path as seen from {path.parent}")
         if at.resolve() in seen:
-            raise ConfigError(f"{by}: extends: {at} extends itself; name another study")
-        seen.append(at.resolve())
-        base = read_yaml(at)
+            raise ConfigError(f"{path}: extends: {at} extends itself; name another study")
+        base = read_extended(at, seen)
         if not isinstance(base, dict):
-            raise ConfigError(f"{by}: extends: {at} is not a study")
-        chain.append(base)
-    return reduce(extended, reversed(chain))
+            raise ConfigError(f"{path}: extends: {at} is not a study")
+        bases.append(base)
+    return reduce(extended, [*bases, values])
 
 
 def extended(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
