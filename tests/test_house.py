@@ -29,6 +29,8 @@ ALLOWED = {
     "baselines": {"mlssl.method.losses", "mlssl.method.pseudo_labels", "mlssl.parts", "mlssl.ranges"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
     "mlssl/checkpoints": LEAVES | {"mlssl.checkpoints", "mlssl.tensors"},
+    "mlssl/export": LEAVES
+    | {"mlssl.export", "mlssl.checkpoints.names", "mlssl.data.images", "mlssl.parts", "mlssl.transfer.load"},
     "mlssl/scenes": LEAVES | {"mlssl.scenes"},
     "mlssl/datasets": LEAVES | {"mlssl.datasets", "mlssl.data"},
     "mlssl/photos": LEAVES | {"mlssl.photos", "mlssl.data"},

@@ -18,6 +18,7 @@ from mlssl.study import sources as sources_module
 from mlssl.study.expand import load
 from mlssl.study.identity import kind_of
 from mlssl.study.settings import (
+    Classification,
     Correspondence,
     Data,
     Dataset,
@@ -36,6 +37,7 @@ from mlssl.study.settings import (
     Scenes,
     SearchBenchmark,
     Segmentation,
+    Svm,
     Views,
 )
 from mlssl.study.sources import RECORD, contents, identify, read_source, record
@@ -58,6 +60,8 @@ BASE = {
     Dense: {"data": DATA},
     Regions: {"data": DATA},
     Correspondence: {"data": DATA},
+    Svm: {"data": DATA},
+    Classification: {"data": DATA},
     Detection: {"data": DATA},
     Segmentation: {"data": DATA, "scale": [96, 96]},
     PseudoLabels: {"data": DATA},
@@ -198,6 +202,8 @@ KEEPS = {
     Dense: {},
     Regions: {},
     Correspondence: {},
+    Svm: {},
+    Classification: {},
     Detection: {},
     Segmentation: {},
     PseudoLabels: {},

@@ -14,7 +14,7 @@ from mlssl.cli.options import add_device, add_run, add_study, command, exists_al
 from mlssl.errors import ConfigError, DataError, MissingLabels, did_you_mean
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
+from mlssl.study.settings import ONE_DEVICE, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def add(commands: Any) -> None:
         "dense": "Evaluate a frozen backbone by linear segmentation of its maps: mIoU, mAcc.",
         "regions": "Evaluate a frozen backbone by classifying annotated boxes: accuracy.",
         "correspondence": "Evaluate a frozen backbone by matching cells of two crops, and by retrieving objects.",
+        "svm": "Evaluate a frozen backbone by linear SVMs, with all labels and with few: all-point mAP.",
+        "classification": "Fine-tune a backbone, or a linear layer on it, to classify images: mAP or accuracy.",
         "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
         "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
@@ -180,7 +182,7 @@ def transfer(args: argparse.Namespace) -> None:
         meta["seed"] = args.seed
     about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.command in FROZEN:
+        if distributed.count() > 1 and args.command in ONE_DEVICE:
             raise ConfigError(f"{args.command}: runs on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return

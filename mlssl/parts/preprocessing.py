@@ -69,3 +69,15 @@ def move_strides(backbone: nn.Module, name: str) -> None:
         raise ConfigError(f"preprocessing.stride_in_1x1: '{name}' is no ResNet with bottlenecks; leave it out")
     for block in blocks:
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
+def stated(preprocessing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Mean, standard deviation, channels and pixel range of an input, with ImageNet's values written out."""
+    given = preprocessing or {"mean": None, "std": None, "channels": "RGB", "pixel_range": 1}
+    order = slice(None, None, -1 if given["channels"] == "BGR" else 1)
+    found: dict[str, Any] = {"channels": given["channels"], "pixel_range": given["pixel_range"]}
+    imagenet: dict[str, tuple[float, ...]] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    for key, values in imagenet.items():
+        own: Any = given[key]
+        found[key] = [given["pixel_range"] * v for v in values[order]] if own is None else list(own)
+    return found

@@ -402,6 +402,95 @@ class Correspondence:
 
 
 @settings
+class Svm:
+    """Linear support vector machines on frozen maps, one per category, of scikit-learn: VOC07's protocol.
+
+    With all labels, and with few of each category; all-point average precision.
+    """
+
+    data: Data
+    size: Pixels = 224
+    """Images are resized to size x size pixels; the aspect ratio is not kept."""
+    resize: Pixels | None = 256
+    """Before that, pixels of the short side that images are resized to; null: not before."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    layers: Annotated[tuple[Literal["c1", "c2", "c3", "c4", "c5"], ...], Field(min_length=1), EACH_ONCE] = ("c5",)
+    """The maps whose features are classified: the first convolution's, and the last of each stage."""
+    costs: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (
+        0.01,
+        0.1,
+        1.0,
+        2.0,
+        5.0,
+        10.0,
+        15.0,
+        20.0,
+        50.0,
+        100.0,
+        1000.0,
+    )
+    """Candidates for the cost of an error."""
+    folds: Annotated[int, Field(ge=2)] = 3
+    """Parts of the training images in the cross-validation that chooses the cost, per category."""
+    positive_weight: Positive = 2.0
+    """Weight of an image with the category; one without it has weight 1."""
+    tolerance: Positive = 1e-4
+    """Tolerance of the solver."""
+    iterations: Count = 2000
+    """Largest number of its iterations; the notes of a result count the fits that reach it."""
+    all_labels: bool = True
+    """Whether to train with all labels."""
+    shots: Annotated[tuple[Count, ...], EACH_ONCE] = ()
+    """Numbers k of images per category to train with, each a protocol of its own."""
+    samples: Count = 5
+    """Random samples for each k; the result is their mean."""
+
+    def protocols(self) -> list[str]:
+        """Names of the protocols: svm, svm_c4, svm_k1, svm_c4_k1, …"""
+        named = ["svm" if layer == "c5" else f"svm_{layer}" for layer in self.layers]
+        shots = ([""] if self.all_labels else []) + [f"_k{k}" for k in self.shots]
+        return [f"{name}{shot}" for name in named for shot in shots]
+
+
+@settings
+class Classification:
+    """Classification of whole images by a linear layer on the backbone, all layers trained or the last alone.
+
+    Softmax where every image has one category, else one logistic output per category.
+    """
+
+    data: Data
+    size: Pixels = 224
+    """Pixels of a crop's side."""
+    resize: Pixels = 256
+    """Pixels of the short side that images are resized to: before the centre crop of evaluation, and before random
+    crops of training."""
+    crop: Literal["random_resized", "random", "centre"] = "random_resized"
+    """Crops of training: of random area and shape; of random place; or those of evaluation."""
+    scale: ShareRange = (0.08, 1.0)
+    """Share of the image's area that a `random_resized` crop covers."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of a `random_resized` crop, before it is resized to a square."""
+    epochs: Count = 120
+    """Passes over the training images."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images per optimiser step."""
+    lr: Positive = 0.01
+    """Learning rate of SGD with momentum 0.9 at the start."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How it falls: per step to zero along a cosine, or tenfold at each of `milestones`."""
+    milestones: tuple[Inside, ...] = (1 / 3, 2 / 3)
+    """Shares of the epochs after which `steps` falls."""
+    weight_decay: NotNegative = 5e-4
+    """Of all weights that are trained."""
+    frozen: bool = False
+    """Train only the linear layer; the backbone stays in eval mode."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """Whether batch norms use the statistics of the batch in training, or keep those of pretraining."""
+
+
+@settings
 class Detection:
     """Mask R-CNN, all layers trained; config/protocols has the settings of published protocols."""
 
@@ -545,7 +634,9 @@ class PseudoLabels:
     """A crop shows a category if at least this share of the box of one of its objects is inside."""
 
 
-Transfer = Linear | Knn | Dense | Regions | Correspondence | Detection | Segmentation | PseudoLabels
+Transfer = (
+    Linear | Knn | Dense | Regions | Correspondence | Svm | Classification | Detection | Segmentation | PseudoLabels
+)
 """The settings of a transfer."""
 TRANSFERS: dict[str, type[Transfer]] = {
     "linear": Linear,
@@ -553,13 +644,17 @@ TRANSFERS: dict[str, type[Transfer]] = {
     "dense": Dense,
     "regions": Regions,
     "correspondence": Correspondence,
+    "svm": Svm,
+    "classification": Classification,
     "detection": Detection,
     "segmentation": Segmentation,
     "pseudo_labels": PseudoLabels,
 }
 """Stage -> its settings."""
-FROZEN = ("linear", "knn", "dense", "regions", "correspondence")
+FROZEN = ("linear", "knn", "dense", "regions", "correspondence", "svm")
 """Transfers that read a frozen backbone, on one device."""
+ONE_DEVICE = (*FROZEN, "classification")
+"""Transfers that run on one device."""
 Config = Pretrain | Transfer
 """The settings of a pretraining or a transfer."""
 RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised"}

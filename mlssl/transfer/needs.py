@@ -189,6 +189,8 @@ MISSING: dict[str, Callable[[Split, Split], str | None]] = {
     "dense": masks,
     "regions": parts,
     "correspondence": validation_parts,
+    "svm": labels,
+    "classification": labels,
     "detection": boxes,
     "segmentation": masks,
 }
