@@ -139,14 +139,14 @@ def trainable(split: Split) -> list[int]:
 
 
 def training_example(split: Split, kept: list[int], seed: int, t: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The t-th training sample, flipped with probability 0.5: float 3 x H x W in [0, 1] and its objects.
+    """The t-th training sample, flipped with probability 0.5: uint8 3 x H x W and its objects.
 
     Objects are `boxes` float N x 4 (x1 y1 x2 y2, pixels), `labels` int64 N from 1, `masks` uint8 N x H x W.
     Crowds are excluded.
     """
     position, rng = draw(t, len(kept), seed, "detection")
     i = kept[position]
-    image, objects = image_tensor(split, i).float() / 255, split.instances(i)
+    image, objects = image_tensor(split, i), split.instances(i)
     single = ~objects.crowd
     boxes, masks = torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.masks[single])
     if torch.rand((), generator=rng) < 0.5:
@@ -168,7 +168,7 @@ def loss_terms(model: nn.Module, batch: tuple[list, list], device: torch.device)
     """Mask R-CNN's losses of a batch, by their names in torchvision."""
     images, targets = batch
     return model(
-        [image.to(device, non_blocking=True) for image in images],
+        [image.to(device, non_blocking=True).float() / 255 for image in images],
         [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets],
     )
 
