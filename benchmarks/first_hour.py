@@ -1,7 +1,8 @@
 """What to measure in the first hour on a GPU: `python -m benchmarks.first_hour --out results/reference/gpu`.
 
 Every part runs alone, for at most 8 minutes, and writes PART.json when it ends. A part that has its file is left
-out, so the same command goes on after any stop. `--toy` goes through all parts at the sizes of a test, on any device.
+out, so the same command goes on after any stop. `--toy` goes through all parts at the sizes of a test, on any
+device.
 """
 
 from __future__ import annotations
