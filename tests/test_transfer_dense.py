@@ -143,15 +143,15 @@ def test_training_examples_leave_out_crowds_and_empty_images(data):
     flips = 0
     for t in range(22):
         image, target = training_example(split, kept, 0, t)
-        assert image.shape == (3, 64, 64)
+        assert (image.shape, image.dtype) == ((3, 64, 64), torch.uint8)
         i, _ = draw(t, len(kept), 0, "detection")
         assert len(target["labels"]) == (~split.instances(kept[i]).crowd).sum() > 0
         for box, label, mask in zip(target["boxes"], target["labels"], target["masks"], strict=True):
             x1, y1, x2, y2 = box.int().tolist()
             # Box, mask and colour agree, flipped or not.
             assert mask.sum() == (x2 - x1) * (y2 - y1) == mask[y1:y2, x1:x2].sum()
-            assert image[:, y1:y2, x1:x2].mean(dim=(1, 2)).argmax() == label - 1
-        flips += not torch.equal(image, image_tensor(split, kept[i]).float() / 255)
+            assert image[:, y1:y2, x1:x2].float().mean(dim=(1, 2)).argmax() == label - 1
+        flips += not torch.equal(image, image_tensor(split, kept[i]))
     assert 4 < flips < 18
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
@@ -16,13 +17,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlssl import results
-from mlssl.data import placement
 from mlssl.data.loader import Ahead, Steps
+from mlssl.data.placement import Place
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.embeddings import COLLAPSED
 from mlssl.parts.method import Diagnoses, RecordsLabels
+from mlssl.pretrain import memory
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
@@ -42,6 +44,9 @@ from mlssl.study.identity import about_run, weights_id
 from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
+
+PLACES: tuple[Place, ...] = ("device", "mapped")
+"""The fastest places of the images that a run tries, one after the other."""
 
 
 def pretrain(
@@ -64,9 +69,9 @@ def pretrain(
     Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it. If only
     the outputs of a finished run are missing, they are written again from its last state. A run that other code
     started is resumed only with `changed_code`; its result then lists the segments.
-    Raises ConfigError for invalid settings, FileExistsError if `out` has the result of another run, NonFiniteLoss
-    for divergence, Interrupted when `stop` is requested, after saving the state; RunInUse when another trainer owns
-    this run, TakenOver when another trainer takes it over.
+    Raises ConfigError for invalid settings and for a GPU with too little memory, FileExistsError if `out` has the
+    result of another run, NonFiniteLoss for divergence, Interrupted when `stop` is requested, after saving the
+    state; RunInUse when another trainer owns this run, TakenOver when another trainer takes it over.
     """
     stop = stop or Stop()
     config = identified(config)
@@ -80,13 +85,39 @@ def pretrain(
                 print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
-            prepared = prepare(config, store_path, folder, writer, device=device, changed_code=changed_code)
-            if progress and distributed.is_main():
-                print(f"{run}: {prepared.placement}", file=sys.stderr)
-            stop.defer()
-            if prepared.total:
-                train(prepared, writer, stop, progress=progress)
-            finish(prepared, writer)
+            free = memory.free_on_gpu(device)
+            before = folder.too_little_memory()
+            if free is not None and before is not None and free <= 1.02 * before:
+                raise ConfigError(
+                    f"{run}: {memory.explanation(config, device)} (it failed with as much free before)"
+                )
+            for at_most in PLACES:
+                prepared = prepare(
+                    config, store_path, folder, writer, device=device, changed_code=changed_code, at_most=at_most
+                )
+                if progress and distributed.is_main():
+                    print(f"{run}: {prepared.placement}", file=sys.stderr)
+                stop.defer()
+                work = partial(train, prepared, writer, stop, progress=progress)
+                if not prepared.total or not memory.runs_out_of_memory(work):
+                    finish(prepared, writer)
+                    return
+                place = prepared.place
+                del prepared, work
+                # Other ranks are in the middle of a step, and would wait for this one.
+                if place == "mapped" or distributed.count() > 1:
+                    break
+                print(
+                    f"{run}: the memory of {device} is full; the images leave it for the page cache, and training "
+                    "goes on from the last saved state",
+                    file=sys.stderr,
+                )
+            raise torch.OutOfMemoryError
+        except torch.OutOfMemoryError as error:
+            reason = memory.explanation(config, device)
+            if writer:
+                writer.write_failure(reason, gpu_memory_free=free)
+            raise ConfigError(f"{run}: {reason}") from error
         except NonFiniteLoss as error:
             if writer:
                 writer.write_failure(str(error))
@@ -127,8 +158,10 @@ class Run:
     trained_before: bool
     """Whether the state that was loaded is that of the last step."""
     views: Steps
+    place: Place
+    """Where the store's pixels are."""
     placement: str
-    """Where the store's pixels are, for people."""
+    """The same for people, with the reason."""
     notes: dict[str, Any]
     """What the result says about the start of the run."""
 
@@ -141,8 +174,11 @@ def prepare(
     *,
     device: torch.device,
     changed_code: bool,
+    at_most: Place = "device",
 ) -> Run:
     """Build the method, resume from the newest state, and move the images to their place in memory.
+
+    With `at_most` mapped, the images stay out of GPU memory.
 
     Raises ConfigError and DataError for settings, images or a state that do not fit together, before anything is
     written.
@@ -194,11 +230,9 @@ def prepare(
     if trained_before and distributed.is_main():
         print(f"{name}: has been trained; its outputs are written again from {folder.state}", file=sys.stderr)
 
-    need = store.pixels.numel()
-    free = placement.free_memory(device, sharers=distributed.on_this_machine())
-    place = placement.choose_place(need, free)
     torch.backends.cudnn.benchmark = device.type == "cuda"  # all steps have the same shapes
-    store.pixels = placement.moved(store.pixels, place, device)
+    needed = memory.training_bytes(config, method, backbone, precision) if total and device.type == "cuda" else 0
+    place, described = memory.put_images(store, device, training=needed, at_most=at_most)
     return Run(
         name=name,
         config=config,
@@ -211,7 +245,8 @@ def prepare(
         training=training,
         trained_before=trained_before,
         views=Steps(store, config, device, part),
-        placement=placement.describe(need, place, free),
+        place=place,
+        placement=described,
         notes=notes,
     )
 

@@ -10,10 +10,16 @@ from typing import Any
 import torch
 
 from mlssl.errors import ConfigError
+from mlssl.runtime import gpu_slot
 
 
 def choose(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is CUDA if available, else the CPU. ConfigError if there is none of it."""
+    """The device called `name`; `auto` is CUDA if available, else the CPU.
+
+    Raises ConfigError if there is none of that name, or a GPU that PyTorch cannot use, unless the name is `cpu`.
+    """
+    if name != "cpu" and not torch.cuda.is_available() and (why := unusable_gpu()):
+        raise ConfigError(why)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -29,6 +35,23 @@ def choose(name: str = "auto") -> torch.device:
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())  # as tensors name it
     return device
+
+
+def unusable_gpu() -> str | None:
+    """Why PyTorch cannot use a GPU that this machine has; None without a GPU.
+
+    Usually the driver is older than the CUDA version of PyTorch. Training would take days on a CPU.
+    """
+    found = gpu_slot.listed("name", "driver_version") if gpu_slot.visible() else []
+    if not found:
+        return None
+    gpu, driver = found[0]
+    cuda = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return (
+        f"this machine has a GPU ({gpu}, driver {driver}), which PyTorch {torch.__version__} {cuda} cannot use; "
+        "install a build for this driver (table in docs/cluster.md), or compute on the CPU: give --device cpu, or "
+        "set CUDA_VISIBLE_DEVICES to nothing"
+    )
 
 
 def set_up(device: torch.device, threads: int | None = None) -> None:

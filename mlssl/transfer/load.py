@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -26,6 +25,7 @@ from mlssl.runtime import distributed
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.seeds import seed_of
 from mlssl.tensors import read_own
+from mlssl.transfer import workers
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
@@ -134,14 +134,16 @@ def batches(
 ) -> DataLoader:
     """`read(i)` for each i of `order`, in batches; `batch_size` is per rank.
 
-    On a CPU this process reads the examples, because no core is idle; on a GPU one worker per core reads them.
+    On a CPU this process reads the examples, because no core is idle; for a GPU worker processes do (`workers`).
     """
     cuda = device.type == "cuda"
+    processes = workers.count(read(int(order[0])), batch_size) if cuda and len(order) else 0
     return DataLoader(
         Examples(read, order),
         batch_size,
         collate_fn=collate,
-        num_workers=len(os.sched_getaffinity(0)) // distributed.on_this_machine() if cuda else 0,
+        num_workers=processes,
+        multiprocessing_context=workers.context() if processes else None,
         pin_memory=cuda,
         # A separate generator: otherwise the loader would draw from torch's global generator and change its state.
         generator=torch.Generator(),

@@ -189,7 +189,7 @@ def detection_step(mode: GhostCuda) -> dict[str, Any]:
         "labels": torch.tensor([1, 2]),
         "masks": torch.zeros(2, 240, 320, dtype=torch.uint8),
     }
-    batch = ([torch.zeros(3, 240, 320)] * 2, [target] * 2)
+    batch = ([torch.zeros(3, 240, 320, dtype=torch.uint8)] * 2, [target] * 2)
     return finetuning(mode, detection_losses, model, config, batch)
 
 

@@ -13,7 +13,7 @@ rule linear:
         run=unfinished("linear"),
     log:
         OUT / "logs" / "linear" / "{run}.log",
-    threads: 1
+    threads: GPU_THREADS
     resources:
         gpu=1,
         mem_mb=3000,
@@ -109,7 +109,7 @@ rule detection:
         threads=threads_per_rank,
     log:
         OUT / "logs" / "detection" / "{run}.log",
-    threads: RUN_LAYOUT.per_node
+    threads: RUN_LAYOUT.per_node * GPU_THREADS
     resources:
         **RUN_LAYOUT.resources(),
         mem_mb=3000 * RUN_LAYOUT.per_node,

@@ -92,6 +92,13 @@ class RunFolder:
             )
         return newest._replace(values=state | {"segments": [*segments, present | {"step": step}]})
 
+    def too_little_memory(self) -> int | None:
+        """Bytes of GPU memory that were free when this run failed for lack of it; None if it did not."""
+        try:
+            return json.loads(self.failed.read_text()).get("gpu_memory_free")
+        except FileNotFoundError:
+            return None
+
     def load_kept_result(self) -> dict[str, Any] | None:
         """The result of this run, if it has ended and only its outputs are missing."""
         result = results.read_result(self.kept_result)
@@ -169,11 +176,11 @@ class RunWriter:
             results.write_result(folder.result, result)
         self._remove(*checkpoint.all_of(folder.state)[1:], folder.log, folder.failed)
 
-    def write_failure(self, reason: str) -> None:
+    def write_failure(self, reason: str, **more: Any) -> None:
         """Write why the run failed, and remove outputs that look like those of a finished run."""
         self._remove(*(self.folder.out / name for name in (*OUTPUTS, "pseudo_labels.npz")))
         with self.owner.writing():
-            write_json(self.folder.failed, {**self.folder.about, "reason": reason})
+            write_json(self.folder.failed, {**self.folder.about, "reason": reason, **more})
 
     def _remove(self, *paths: Path) -> None:
         with self.owner.writing():

@@ -29,14 +29,14 @@ def trainable(split: Split, *, difficult: bool = False) -> list[int]:
 def training_example(
     split: Split, kept: list[int], seed: int, t: int, *, difficult: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The t-th training sample, flipped with probability 0.5: float 3 x H x W in [0, 1] and its objects.
+    """The t-th training sample, flipped with probability 0.5: uint8 3 x H x W and its objects.
 
     Objects are `boxes` float N x 4 (x1 y1 x2 y2, pixels), `labels` int64 N from 1, `masks` uint8 N x H x W.
     Crowds are excluded.
     """
     position, rng = draw(t, len(kept), seed, "detection")
     i = kept[position]
-    image, objects = image_tensor(split, i).float() / 255, split.instances(i)
+    image, objects = image_tensor(split, i), split.instances(i)
     single = learned(split, i, difficult=difficult)
     boxes, masks = torch.from_numpy(objects.boxes[single]), torch.from_numpy(objects.masks[single])
     if torch.rand((), generator=rng) < 0.5:

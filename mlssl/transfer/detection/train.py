@@ -36,7 +36,7 @@ def loss_terms(model: nn.Module, batch: tuple[list, list], device: torch.device)
     """Mask R-CNN's losses of a batch, by their names in torchvision."""
     images, targets = batch
     return model(
-        [image.to(device, non_blocking=True) for image in images],
+        [image.to(device, non_blocking=True).float() / 255 for image in images],
         [{name: value.to(device, non_blocking=True) for name, value in target.items()} for target in targets],
     )
 
