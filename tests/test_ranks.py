@@ -283,6 +283,7 @@ def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
         assert other["scores"] == pytest.approx(alone["scores"], abs=0.5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_detection_by_two_ranks_sees_every_image_and_writes_one_result(tmp_path):
     data = {"root": str(write_coco(tmp_path / "coco")), **IDENTIFIED}
@@ -348,7 +349,7 @@ def workers(launcher):
     return [p for p in psutil.Process(launcher.pid).children() if "pretrain" in p.cmdline()]
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"
@@ -402,6 +403,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_ends_as_with_one(images,
         assert torch.equal(a["query_image"], b["query_image"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["rank", "launcher"])
 def test_kill_9_of_a_rank_or_of_the_launcher_ends_all_and_the_rerun_goes_on(images, with_images, tmp_path, who):
