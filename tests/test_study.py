@@ -231,7 +231,8 @@ def test_a_key_that_a_merge_brings_may_be_given_again():
         ("- 1", "extends: base.yaml", "own.yaml: extends: base.yaml is not a study"),
         ("name: caf\xe9", "extends: base.yaml", "base.yaml: byte 9 is not UTF-8"),
         ("colour: 1", "extends: base.yaml", "own.yaml: unknown key 'colour'"),
-        ("", "extends: [base.yaml]", "own.yaml: extends: ['base.yaml']: no file"),
+        ("", "extends: [base.yaml]", "own.yaml: extends: base.yaml is not a study"),
+        ("name: a", "extends: [base.yaml, none.yaml]", "own.yaml: extends: none.yaml: no file"),
     ],
 )
 def test_the_file_at_fault_is_named_in_a_chain(base, own, words):

@@ -372,7 +372,8 @@ def transfer_budget(study: Study, used: Collection[str | None] | None = None) ->
         if isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         elif isinstance(t, Detection | Segmentation):
-            voc = "" if getattr(t, "metric", "coco") == "coco" else f", average precision of {t.metric}"
+            coco = not isinstance(t, Detection) or t.metric == "coco"
+            voc = "" if coco else ", average precision of Pascal VOC"
             parts.append(
                 f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px, head {t.head}{voc}"
             )

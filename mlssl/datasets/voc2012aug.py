@@ -81,6 +81,6 @@ def sbd_mask(path: Path) -> np.ndarray:
         import scipy.io
 
         return np.asarray(scipy.io.loadmat(path)["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
-    except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # Decoding a damaged file may raise anything.
         remedy = "pip install scipy" if isinstance(error, ImportError) else "check the file or fetch it again"
         raise DataError(f"{path}: its mask cannot be read ({error}); {remedy}") from None

@@ -159,7 +159,8 @@ def numbers(
     """Machine-readable: separate columns for mean, std, n, expected n and status of every score, and the heads."""
     rows = []
     for i, level in enumerate(levels):
-        row: dict[str, object] = {axis: level} | {f"{transfer}_head": head for transfer, head in heads.items()}
+        row: dict[str, object] = {axis: level}
+        row |= {f"{transfer}_head": head for transfer, head in heads.items()}
         for score, by_level in summaries.items():
             s, name = by_level[level], f"{score.protocol}_{score.metric}"
             row |= {
@@ -183,13 +184,14 @@ def cells(
     heads: dict[str, str],
 ) -> pd.DataFrame:
     """Formatted for reading: one row per level, `mean ± std` in each cell; no number of a score in `unresolved`."""
-    columns = {axis: levels} | {f"{transfer} head": [head] * len(levels) for transfer, head in heads.items()}
+    columns = {axis: levels}
     for score, by_level in summaries.items():
         title = score.title if score.unit == "%" else score.label
         texts = {lv: by_level[lv].text(digits=score.digits, usual_n=len(study.seeds)) for lv in levels}
         if score in unresolved:
             texts |= {level: BELOW_RESOLUTION for level, s in by_level.items() if s.n}
         columns[title] = list(texts.values())
+    columns |= {f"{transfer} head": [head] * len(levels) for transfer, head in heads.items()}
     return pd.DataFrame(columns | paper, dtype=object)
 
 

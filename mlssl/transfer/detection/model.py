@@ -99,6 +99,7 @@ def build_model(backbone: nn.Module, config: Detection, categories: int, *, mask
     # Parts are made in a fixed order, in which torch's generator draws their initial weights.
     classes, zoom = 1 + categories, math.sqrt(config.size / COCO_SIZE)
     sizes = [s * zoom for s in ANCHORS]
+    features: Pyramid | ThirdStage
     if config.head == "res5":
         features, parts = on_c4(backbone, config, classes)
         anchors = AnchorGenerator((tuple(sizes),), (ASPECT_RATIOS,))

@@ -28,4 +28,4 @@ def recompute_statistics(model: nn.Module, forward: Callable[[Any], object], bat
             norm.momentum = 1 / (seen + 1)
         forward(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum  # type: ignore[assignment]
+        norm.momentum = momentum
