@@ -15,13 +15,18 @@ PARALLEL = -n 2 --dist worksteal
 # By way of the environment, so that the shell sees any character in a path as it is.
 export STUDY
 
-.PHONY: reproduce report test test-all test-rest coverage lint docs clean
+.PHONY: reproduce report test test-all test-rest coverage lint docs clean study
 
-reproduce: .venv/ready
+.DEFAULT_GOAL = reproduce
+
+study:
+	@test -f "$$STUDY" || { printf '%s\n' "STUDY=$$STUDY: no such file; give the path of a study, such as STUDY=config/demo.yaml" >&2; exit 2; }
+
+reproduce: study .venv/ready
 	$(BIN)/snakemake --cores $(CORES) --config "study=$$STUDY"
 	@$(MAKE) --no-print-directory report
 
-report: .venv/ready
+report: study .venv/ready
 	@out=results/$$(sed -n 's/^name: *//p' "$$STUDY") && \
 	$(BIN)/snakemake --cores 1 --config "study=$$STUDY" --report "$$out/report.html" && \
 	printf '\n%s\n' "report:  $$out/report.html" \

@@ -52,18 +52,26 @@ if workflow.is_main_process:
     if PROGRESS.other_code:
         print(PROGRESS.report(), file=sys.stderr)
     if DRY_RUN:
-        # At the end, because a long list of jobs comes first. Snakemake calls no hook (onsuccess) in a dry run.
+        # First the plan and its price; its last lines again at the end, below what may be a long list of jobs.
+        # Snakemake calls no hook (onsuccess) in a dry run.
         import atexit
 
         from mlssl.cost import estimate as cost
 
-        atexit.register(lambda: print(*left_out(), cost.report(STUDY, CORES), sep="\n", file=sys.stderr))
+        print(*left_out(), PLAN := cost.report(STUDY, CORES), sep="\n", file=sys.stderr)
+        atexit.register(lambda: print(*summary(PLAN), sep="\n", file=sys.stderr))
 
 
 onstart:
     expand.freeze(STUDY)
 
 
+onsuccess:
+    if (OUT / "index.html").exists():
+        print(f"results: {(OUT / 'index.html').resolve()}", file=sys.stderr)
+
+
 onerror:
     # On failure, build tables, figures and page from the results that exist; a missing or failed run is shown as such.
     shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q} && {MLSSL} page --study={FROZEN:q}")
+    print(f"results so far: {(OUT / 'index.html').resolve()}", file=sys.stderr)

@@ -21,6 +21,11 @@ def search_here() -> None:
             sys.path.append(folder)
 
 
+def included() -> list[str]:
+    """The names of the included studies."""
+    return sorted(path.stem for path in (PROJECT / "config").glob("*.yaml"))
+
+
 def study_file(given: str) -> Path:
     """Path of a study that is given by its path, or by the name of an included one: `demo`."""
     path, included = Path(given).expanduser(), PROJECT / "config" / f"{given}.yaml"

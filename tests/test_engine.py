@@ -337,7 +337,7 @@ def test_initial_weights_that_changed_since_the_run_was_named_are_refused(store,
     path = tmp_path / "w.pt"
     if known:
         write_backbone(path, name="test_resnet", seed=0)
-    named = dataclasses.replace(make_settings("random", init=str(path)), init_id=content_id(path, CACHE))
+    named = dataclasses.replace(make_settings("random", init=str(path)), init_id=content_id(path, CACHE)[0])
     write_backbone(path, name="test_resnet", seed=1)
     with pytest.raises(ConfigError, match=r"init: .*w.pt: has other contents .* call snakemake again"):
         train(named, store, tmp_path / "run")

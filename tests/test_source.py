@@ -108,6 +108,30 @@ def test_options_survive_whatever_a_name_begins_with(tmp_path, monkeypatch):
     assert (read.near, read.max_skipped, read.val_share, read.seed) == (6, 0.05, 0.25, 0)
 
 
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        ({"shop/0.jpg": "other"}, "shop: 1 of 2 images has other contents (0.jpg)"),
+        ({"shop/2.jpg": "new"}, "shop: 1 image more (2.jpg)"),
+        ({"labels.csv": "0.jpg,mug\n"}, "labels.csv has other contents"),
+        ({"deny.txt": "0.jpg\n"}, "deny.txt is new"),
+        ({"start.pt": "other weights"}, "start.pt has other contents"),
+    ],
+)
+def test_files_of_ones_own_that_changed_are_named_once(load, tmp_path, edit, sentence):
+    files = {"shop/0.jpg": "a", "shop/1.jpg": "b", "labels.csv": "0.jpg,cup\n", "start.pt": "weights"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    photos = {"photos": {"folder": "shop", "labels": "labels.csv", "deny": "deny.txt"}}
+    changes = {"data": photos, "pretrain": {**STUDY["pretrain"], "init": "start.pt"}}
+    assert load(changes).changes == ()
+    for name, text in edit.items():
+        (tmp_path / name).write_text(text)
+    assert load(changes).changes == (f"{tmp_path}: {sentence}",)
+    assert load(changes).changes == ()
+
+
 def test_photos_without_labels_are_not_transferred_to(load):
     plain = load({"data": {"photos": {"folder": "shop"}}})
     assert plain.transfers == {}

@@ -127,6 +127,7 @@ REFUSED = [
     ({"transfers.linear.fractions": [1, 0.1, 1.0]}, "transfers.linear.fractions: [1", "each may be given once"),
     ({"transfers.knn": {"neighbours": [5, 5]}}, "transfers.knn.neighbours: [5, 5] is", "each may be given once"),
     ({"transfers.dense": {"shrinkages": [1, 1.0]}}, "transfers.dense.shrinkages: [1", "each may be given once"),
+    ({"transfers.dense": {"shrinkages": [2]}}, "transfers.dense.shrinkages.0: 2", "at most 1"),
     ({"search_benchmark": {"method": "mls", "sizes": [8, 8]}}, "search_benchmark.sizes", "each may be given once"),
     ({"seeds": 3}, "seeds: 3", "a list"),
     ({"seeds": [-1]}, "seeds.0: -1", "at least 0"),
@@ -207,7 +208,7 @@ def test_a_folder_and_a_missing_file_are_refused():
     Path("folder.yaml").mkdir()
     with pytest.raises(ConfigError, match=r"folder\.yaml: cannot be read \(Is a directory\); check the path"):
         load("folder.yaml")
-    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; check the path"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file; give the path of a study"):
         load("none.yaml")
 
 

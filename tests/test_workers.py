@@ -13,7 +13,8 @@ from support.tiny_coco import write_coco
 
 from mlssl.data.coco import read_split
 from mlssl.data.shared_records import SharedRecords
-from mlssl.transfer import detection, workers
+from mlssl.transfer import workers
+from mlssl.transfer.detection.examples import as_lists, trainable, training_example
 from mlssl.transfer.load import batches
 
 
@@ -88,14 +89,14 @@ def test_a_split_is_sent_to_workers_without_its_annotations(split):
 @pytest.mark.slow
 def test_workers_read_what_this_process_would(split, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    read = partial(detection.training_example, split, detection.trainable(split), 0)
+    read = partial(training_example, split, trainable(split), 0)
     with warnings.catch_warnings():  # this machine may have no GPU to pin memory for
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
-        by_workers = batches(read, range(6), 2, torch.device("cuda"), detection._as_lists)
+        by_workers = batches(read, range(6), 2, torch.device("cuda"), as_lists)
         found = list(by_workers)
     assert by_workers.num_workers > 0
     assert by_workers.multiprocessing_context.get_start_method() == "forkserver"
-    expected = list(batches(read, range(6), 2, torch.device("cpu"), detection._as_lists))
+    expected = list(batches(read, range(6), 2, torch.device("cpu"), as_lists))
     for (images, targets), (own_images, own_targets) in zip(found, expected, strict=True):
         assert all(torch.equal(x, y) and x.dtype == torch.uint8 for x, y in zip(images, own_images, strict=True))
         for target, own in zip(targets, own_targets, strict=True):

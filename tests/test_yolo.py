@@ -56,7 +56,7 @@ def test_a_data_yaml_means_the_labels_in_its_folder(tmp_path):
     settings = Photos(folder=str(tmp_path / "photos"), labels=str(tmp_path / "set" / "data.yaml"))
 
     def identity():
-        return recipe(Source("photos", settings, Data(root="x")), tmp_path / "cache")
+        return recipe(Source("photos", settings, Data(root="x")), tmp_path / "cache")[:2]
 
     options = {"labels": settings.labels, "val_share": 0, "workers": 1}
     out, before = import_photos(settings.folder, tmp_path / "out", **options), identity()

@@ -8,19 +8,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
+from collections.abc import Mapping
 
 from mlssl import __version__
-from mlssl.cli import checkpoints, data, pictures, stages, studies
-from mlssl.errors import ConfigError, DataError
+from mlssl.cli import checkpoints, data, machine, pictures, stages, studies
+from mlssl.cli.options import Parser
+from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
-from mlssl.study.settings import FROZEN
+from mlssl.study.settings import ONE_DEVICE, TRANSFERS
 
 STAGE_NEEDS = {"study": ["run_name"], "config": ["backbone", "out"]}
 EMBEDDING_NEEDS = {"study": ["run_name"]}
 NEEDED = {
     "pretrain": {"study": ["run_name"], "config": ["out"]},
-    **dict.fromkeys((*FROZEN, "detection", "segmentation"), STAGE_NEEDS),
+    **dict.fromkeys((*ONE_DEVICE, "detection", "segmentation"), STAGE_NEEDS),
     "pseudo-labels": {"study": ["run_name"], "config": ["run_folder", "store", "out"]},
     "neighbours": EMBEDDING_NEEDS,
     "histograms": EMBEDDING_NEEDS,
@@ -29,23 +32,80 @@ NEEDED = {
 """Command -> option -> what must be given beside that option."""
 
 
+GROUPS = {
+    "a whole study": ("run", "estimate", "status", "redo", "check", "resolve", "settings"),
+    "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
+    "pretraining": ("pretrain", "checkpoint"),
+    "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
+    "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
+    "results": ("collect", "tables", "figures", "page"),
+    "this machine": ("doctor", "completion"),
+}
+"""What `mlssl --help` lists under which title; other commands come last."""
+INTRODUCTION = """Benchmark of multi-label self-supervised learning. `mlssl run` runs a whole study; the other
+commands are its stages, which the workflow calls, and tools to inspect a study."""
+SHOWN_FIRST = """examples:
+  mlssl run tiny --cores 2                 a smoke test of a few minutes
+  mlssl run demo -n                        what the default study would run, and what it costs
+  mlssl status demo                        what is finished
+  mlssl page demo                          write results/demo/index.html again
+  mlssl COMMAND --help                     the options of a command"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    main = argparse.ArgumentParser(
+    main = Parser(
         prog="mlssl",
-        description="Benchmark of multi-label self-supervised learning. `mlssl run` runs a whole study; the other "
-        "commands are its stages, which the workflow calls, and tools to inspect a study.",
+        usage="mlssl [-h] [--version] COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     main.add_argument("--version", action="version", version=f"mlssl {__version__}")
-    commands = main.add_subparsers(dest="command", required=True, metavar="command")
-    for group in (studies, data, checkpoints, stages, pictures):
+    commands = main.add_subparsers(dest="command", prog="mlssl", help=argparse.SUPPRESS, parser_class=Parser)
+    for group in (studies, data, checkpoints, stages, pictures, machine):
         group.add(commands)
+    main.description = f"{INTRODUCTION}\n\n{listed(commands.choices)}"
+    main.epilog = SHOWN_FIRST
     return main
+
+
+def listed(commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    """Every command with the first sentence of its description, by group."""
+    rest = tuple(name for name in commands if not any(name in names for names in GROUPS.values()))
+    blocks = []
+    for title, names in {**GROUPS, **({"other": rest} if rest else {})}.items():
+        rows = []
+        for name in names:
+            first = str(commands[name].description).split(". ")[0].rstrip(".")
+            rows += textwrap.wrap(first, 92, initial_indent=f"  {name:<18}", subsequent_indent=" " * 20)
+        blocks.append("\n".join([f"{title}:", *rows]))
+    return "\n\n".join(blocks)
+
+
+def arguments(commands: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of this call; ends with a sentence if they cannot be used."""
+    given = next((word for word in sys.argv[1:2] if not word.startswith("-")), None)
+    names = [name for names in GROUPS.values() for name in names]
+    (known,) = (a.choices for a in commands._actions if isinstance(a.choices, Mapping))
+    if given is not None and given not in known:
+        like = did_you_mean(given, known) or f": {', '.join([*names, *(n for n in known if n not in names)])}"
+        commands.error(f"there is no command '{given}'{like}")
+    args, rest = commands.parse_known_args()
+    if args.command is None:
+        commands.error("give a command; `mlssl --help` lists all")
+    if rest and not hasattr(args, "snakemake"):
+        known[args.command].error(f"unexpected arguments: {' '.join(rest)}")
+    if hasattr(args, "snakemake"):
+        args.snakemake = rest
+    if getattr(args, "first", None):
+        args.study = args.first
+    if "study" in args and args.study is None and "first" in args:
+        known[args.command].error(f"give a study: `mlssl {args.command} demo`, or the path of a study file")
+    return args
 
 
 def main() -> int:
     commands = parser()
-    args = commands.parse_args()
+    args = arguments(commands)
     for option in NEEDED.get(args.command, {}):
         if getattr(args, option) is not None:
             for needed in NEEDED[args.command][option]:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import command, short_side, size
+from mlssl.cli.options import command, count, share, short_side, size, whole
+from mlssl.errors import ConfigError
 from mlssl.study.settings import Data
 
 
@@ -16,11 +17,13 @@ def add(commands: Any) -> None:
         commands, "scenes", scenes, "Draw the embedded dataset: scenes of several objects, in COCO's layout."
     )
     sub.add_argument("--out", type=Path, required=True, help="folder to make; must not exist")
-    sub.add_argument("--images", type=int, required=True, help="number of training images")
-    sub.add_argument("--val-images", type=int, help="number of validation images; default: a quarter of --images")
-    sub.add_argument("--size", type=size, default=(128, 128), help="pixels: 128, or width x height as 640x480")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
+    sub.add_argument("--images", type=count, metavar="N", required=True, help="number of training images")
+    sub.add_argument(
+        "--val-images", type=count, metavar="N", help="number of validation images; default: a quarter of --images"
+    )
+    sub.add_argument("--size", type=size, metavar="PIXELS", default="128", help="128, or width x height as 640x480")
+    sub.add_argument("--seed", type=whole, metavar="N", default=0, help="of the drawn scenes")
+    sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
 
     sub = command(
         commands,
@@ -55,20 +58,22 @@ def add(commands: Any) -> None:
         default=none,
         help="share of the labelled photos for validation, without official splits; default 0.25",
     )
-    sub.add_argument("--seed", type=int, default=none, help="seed that draws the validation split; default 0")
+    sub.add_argument(
+        "--seed", type=whole, metavar="N", default=none, help="seed that draws the validation split; default 0"
+    )
     sub.add_argument("--anonymise", choices=("blur", "pixelate"), help="hide --people in every copy")
     sub.add_argument("--people", help="where people are, in a format of --labels, or faces for a detector")
     sub.add_argument("--deny", type=Path, help="text file of names or patterns of photos to leave out")
     sub.add_argument(
         "--max-skipped",
-        type=float,
+        type=share,
         default=none,
         help="stop if a larger share of photos is unusable; default 0.05",
     )
     sub.add_argument(
         "--near", type=int, default=none, help="bits of 64 that may differ in near-duplicates; default 6"
     )
-    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
+    sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
 
     sub = command(commands, "store", store, "Decode a folder of images once, so that pretraining need not.")
     sub.add_argument("--images", type=Path, required=True, help="folder of images, searched recursively")
@@ -79,15 +84,17 @@ def add(commands: Any) -> None:
         default=256,
         help="largest short side in pixels; full keeps all sizes",
     )
-    sub.add_argument("--workers", type=int, help="number of processes; default: one per core")
-    sub.add_argument("--max-skipped", type=float, default=0.05, help="stop if a larger share is unusable")
+    sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
+    sub.add_argument(
+        "--max-skipped", type=share, metavar="SHARE", default=0.05, help="stop if a larger share is unusable"
+    )
     sub.add_argument("--images-id", help="identity of the images, stored in the index; set by Snakemake")
     sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
     sub = command(commands, "contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")
     sub.add_argument("--data", type=Path, required=True, help="folder in COCO's layout")
-    sub.add_argument("--split", default="train2017")
-    sub.add_argument("--images", type=int, default=24)
+    sub.add_argument("--split", default="train2017", help="name of the split")
+    sub.add_argument("--images", type=count, metavar="N", default=24, help="number of images drawn")
     sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
 
 
@@ -95,6 +102,8 @@ def scenes(args: argparse.Namespace) -> None:
     from mlssl.scenes import write_scenes
     from mlssl.study import sources
 
+    if min(args.size) < 32:
+        raise ConfigError(f"--size: {args.size[0]} x {args.size[1]} pixels are too few; give at least 32 x 32")
     write_scenes(
         args.out,
         images=args.images,

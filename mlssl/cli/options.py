@@ -7,28 +7,54 @@ import dataclasses
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlssl import results
-from mlssl.errors import ConfigError
+from mlssl.errors import ConfigError, did_you_mean
+from mlssl.project import study_file
 
 if TYPE_CHECKING:
     from mlssl.study.expand import Study
 
+STUDY = "a study file, or the name of an included one such as demo"
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults of options, except of those that have none and of flags."""
+    """Shows the defaults of options, except of those that have none and of flags; keeps the lines of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+EXAMPLES = "examples:"
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with a suggestion if an option that is not known is like one that is."""
+
+    def error(self, message: str) -> NoReturn:
+        known = {option for action in self._actions for option in action.option_strings}
+        given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+        for option in given if self.prog != "mlssl" else ():
+            if not any(name.startswith(option) for name in known):
+                message = f"unknown option {option}{did_you_mean(option, known)}; `{self.prog} --help` lists all"
+                break
+        self.exit(2, f"{self.format_usage()}{self.prog}: {message}\n")
 
 
 def command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str
+    commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """Add a command that calls `function` with its arguments."""
+    """Add a command that calls `function` with its arguments; `examples` end its help."""
     sub: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=HelpFormatter
+        name,
+        help=text,
+        description=text,
+        formatter_class=HelpFormatter,
+        epilog="\n  ".join([EXAMPLES, *examples]) if examples else None,
     )
     sub.set_defaults(function=function)
     return sub
@@ -36,21 +62,41 @@ def command(
 
 def add_device(sub: argparse.ArgumentParser) -> None:
     """Add `--threads` and `--device`."""
-    sub.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    sub.add_argument("--threads", type=count, metavar="N", help="CPU threads; torch's own choice if not given")
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def add_study(sub: argparse.ArgumentParser) -> None:
-    """Add `--study` to a command about a whole study."""
-    sub.add_argument("--study", type=Path, required=True, help="a study file, such as config/demo.yaml")
+def add_study(sub: argparse.ArgumentParser, *, first: bool = True) -> None:
+    """Add `--study` to a command about a whole study; `first`: it may also be the first argument."""
+    if first:
+        sub.add_argument("first", type=study_file, nargs="?", metavar="STUDY", help=STUDY)
+    sub.add_argument(
+        "--study", type=study_file, metavar="STUDY", required=not first, help="the same" if first else STUDY
+    )
+    add_overrides(sub)
+
+
+def add_overrides(sub: argparse.ArgumentParser) -> None:
+    """Add `--set`."""
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings of the study: pretrain.epochs=20 methods.mls.params.k=10",
+    )
 
 
 def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
     """Add `--study` with `--run-name`, and the option `other`, one of which says what the command works on."""
     source = sub.add_mutually_exclusive_group(required=True)
-    source.add_argument("--study", type=Path, help="a study file; its run is given by --run-name")
+    source.add_argument(
+        "--study", type=study_file, metavar="STUDY", help=f"{STUDY}; its run is given by --run-name"
+    )
     source.add_argument(other, type=Path, help=text)
     # Not `--run`: torchrun, which starts commands with several ranks, has options that begin so.
+    add_overrides(sub)
     sub.add_argument("--run-name", help="name of a run of the study, a wrong one lists all; needed with --study")
 
 
@@ -66,7 +112,7 @@ def add_settings(sub: argparse.ArgumentParser, cls: Any, *, without: Collection[
         default = "required" if field.is_required() else f"default: {as_text(field.default)}"
         sub.add_argument(
             f"--{name.replace('_', '-')}",
-            type=integers if several else int,
+            type=integers if several else whole,
             metavar="N,N,…" if several else "N",
             default=argparse.SUPPRESS,
             help=f"{field.description.rstrip('.')} ({default})",
@@ -82,29 +128,57 @@ def study_of_run(args: argparse.Namespace) -> Study:
     """The study of `--study`; ConfigError if it has no run `--run-name`."""
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.run_name not in study.runs:
         raise ConfigError(
-            f"{args.study}: has no run '{args.run_name}'; it has {', '.join(study.runs)} "
+            f"{args.study}: has no run '{args.run_name}'{did_you_mean(args.run_name, study.runs)}; "
+            f"it has {', '.join(study.runs)} "
             "(names change when data or settings do)"
         )
     return study
 
 
+def whole(text: str, least: int = 0) -> int:
+    """A whole number of at least `least`; argparse shows the message."""
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give a whole number") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{number} is not allowed; give at least {least}")
+    return number
+
+
+def count(text: str) -> int:
+    """A number of things: 1 or more."""
+    return whole(text, 1)
+
+
+def share(text: str) -> float:
+    """A share: 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give a share from 0 to 1, such as 0.05")
+    return number
+
+
 def size(text: str) -> tuple[int, int]:
     """`128` or `640x480` as (width, height)."""
     width, _, height = text.partition("x")
-    return int(width), int(height or width)
+    return count(width), count(height or width)
 
 
 def short_side(text: str) -> int | str:
     """`256` as a number; `full` unchanged."""
-    return text if text == "full" else int(text)
+    return text if text == "full" else count(text)
 
 
 def integers(text: str) -> tuple[int, ...]:
     """`4096,16384` as numbers."""
-    return tuple(map(int, text.split(",")))
+    return tuple(count(part) for part in text.split(","))
 
 
 def as_text(value: int | tuple[int, ...]) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlssl import results
-from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run
-from mlssl.errors import ConfigError, DataError, MissingLabels
+from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run, whole
+from mlssl.errors import ConfigError, DataError, MissingLabels, did_you_mean
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
+from mlssl.study.settings import ONE_DEVICE, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
         commands, "resolve", resolve, "Write the full settings of one run or transfer of a study as YAML."
     )
     sub.add_argument("name", help="name of a run, or of a transfer such as linear")
-    add_study(sub)
+    add_study(sub, first=False)
     sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
 
     sub = command(
@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     )
     add_study(sub)
     sub.add_argument("--out", type=Path, help="also write the outcome to this text file")
+    sub.add_argument("--weights", action="store_true", help="check only the files of weights, which need no data")
 
     sub = command(
         commands,
@@ -58,6 +59,8 @@ def add(commands: Any) -> None:
         "dense": "Evaluate a frozen backbone by linear segmentation of its maps: mIoU, mAcc.",
         "regions": "Evaluate a frozen backbone by classifying annotated boxes: accuracy.",
         "correspondence": "Evaluate a frozen backbone by matching cells of two crops, and by retrieving objects.",
+        "svm": "Evaluate a frozen backbone by linear SVMs, with all labels and with few: all-point mAP.",
+        "classification": "Fine-tune a backbone, or a linear layer on it, to classify images: mAP or accuracy.",
         "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
         "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
@@ -65,7 +68,9 @@ def add(commands: Any) -> None:
         add_run(sub, "--config", SETTINGS_FILE)
         sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
         sub.add_argument("--out", type=Path, help=RESULT_FILE)
-        sub.add_argument("--seed", type=int, help="seed of the transfer; the pretraining's if not given")
+        sub.add_argument(
+            "--seed", type=whole, metavar="N", help="seed of the transfer; the pretraining's if not given"
+        )
         add_device(sub)
 
     sub = command(
@@ -85,7 +90,10 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.transfer.needs import report, unrecorded
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
+    if args.weights:
+        check_weights(study)
+        return
     read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
@@ -102,13 +110,19 @@ def check(args: argparse.Namespace) -> None:
 
 def check_weights(study: Study) -> None:
     """Load the initial weights of every run of a study, and print which network of the file each starts from."""
-    from mlssl.checkpoints.load import load
-    from mlssl.parts.backbone import create_backbone
+    from mlssl.pretrain.build import initial_backbone
+    from mlssl.study.expand import initial_weights
 
-    configs = [run.config for run in study.runs.values()]
-    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
-        if init is not None:
-            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
+    named = initial_weights(study.file)
+    starts: dict[tuple[str | None, str], Pretrain] = {}
+    for run in study.runs.values():
+        if run.config.init is not None:
+            starts.setdefault((run.config.init_id, run.config.backbone), run.config)
+    for config in starts.values():
+        assert config.init is not None
+        notes, setting = dict[str, Any](), named[config.init].removeprefix("pretrain.")
+        initial_backbone(config, notes, setting, "prefix" if setting.endswith(".weights") else "init_prefix")
+        print(f"{setting}: {config.init}: {notes['init']}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -116,14 +130,15 @@ def resolve(args: argparse.Namespace) -> None:
 
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.name in study.runs:
         config: Any = study.runs[args.name].config
     elif args.name in study.transfers:
         config = study.transfers[args.name]
     else:
         known = [*study.transfers, *study.runs]
-        raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'; it has {', '.join(known)}")
+        like = did_you_mean(args.name, known)
+        raise ConfigError(f"{args.study}: has no run or transfer '{args.name}'{like}; it has {', '.join(known)}")
     write_text(args.out, yaml.safe_dump(plain(config), sort_keys=False))
 
 
@@ -141,12 +156,12 @@ def pretrain(args: argparse.Namespace) -> None:
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
         with distributed.joined(args.device) as own_device:
+            on = device.choose(own_device)
             if distributed.is_main():
                 data = config.data
                 images = Path(data.root) / data.train
                 build_store(images, store_path, short_side=data.short_side, images_id=data.images_id)
             distributed.wait_for_all()
-            on = device.choose(own_device)
             device.set_up(on, args.threads)
             pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
 
@@ -167,7 +182,7 @@ def transfer(args: argparse.Namespace) -> None:
         meta["seed"] = args.seed
     about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.command in FROZEN:
+        if distributed.count() > 1 and args.command in ONE_DEVICE:
             raise ConfigError(f"{args.command}: runs on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return

@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import add_study, command
-from mlssl.errors import ConfigError
+from mlssl.cli.options import add_overrides, add_study, command, count
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_text
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
+from mlssl.study.overrides import as_text, as_values
 
 
 def add(commands: Any) -> None:
     """Add them to the parser."""
-    sub = command(commands, "run", run, "Run a study with Snakemake: pretraining, transfers, tables, figures.")
-    sub.add_argument("study", help="a study file, or the name of an included one: demo, tiny, ablations, …")
-    sub.add_argument("snakemake", nargs=argparse.REMAINDER, help="options of snakemake, such as -n or --cores 2")
+    sub = command(
+        commands,
+        "run",
+        run,
+        "Run a study with Snakemake: pretraining, transfers, tables, figures, page. Other options are Snakemake's.",
+        "mlssl run tiny --cores 2",
+        "mlssl run demo -n                                   what would run, and what it costs",
+        "mlssl run demo --set name=short pretrain.epochs=2   the same study with other settings",
+        "mlssl run --images shop --labels shop.csv --budget 2h --cores 4",
+    )
+    sub.usage = (
+        "mlssl run STUDY [--set KEY=VALUE ...] [options of snakemake, such as -n or --cores 2]\n"
+        "       mlssl run --images FOLDER [--labels FILE] [--method NAME] [--budget TIME] [--set ...] [options ...]"
+    )
+    sub.set_defaults(snakemake=[])
+    sub.allow_abbrev = False  # an option of Snakemake is not a short form of one of these
+    add_overrides(sub)
+    own = "write <folder>.yaml, a study of own photos that extends config/photos.yaml, and run it"
+    sub.add_argument("--images", type=Path, metavar="FOLDER", help=own)
+    sub.add_argument("--labels", type=Path, help="labels of some of --images (see `mlssl import --help`)")
+    sub.add_argument("--method", metavar="NAME", help="the only method to train, such as mls; all if not given")
+    sub.add_argument("--budget", metavar="TIME", help="30min, 2h, 1d: as many epochs as end in this time")
 
     sub = command(
         commands,
         "status",
         status,
-        "List which results of a study exist, which are missing, and which were made by other code.",
+        "List which results of a study exist, what runs now, what failed and why, and about how long the rest takes.",
     )
     add_study(sub)
 
@@ -36,7 +59,7 @@ def add(commands: Any) -> None:
         "runs, results that were made by other code.",
     )
     sub.add_argument("run", nargs="*", help="names of runs")
-    add_study(sub)
+    add_study(sub, first=False)
     sub.add_argument("--all", action="store_true", help="all runs of the study")
     sub.add_argument(
         "--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given; repeatable"
@@ -55,9 +78,11 @@ def add(commands: Any) -> None:
         "Estimate what a study costs in time, GPU-hours and disk, in total and for each table.",
     )
     add_study(sub)
-    sub.add_argument("--cores", type=int, default=os.cpu_count(), help="number of jobs at a time, without a GPU")
+    sub.add_argument(
+        "--cores", type=count, metavar="N", default=os.cpu_count(), help="number of jobs at a time, without a GPU"
+    )
     sub.add_argument("--measure", action="store_true", help="first time each stage on this machine (minutes)")
-    sub.add_argument("--gpus", type=int, default=1, help="number of GPUs at a time")
+    sub.add_argument("--gpus", type=count, metavar="N", default=1, help="number of GPUs at a time")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
     for name, function, text in (
@@ -73,11 +98,27 @@ def add(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    words, study = list(args.snakemake), f"study={study_file(args.study)}"
+    words = list(args.snakemake)
+    own = [name for name in ("labels", "method", "budget") if getattr(args, name) is not None]
+    if args.images is None and own:
+        raise ConfigError(f"--{own[0]}: is for --images FOLDER; a study file has its own")
+    named = bool(words) and not words[0].startswith("-")
+    if args.images is None and not named:
+        raise ConfigError("give a study before the options: `mlssl run demo -n`, or the path of a study file")
+    if args.images is not None and named:
+        raise ConfigError(f"give --images or the study {words[0]}, not both")
+    given = [f"study={own_study(args) if args.images is not None else study_file(words.pop(0))}"]
+    if args.set:
+        as_values(args.set)
+        given.append(f"set={as_text(args.set)}")
+    dry = any(re.fullmatch("--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", word) for word in words)
+    if dry and not any(re.match("--quiet|-q|--verbose|--printshellcmds|-[a-zA-Z]*p", word) for word in words):
+        words += ["--quiet", "rules"]  # the plan, and a count of the jobs, but not hundreds of them one by one
     if "--config" in words:
-        words.insert(words.index("--config") + 1, study)
+        place = words.index("--config") + 1
+        words[place:place] = given
     else:
-        words += ["--config", study]
+        words += ["--config", *given]
     cores = (
         "--cores",
         "-c",
@@ -96,25 +137,67 @@ def run(args: argparse.Namespace) -> None:
     os.execv(sys.executable, command)
 
 
-def status(args: argparse.Namespace) -> None:
+def own_study(args: argparse.Namespace) -> Path:
+    """Write the study of `--images`, with the epochs that `--budget` allows; returns its path."""
+    from mlssl.cost.estimate import seconds_left
+    from mlssl.study import own
     from mlssl.study.expand import load
-    from mlssl.study.progress import Progress
 
-    print(Progress(load(args.study)).status())
+    if args.budget is None:
+        path = own.write(own.values(args.images, args.labels, args.method))
+    else:
+        from mlssl.data.images import find_images
+
+        budget, cores = own.seconds_of(args.budget), requested_cores(args.snakemake)
+        if args.images.is_dir():
+            find_images(args.images)
+
+        def seconds(epochs: int) -> float:
+            with tempfile.TemporaryDirectory() as folder:
+                content = own.values(args.images, args.labels, args.method, epochs)
+                tried = Path(folder) / "study.yaml"
+                write_text(tried, json.dumps(content))
+                return seconds_left(load(tried, overrides=args.set), cores)
+
+        epochs = own.epochs_within(budget, seconds)
+        path = own.write(own.values(args.images, args.labels, args.method, epochs))
+        print(
+            f"{args.budget}: {epochs} epochs, about {seconds(epochs) / 60:.0f} min on {cores} cores",
+            file=sys.stderr,
+        )
+    print(f"{path}: the study that runs; edit it and `mlssl run {path}` to change it", file=sys.stderr)
+    return path
+
+
+def requested_cores(words: list[str]) -> int:
+    """The number after `--cores` or `-c` among Snakemake's options, else that of this machine."""
+    found = re.search(r"(?:^| )(?:--cores|-c)[ =]?(\d+)", " ".join(words))
+    return int(found[1]) if found else os.cpu_count() or 1
+
+
+def status(args: argparse.Namespace) -> None:
+    from mlssl.cli.status import report
+    from mlssl.study.expand import load
+
+    print(report(load(args.study, overrides=args.set)))
 
 
 def redo(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.study.progress import Progress, redo
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     stages = args.stage or ["pretrain", *study.transfers]
     for stage in stages:
         if stage not in ("pretrain", *study.transfers):
-            raise ConfigError(f"--stage: the study has no '{stage}'; it has pretrain, {', '.join(study.transfers)}")
+            like = did_you_mean(stage, ["pretrain", *study.transfers])
+            raise ConfigError(
+                f"--stage: the study has no '{stage}'{like}; it has pretrain, {', '.join(study.transfers)}"
+            )
     for name in args.run:
         if name not in study.runs:
-            raise ConfigError(f"{args.study}: has no run '{name}'; it has {', '.join(study.runs)}")
+            like = did_you_mean(name, study.runs)
+            raise ConfigError(f"{args.study}: has no run '{name}'{like}; it has {', '.join(study.runs)}")
     if args.run or args.all:
         wanted = [(run, stage) for run in args.run or study.runs for stage in stages]
     else:
@@ -126,8 +209,6 @@ def redo(args: argparse.Namespace) -> None:
 
 
 def settings(args: argparse.Namespace) -> None:
-    import json
-
     from mlssl.study import reference
 
     text = json.dumps(reference.schema(), indent=1) if args.format == "json-schema" else reference.markdown()
@@ -141,7 +222,7 @@ def estimate(args: argparse.Namespace) -> None:
     from mlssl.cost import estimate, rates
     from mlssl.study.expand import load
 
-    study = load(args.study)
+    study = load(args.study, overrides=args.set)
     if args.measure:
         from mlssl.cost.calibration import calibrate
         from mlssl.runtime import device
@@ -160,25 +241,25 @@ def collect(args: argparse.Namespace) -> None:
     from mlssl.analysis.collect import collect
     from mlssl.study.expand import load
 
-    collect(load(args.study))
+    collect(load(args.study, overrides=args.set))
 
 
 def tables(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
     from mlssl.tables.write import write_tables
 
-    write_tables(load(args.study), args.published)
+    write_tables(load(args.study, overrides=args.set), args.published)
 
 
 def figures(args: argparse.Namespace) -> None:
     from mlssl.figures.write import write_figures
     from mlssl.study.expand import load
 
-    write_figures(load(args.study))
+    write_figures(load(args.study, overrides=args.set))
 
 
 def page(args: argparse.Namespace) -> None:
     from mlssl.page.write import write_page
     from mlssl.study.expand import load
 
-    print(write_page(load(args.study)))
+    print(write_page(load(args.study, overrides=args.set)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlssl.cost import own_photos, rates
 from mlssl.cost.near import UNSURE, near
 from mlssl.cost.rates import Source
+from mlssl.errors import ConfigError
 from mlssl.pictures.size import sizes
 from mlssl.study.expand import PICTURES, Study
 from mlssl.study.settings import Pretrain
@@ -161,6 +162,22 @@ def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> flo
         }
         chains[run] = own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
     return max([total(found) / at_once, *chains.values()])
+
+
+def seconds_left(study: Study, cores: int, *, results: Path = RESULTS, reference: Path = rates.REFERENCE) -> float:
+    """Seconds until what is missing of a study is done, on `cores` cores or one GPU.
+
+    Raises ConfigError if a rate that most of it depends on is unknown.
+    """
+    device = rates.this_device()
+    left = [
+        j for j in jobs(study, rates.sources(results, device=device, reference=reference), device) if not j.done
+    ]
+    if unknown := [job.key for job in left if job.seconds is None and job.stage in ("pretrain", *study.transfers)]:
+        raise ConfigError(
+            f"how fast '{unknown[0]}' is here is not known; `mlssl estimate STUDY --measure` measures it"
+        )
+    return wall_clock(left, 1 if device != "cpu" else cores, study.gpus_per_run)
 
 
 def report(

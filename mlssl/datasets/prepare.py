@@ -17,7 +17,7 @@ from mlssl.datasets.catalogue import DATASETS, Archive, Dataset
 from mlssl.datasets.fetch import download as fetch
 from mlssl.datasets.fetch import verify
 from mlssl.datasets.unpack import unpack
-from mlssl.errors import DataError
+from mlssl.errors import DataError, did_you_mean
 from mlssl.files import write_json
 
 
@@ -38,7 +38,9 @@ def prepare(
     `out` appears when it is complete; an existing one is left unchanged. Raises DataError with a remedy.
     """
     if name not in DATASETS:
-        raise DataError(f"dataset: '{name}' is not known; one of {', '.join(DATASETS)}")
+        raise DataError(
+            f"dataset: '{name}' is not known{did_you_mean(name, DATASETS)}; one of {', '.join(DATASETS)}"
+        )
     dataset, out = DATASETS[name], Path(out)
     wanted = list(dataset.splits if splits is None else splits)
     unknown = [split for split in wanted if split not in dataset.splits]

@@ -82,6 +82,8 @@ def provenance(study: Study, metrics: pd.DataFrame, headers: Sequence[Mapping[st
         for library, version in header["versions"].items():
             versions.setdefault(library, set()).add(version)
     facts += [Fact(library, ", ".join(sorted(found))) for library, found in versions.items()]
+    if study.overrides:
+        facts.append(Fact("set on the command line", " ".join(study.overrides)))
     if study.path.is_file():
         facts.append(Fact("configuration", study.path.read_text(encoding="utf-8").rstrip(), block=True))
     return tuple(facts)

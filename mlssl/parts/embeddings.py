@@ -19,6 +19,10 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return 2 - 2 * cosine(a, b)
 
 
+COLLAPSED = 0.1
+"""A `spread` below this is a collapse: a tenth of that of random directions."""
+
+
 @torch.no_grad()
 def spread(z: Tensor) -> Tensor:
     """`channel_std` of the batch of all ranks times sqrt(d): 1 for random directions, 0 for a collapse.

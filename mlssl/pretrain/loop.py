@@ -22,9 +22,10 @@ from mlssl.data.placement import Place
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
+from mlssl.parts.embeddings import COLLAPSED
 from mlssl.parts.method import Diagnoses, RecordsLabels
 from mlssl.pretrain import memory
-from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
 from mlssl.pretrain.records import record_steps
@@ -40,7 +41,7 @@ from mlssl.runtime.precision import effective
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run, weights_id
-from mlssl.study.methods import is_supervised, resolve
+from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
 
@@ -263,7 +264,7 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     with progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
-            set_learning_rate(training.optimizer, lr)
+            set_learning_rate(training.optimizer, lr, config.lr)
             losses = step(method, training.optimizer, views[at], at / total, training.scaler)
             if at + 1 < total:
                 views.prepare(at + 1)
@@ -308,11 +309,6 @@ def progress_bar(run: Run, *, shown: bool) -> tqdm:
         mininterval=2,
         smoothing=0.05,
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def save(run: Run, writer: RunWriter | None) -> None:
@@ -365,6 +361,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
         **run.notes,
+        **collapse(run.folder.log),
     }
     if len(training.segments) > 1:
         notes["segments"] = [
@@ -396,12 +393,24 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
     ]
 
 
+def collapse(log: Path) -> dict[str, str]:
+    """A note if the embeddings of the last step in the log had collapsed; of methods that log their `spread`."""
+    found = [line["diagnostics"] for line in map(json.loads, log.read_text().splitlines()) if "diagnostics" in line]
+    last = found[-1].get("spread") if found else None
+    if last is None or last >= COLLAPSED:
+        return {}
+    return {
+        "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; that of random "
+        f"directions is 1, and less than {COLLAPSED:g} counts as a collapse"
+    }
+
+
 def initial_id(config: Pretrain) -> str | None:
     """The identity of the initial weights, `-` if their file is gone; None for a random start."""
     if not config.init:
         return None
-    content = content_id(Path(config.init), CACHE)
-    return content if content == "-" else weights_id(content, config.init_prefix)
+    content, _ = content_id(Path(config.init), CACHE)
+    return content if content == "-" else weights_id(content, config.init_prefix, config.init_preprocessing)
 
 
 def identified(config: Pretrain) -> Pretrain:
@@ -409,6 +418,7 @@ def identified(config: Pretrain) -> Pretrain:
 
     Missing identities are computed from the content.
     """
+    check_views(config.target, len(config.each_view), "pretrain")
     init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)

@@ -19,13 +19,12 @@ def step(
     progress: float,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Losses of two views, backward pass and update. Returns the parts of the loss on the device, without waiting.
+    """Losses of the views, backward pass and update. Returns the parts of the loss on the device, without waiting.
 
     Training in float16 needs a scaler, which leaves out an update whose gradients have overflowed. With several
     ranks the parts are means over the ranks.
     """
-    view1, view2 = views
-    parts = method.step(view1, view2, progress)
+    parts = method.step(*views, progress=progress)
     optimizer.zero_grad(set_to_none=True)
     if scaler is None:
         parts["loss"].backward()

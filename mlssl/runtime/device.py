@@ -16,13 +16,22 @@ from mlssl.runtime import gpu_slot
 def choose(name: str = "auto") -> torch.device:
     """The device called `name`; `auto` is CUDA if available, else the CPU.
 
-    Raises ConfigError if there is a GPU that PyTorch cannot use, unless the name is `cpu`.
+    Raises ConfigError if there is none of that name, or a GPU that PyTorch cannot use, unless the name is `cpu`.
     """
     if name != "cpu" and not torch.cuda.is_available() and (why := unusable_gpu()):
         raise ConfigError(why)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device: '{name}' is no device; give auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        build = "" if torch.version.cuda else ", and this torch is built without CUDA"
+        remedy = (
+            "give auto or cpu" if not count else f"give cuda:0 to cuda:{count - 1}" if count > 1 else "give cuda"
+        )
+        raise ConfigError(f"--device: '{name}' is not there: torch sees {count} GPUs{build}; {remedy}")
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         device = torch.device("cuda", torch.cuda.current_device())  # as tensors name it
     return device

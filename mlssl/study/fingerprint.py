@@ -87,10 +87,7 @@ def fingerprint(
         except OSError as error:
             reason = f"cannot be read ({error.strerror}); make it readable or move it away"
             raise DataError(f"{error.filename or root / key}: {reason}") from None
-        before = known.get(key, ABSENT)  # Caches of earlier versions have no classes file.
-        if known and before["digest"] != parts[key]["digest"]:
-            text = f"{root}: {_change(key, before, parts[key])}"
-            changes.append(text.encode(errors="replace").decode())  # Names need not be Unicode.
+        changes += _changes(root, key, known, parts[key])
     if parts != known:
         # A folder that cannot be written to, or a full disk: the next call takes longer, nothing else.
         with contextlib.suppress(OSError):
@@ -98,8 +95,11 @@ def fingerprint(
     return _of_parts(parts, train, val), changes
 
 
-def content_id(path: Path, cache: Path) -> str:
-    """The digest of a file's content, or of a folder of files as a part of a data set; `-` if there is nothing."""
+def content_id(path: Path, cache: Path) -> tuple[str, list[str]]:
+    """The digest of a file or of a folder of files, and sentences on what has changed since the cache's last state.
+
+    The digest is `-` if there is nothing. The first time there are no sentences. Raises DataError if unreadable.
+    """
     path = Path(os.path.abspath(path))
     key = f"{path.name}/" if path.is_dir() else path.name
     file = _cache_file(cache, path, "", "")
@@ -112,7 +112,7 @@ def content_id(path: Path, cache: Path) -> str:
     if known.get(key) != part:
         with contextlib.suppress(OSError):
             write_json(file, {"root": str(path), "digest": digest_of([VERSION, {key: part}]), "parts": {key: part}})
-    return part["digest"]
+    return part["digest"], _changes(path.parent, key, known, part)
 
 
 def _keys(train: str, val: str) -> list[str]:
@@ -203,6 +203,14 @@ def _content(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except PermissionError:  # A stage that needs the file raises an error; an import skips it.
         return "unreadable"
+
+
+def _changes(root: Path, key: str, known: dict[str, dict[str, Any]], new: dict[str, Any]) -> list[str]:
+    """One sentence if the part below `root` differs from the cache's state of it; none the first time."""
+    old = known.get(key, ABSENT)  # Caches of earlier versions have no classes file.
+    if not known or old["digest"] == new["digest"]:
+        return []
+    return [f"{root}: {_change(key, old, new)}".encode(errors="replace").decode()]  # Names need not be Unicode.
 
 
 def _change(key: str, old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mlssl.datasets.counts import SINGLE_LABEL, SPLITS
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError, DataError
+from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.files import write_json
 from mlssl.study.fingerprint import Fingerprint, content_id, fingerprint
 from mlssl.study.identity import experiment
@@ -107,7 +107,10 @@ def read_source(given: DataSource, where: str) -> Source:
     allowed = {key: [name] for key, name in names.items()}
     if isinstance(settings, Dataset):
         if settings.name not in SPLITS:
-            raise ConfigError(f"{where}.dataset.name: '{settings.name}' is not known; one of {', '.join(SPLITS)}")
+            like = did_you_mean(settings.name, SPLITS)
+            raise ConfigError(
+                f"{where}.dataset.name: '{settings.name}' is not known{like}; one of {', '.join(SPLITS)}"
+            )
         splits = list(SPLITS[settings.name])
         names, allowed = {"train": splits[0], "val": splits[-1]}, dict.fromkeys(names, splits)
     elif isinstance(settings, Photos):
@@ -129,12 +132,13 @@ def identify(source: Source, cache: Path = CACHE) -> tuple[Source, list[str]]:
     if source.settings is None:
         found, changes = _look(source.data, cache)
         return _with(source, images_id=found.images, data_id=found.all), changes
-    images, everything = recipe(source, cache)
+    images, everything, made_again = recipe(source, cache)
     name = source.settings.name if isinstance(source.settings, Dataset) else source.kind
     source = _with(source, root=f"results/data/{name}-{digest_of(everything)[:8]}")
-    ids, changes = {"images_id": digest_of(images), "data_id": digest_of(everything)}, []
+    ids, changes = {"images_id": digest_of(images), "data_id": digest_of(everything)}, made_again
     if source.ready.exists():
-        found, changes = _look(source.data, cache)
+        found, edited = _look(source.data, cache)
+        changes = made_again + edited
         made = record(source.data, found)
         if made["images"] != found.images:
             ids["images_id"] = digest_of([ids["images_id"], found.images])
@@ -153,24 +157,28 @@ def _look(data: Data, cache: Path) -> tuple[Fingerprint, list[str]]:
     return fingerprint(Path(data.root), data.train, data.val, cache=cache, progress=True)
 
 
-def recipe(source: Source, cache: Path = CACHE) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides the training images of a data set that a command makes, and what decides all of it."""
+def recipe(source: Source, cache: Path = CACHE) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What decides the training images of a data set that a command makes, and what decides all of it.
+
+    The third value has sentences on the files of one's own that have changed since the last call.
+    """
     s = source.settings
     if isinstance(s, Scenes):
         everything = plain(s)
         images = {key: value for key, value in everything.items() if key != "val_images"}
-        return {"scenes": images}, {"scenes": everything}
+        return {"scenes": images}, {"scenes": everything}, []
     if isinstance(s, Dataset):
         images = {"dataset": s.name, "train": source.data.train}
-        return images, images | {"val": source.data.val}
+        return images, images | {"val": source.data.val}, []
     assert isinstance(s, Photos)
-    files = {key: getattr(s, key) for key in ("folder", "labels", "people", "deny")}
-    contents = {
-        key: path if path in (None, "faces") else content_id(labels_of(Path(path)), cache)
-        for key, path in files.items()
-    }
+    contents, changes = {}, []
+    for key in ("folder", "labels", "people", "deny"):
+        contents[key] = path = getattr(s, key)
+        if path not in (None, "faces"):
+            contents[key], changed = content_id(labels_of(Path(path)), cache)
+            changes += [text for text in changed if text not in changes]
     made_of = {"photos": experiment(s) | contents}
-    return made_of, made_of
+    return made_of, made_of, changes
 
 
 def labels_of(path: Path) -> Path:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mlssl.errors import ConfigError
+from mlssl.errors import ConfigError, did_you_mean
 from mlssl.study.settings import STRICT
 from mlssl.study.yaml_files import read_yaml
 
@@ -55,13 +55,13 @@ ALLOWED = {
     "string_type": "give a text",
     "string_too_short": "give a text",
     "string_pattern_mismatch": "give a text of the form {pattern}",
-    "tuple_type": "give a list",
-    "list_type": "give a list",
+    "tuple_type": "give a list such as [0, 1]",
+    "list_type": "give a list such as [0, 1]",
     "too_short": "give at least {min_length}",
     "too_long": "give {max_length}",
-    "dict_type": "give a mapping of keys to values",
-    "dataclass_type": "give a mapping of keys to values",
-    "dataclass_exact_type": "give a mapping of keys to values",
+    "dict_type": "give a mapping such as {{key: value}}",
+    "dataclass_type": "give a mapping such as {{key: value}}",
+    "dataclass_exact_type": "give a mapping such as {{key: value}}",
     "value_error": "{error}",
 }
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
@@ -75,7 +75,8 @@ def _sentence(error: ValidationError, annotation: Any, value: Any, where: str) -
     place, first = next((f for f in found if f[1]["type"] in UNKNOWN), found[0])
     key, section = _key(where, place), _key(where, place[:-1])
     if first["type"] in UNKNOWN:
-        return f"{section}: unknown key '{place[-1]}'; known are {', '.join(known_keys(annotation, place[:-1]))}"
+        known = known_keys(annotation, place[:-1])
+        return f"{section}: unknown key '{place[-1]}'{did_you_mean(place[-1], known)}; known are {', '.join(known)}"
     if first["type"] in MISSING:
         what = f"key '{place[-1]}'" if isinstance(place[-1], str) else f"value {place[-1] + 1}"
         return f"{section}: {what} is missing; add it"
@@ -131,7 +132,9 @@ def check_section(cls: type, values: Mapping[str, Any], where: str, *, without: 
     known = {name: hint for name, hint in known.items() if name not in without}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'; known are {', '.join(known)}")
+            raise ConfigError(
+                f"{where}: unknown key '{key}'{did_you_mean(key, known)}; known are {', '.join(known)}"
+            )
         validate(known[key], value, f"{where}.{key}")
 
 
@@ -161,9 +164,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+A_STUDY = frozenset({"extends", "methods", "compare", "transfers"})
+"""Keys that only a study has."""
+
+
 def read(cls: type[T], path: Path) -> T:
     """Read the settings `cls` from a YAML file. Raises ConfigError."""
     values = read_yaml(path)
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+    if A_STUDY & values.keys() - known_keys(cls, []):
+        raise ConfigError(
+            f"{path}: is a study, not the settings of one stage; give it by --study with --run-name, or write the "
+            f"settings of one of its runs or transfers by `mlssl resolve NAME --study {path} --out FILE`"
+        )
     return build(cls, values, str(path))

@@ -53,6 +53,14 @@ def read_yaml(path: Path) -> Any:
         ) from None
 
 
+def parse(text: str, where: str) -> Any:
+    """Parse a value as in a YAML file; `where` opens the message of a ConfigError."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def _text(path: Path) -> str:
     content = Path(path).read_bytes()
     if content[:2].count(0) == 1 or content[:4].count(0) == 3:  # UTF-16 or UTF-32 without a byte order mark.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,11 @@ from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, pr
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.settings import Data, Detection, Pretrain, Segmentation, Views
-from mlssl.transfer import detection, finetune, segmentation
+from mlssl.transfer import finetune
+from mlssl.transfer.detection.model import build_model as build_detector
+from mlssl.transfer.detection.train import loss_terms as detection_losses
+from mlssl.transfer.segmentation.model import build_model as build_segmenter
+from mlssl.transfer.segmentation.train import loss_terms as segmentation_losses
 
 CUDA = torch.device("cuda:0")
 MLS, MOCO = "mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2"
@@ -119,7 +124,7 @@ def pretraining(
     return found
 
 
-def finetuning(mode: GhostCuda, task: Any, model: torch.nn.Module, config: Any, batch: Any) -> dict[str, Any]:
+def finetuning(mode: GhostCuda, loss_terms: Any, model: torch.nn.Module, config: Any, batch: Any) -> dict[str, Any]:
     """The training steps of `transfer.finetune` on batches in pinned memory; the last one is traced."""
     iterations = WARM_UP + 1
     seen: list[torch.Tensor] = []
@@ -131,7 +136,7 @@ def finetuning(mode: GhostCuda, task: Any, model: torch.nn.Module, config: Any, 
             yield pinned(batch)
 
     def losses(model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        terms = task.loss_terms(model, batch, CUDA)
+        terms = loss_terms(model, batch, CUDA)
         seen.extend(terms.values())
         return terms
 
@@ -161,10 +166,10 @@ def pinned(batch: Any) -> Any:
 
 def segmentation_step(mode: GhostCuda) -> dict[str, Any]:
     config = Segmentation(Data("x"), size=128, iterations=WARM_UP + 1, batch_size=4, head_channels=64)
-    model = segmentation.FCN(create_backbone("resnet18", output_stride=8), 64, 81)
+    model = build_segmenter(create_backbone("resnet18", output_stride=8), config, 81)
     model.to(CUDA).to(memory_format=torch.channels_last)
     batch = [torch.zeros(4, 3, 128, 128, dtype=torch.uint8), torch.zeros(4, 128, 128, dtype=torch.uint8)]
-    return finetuning(mode, segmentation, model, config, batch)
+    return finetuning(mode, partial(segmentation_losses, config=config), model, config, batch)
 
 
 def detection_step(mode: GhostCuda) -> dict[str, Any]:
@@ -178,14 +183,14 @@ def detection_step(mode: GhostCuda) -> dict[str, Any]:
         rois_per_image=32,
         **vars(sizes),
     )
-    model = detection.build_model(create_backbone("resnet18"), config, 80).to(CUDA)
+    model = build_detector(create_backbone("resnet18"), config, 80).to(CUDA)
     target = {
         "boxes": torch.tensor([[10.0, 10, 110, 110], [50, 60, 200, 200]]),
         "labels": torch.tensor([1, 2]),
         "masks": torch.zeros(2, 240, 320, dtype=torch.uint8),
     }
     batch = ([torch.zeros(3, 240, 320, dtype=torch.uint8)] * 2, [target] * 2)
-    return finetuning(mode, detection, model, config, batch)
+    return finetuning(mode, detection_losses, model, config, batch)
 
 
 TRACES = {

@@ -1,5 +1,6 @@
 # Shared by the files of rules: the expanded study, the paths of its files, and what is finished.
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,21 +9,28 @@ sys.path.insert(0, str(ROOT))
 
 from mlssl.analysis import outputs
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError, DataError
+from mlssl.errors import ConfigError, DataError, did_you_mean
+from mlssl.project import study_file
 from mlssl.runtime import gpu_slot
 from mlssl.runtime.launch import Layout, threads_beside
 from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.overrides import from_text
 from mlssl.study.identity import transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
+CONFIG = ("study", "set", "gpu_slots", "changed_code")
+"""What `--config` takes."""
+for KEY in set(config) - set(CONFIG):
+    # SystemExit, here and below: the sentence alone is printed, without Snakemake's place in this file around it.
+    raise SystemExit(f"--config: unknown key '{KEY}'{did_you_mean(KEY, CONFIG)}; known are {', '.join(CONFIG)}")
 try:
-    GIVEN = Path(config.get("study", ROOT / "config" / "demo.yaml")).expanduser()
-    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process)
+    GIVEN = study_file(str(config.get("study", "demo")))
+    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process, overrides=from_text(str(config.get("set") or "")))
     PROGRESS = Progress(STUDY)
 except (ConfigError, DataError) as error:
-    raise WorkflowError(str(error)) from None
+    raise SystemExit(str(error)) from None
 OUT = STUDY.out
 FROZEN = STUDY.frozen
 """The study file as this Snakemake call read it; the jobs read this copy."""
@@ -64,8 +72,30 @@ def left_out():
         return [str(error)]
 
 
+def summary(plan):
+    """The totals of a plan, and how many of Snakemake's jobs are in it; nothing if Snakemake has planned none."""
+    if workflow.dag is None:
+        return []
+    planned = [job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)]
+    cheap = [name for name in planned if name not in ("pretrain", *STUDY.transfers, *expand.PICTURES)]
+    others = f"the other {len(cheap)} ({', '.join(dict.fromkeys(cheap))})" if cheap else "no other"
+    return [
+        *(line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))),
+        f"{len(planned)} jobs of Snakemake: {len(planned) - len(cheap)} of them are in the estimate, {others}.",
+    ]
+
+
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
-    raise WorkflowError(ABSENT[0])  # a dry run says so in its estimate
+    raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
+
+
+if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):
+    # In another process, because reading weights imports torch: a file that is refused is refused by a dry run.
+    CHECKED = subprocess.run(
+        [*Layout().command(), "check", "--weights", f"--study={GIVEN}"], capture_output=True, text=True
+    )
+    if CHECKED.returncode:
+        raise WorkflowError(CHECKED.stderr.strip().splitlines()[-1])
 
 
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)

@@ -1,0 +1,100 @@
+"""The report of `mlssl status`: what is finished, what runs, what failed and why, and the time that is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from mlssl.analysis.failures import reason
+from mlssl.cost.estimate import duration, seconds_left
+from mlssl.errors import ConfigError
+from mlssl.study.expand import Run, Study
+from mlssl.study.progress import Progress, some
+
+QUIET = 900.0
+"""Seconds without a new line of the log, or a checkpoint, after which a pretraining may have been interrupted."""
+TAIL = 10_000
+"""Bytes at the end of a log in which its last line is."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A pretraining that has begun and has not ended."""
+
+    run: str
+    step: int
+    total: int | None
+    """Steps of the whole run; None if its images cannot be counted."""
+    images_per_s: float
+    batch_size: int
+    age: float
+    """Seconds since it last wrote something."""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that it still takes, at its last rate."""
+        if self.total is None or not self.images_per_s:
+            return None
+        return (self.total - self.step) * self.batch_size / self.images_per_s
+
+    def text(self) -> str:
+        of = "" if self.total is None else f" of {self.total:,}"
+        left = "" if self.left is None else f", {duration(self.left)} left"
+        news = f"last news {duration(max(self.age, 0))} ago"
+        if self.age > QUIET:
+            left, news = "", f"{news}: interrupted? The next `mlssl run` resumes it"
+        return f"{self.run}: step {self.step:,}{of}, {self.images_per_s:,.0f} img/s{left} ({news})"
+
+
+def training(study: Study, run: Run) -> Training | None:
+    """The state of a run by the last whole line of its log; None if it has no log yet, has ended or has failed."""
+    state = study.out / "runs" / run.id / "state"
+    log = state / "log.jsonl"
+    if study.result(run.id, "pretrain").exists() or (state / "failed.json").exists() or not log.exists():
+        return None
+    with open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last line end is being written
+    if not lines:
+        return None
+    line, images = json.loads(lines[-1]), study.source.images()[0]
+    steps = run.config.steps
+    total = run.config.total_steps(images) if images is not None else steps
+    news = max(path.stat().st_mtime for path in (log, state / "checkpoint.pt") if path.exists())
+    return Training(run.id, line["step"], total, line["images_per_s"], run.config.batch_size, time.time() - news)
+
+
+def failures(study: Study, progress: Progress) -> list[str]:
+    """One line for each reason, with the stages of runs that have it."""
+    found: dict[str, list[str]] = {}
+    for run in study.runs.values():
+        for stage in ("pretrain", *(name for name, runs in study.transfer_runs.items() if run.id in runs)):
+            if (run.id, stage) not in progress.results and (why := reason(study, run, stage)):
+                found.setdefault(why, []).append(f"{run.id} ({stage})")
+    return [f"{why}: {some(names)}" for why, names in found.items()]
+
+
+def report(study: Study) -> str:
+    """All of it as text, for studies that have not begun, run, were interrupted, failed in part, or are finished."""
+    progress = Progress(study)
+    lines = [progress.status()]
+    begun = [found for run in study.runs.values() if (found := training(study, run))]
+    if begun:
+        lines += ["training:", *(f"  {found.text()}" for found in begun)]
+    lines += failures(study, progress)
+    cores = os.cpu_count() or 1
+    try:
+        left = seconds_left(study, cores)
+    except ConfigError:
+        lines.append("time left: unknown; `mlssl estimate` says which rates are missing")
+    else:
+        page = study.out / "index.html"
+        where = f"; page: {page}" if page.exists() else ""
+        done = sum((found.step * found.batch_size / found.images_per_s) for found in begun if found.images_per_s)
+        rest = max(left - done / cores, 0.0)
+        lines.append(
+            f"time left: about {duration(rest)}, by rates measured before{where}" if left else f"finished{where}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,89 @@
+"""`mlssl status`, for studies that run, were interrupted, failed in part or are finished."""
+
+import json
+import os
+import time
+
+import pytest
+from support.snakemake import small, write
+
+from mlssl.cli import status
+from mlssl.cost import estimate
+from mlssl.errors import ConfigError
+from mlssl.study.expand import load
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return load(write(tmp_path / "study.yaml", small(pictures=None)))
+
+
+def begin(study, text, age=0.0):
+    """A state with this log, last written `age` seconds ago; returns the run."""
+    run = study.compared["mls"]
+    log = study.out / "runs" / run / "state" / "log.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(text)
+    os.utime(log, (time.time() - age,) * 2)
+    return run
+
+
+LINES = '{"step": 2, "images_per_s": 99.0}\n{"step": 3, "images_per_s": 4.0}\n'
+
+
+def test_a_running_pretraining_has_step_rate_and_time_left(study):
+    run = begin(study, LINES + '{"step": 4, "ima')
+    found = status.training(study, study.runs[run])
+    # The last whole line: 1 of 4 steps is left, 8 images at 4 per second.
+    assert (found.step, found.total, found.left) == (3, 4, 2.0)
+    assert f"  {run}: step 3 of 4, 4 img/s, 2 s left (last news " in status.report(study)
+
+
+def test_a_pretraining_without_news_may_be_interrupted(study):
+    run = begin(study, LINES, age=7200)
+    text = status.report(study)
+    assert f"{run}: step 3 of 4, 4 img/s (last news 120 min ago: interrupted?" in text.replace(
+        "2 h 0 min", "120 min"
+    )
+    assert " left (" not in text
+
+
+def test_a_study_that_has_not_begun_lists_no_training(study):
+    assert "training:" not in status.report(study)
+    begin(study, "")
+    assert "training:" not in status.report(study)
+
+
+def test_the_first_error_of_a_failed_stage_is_shown(study):
+    run = begin(study, LINES)
+    (study.out / "runs" / run / "state" / "failed.json").write_text(json.dumps({"reason": "step 4: not finite"}))
+    text = status.report(study)
+    assert "training:" not in text
+    assert f"failed: step 4: not finite: {run} (pretrain), {run} (linear), {run} (pseudo_labels)" in text
+
+
+def test_time_left_is_by_known_rates(study, monkeypatch):
+    def unknown(*_):
+        raise ConfigError("no rate")
+
+    monkeypatch.setattr(status, "seconds_left", unknown)
+    assert "time left: unknown" in status.report(study)
+    monkeypatch.setattr(status, "seconds_left", lambda *_: 600.0)
+    assert "time left: about 10 min, by rates measured before" in status.report(study)
+    monkeypatch.setattr(status, "seconds_left", lambda *_: 0.0)
+    assert status.report(study).endswith("finished")
+
+
+def test_what_is_left_is_the_time_of_the_missing_jobs(study, monkeypatch):
+    jobs = [
+        estimate.Job("a", "pretrain", "k", 100.0, "s", True),
+        estimate.Job("b", "pretrain", "k", 60.0, "s", False),
+    ]
+    monkeypatch.setattr(estimate, "jobs", lambda *_: jobs)
+    monkeypatch.setattr(estimate.rates, "this_device", lambda: "cpu")
+    assert estimate.seconds_left(study, 2) == 60
+    jobs.append(estimate.Job("c", "linear", "unknown key", None, None, False))
+    study.transfers.setdefault("linear", None)
+    with pytest.raises(ConfigError, match="how fast 'unknown key' is here is not known"):
+        estimate.seconds_left(study, 2)
