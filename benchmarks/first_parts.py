@@ -213,11 +213,13 @@ def two_jobs(bench: Bench) -> Found:
         where = ["--out", str(out), "--store", str(bench.scratch / "two-jobs"), "--device", str(bench.device)]
         jobs.append(subprocess.Popen([*command, *where], cwd=ROOT))
     codes = [job.wait() for job in jobs]
+    if any(codes):
+        raise RuntimeError(f"the pretrainings ended with {codes}")
     for out in outs:
         if result := results.read_result(out / "pretrain.json"):
             speed = next(row["value"] for row in result["rows"] if row["metric"] == "images_per_s")
             found.append({"images_per_s": speed, "store": result["header"]["notes"]["store"]})
-    return {"exit_codes": codes, "jobs": found}
+    return {"jobs": found}
 
 
 def out_of_memory(bench: Bench) -> Found:
