@@ -204,7 +204,7 @@ def peaks(bench: Bench, i: int) -> Found:
 
 def two_jobs(bench: Bench) -> Found:
     """Two pretrainings at once on one GPU: the speed of each, and where its images are."""
-    case = bench.case(0)
+    case, _ = bench.case(0), bench.photos()
     settings = plain(bench.config(case, 3 if bench.toy else 300))
     (bench.scratch / "run.yaml").write_text(yaml.safe_dump(settings))
     outs, jobs, found = [bench.scratch / f"job-{i}" for i in range(2)], [], []
@@ -213,19 +213,21 @@ def two_jobs(bench: Bench) -> Found:
         where = ["--out", str(out), "--store", str(bench.scratch / "two-jobs"), "--device", str(bench.device)]
         jobs.append(subprocess.Popen([*command, *where], cwd=ROOT))
     codes = [job.wait() for job in jobs]
+    if any(codes):
+        raise RuntimeError(f"the pretrainings ended with {codes}")
     for out in outs:
         if result := results.read_result(out / "pretrain.json"):
             speed = next(row["value"] for row in result["rows"] if row["metric"] == "images_per_s")
             found.append({"images_per_s": speed, "store": result["header"]["notes"]["store"]})
-    return {"exit_codes": codes, "jobs": found}
+    return {"jobs": found}
 
 
 def out_of_memory(bench: Bench) -> Found:
     """The losses of a training, and of one that runs out of memory in its second step and moves its images."""
-    case, calls = bench.case(0), []
+    case, photos, calls = bench.case(0), bench.photos(), list[float]()
     config = loop.identified(bench.config(case, 3))
     store = bench.scratch / "out-of-memory"
-    build_store(bench.photos(), store, short_side=case.short_side, images_id=config.data.images_id)
+    build_store(photos, store, short_side=case.short_side, images_id=config.data.images_id)
 
     def failing(*args: Any) -> Any:
         calls.append(args[3])

@@ -69,12 +69,11 @@ def main() -> None:
     rng = torch.Generator().manual_seed(0)
     found = np.concatenate([losses(torch.from_numpy(p.copy()), rng) for p in load_sample_images().images])
     names = ("area", "energy", "energy_after_blur", "energy_left_by_blur", "rms_difference")
-    rows = []
+    rows: list[dict[str, float]] = []
     for low, high in AREAS:
         chosen = found[(found[:, 0] >= low) & (found[:, 0] < high)]
-        rows.append(
-            {"from": low, "to": high, "crops": len(chosen)} | dict(zip(names, chosen.mean(axis=0), strict=True))
-        )
+        means = dict(zip(names, chosen.mean(axis=0).tolist(), strict=True))
+        rows.append({"from": low, "to": high, "crops": len(chosen)} | means)
         print(rows[-1])
     header = {"command": "python -m benchmarks.smaller_photos", "commit": results.git_commit(), "device": "cpu"}
     files.write_json(Path(sys.argv[1]), {"header": header, "rows": rows})
