@@ -17,13 +17,12 @@ from torchvision.ops import roi_align
 
 from mlssl.parts.backbone import channels
 from mlssl.parts.cells import overlap_in
-from mlssl.parts.embeddings import spread
+from mlssl.parts.embeddings import gathered, mean_over_ranks, spread
 from mlssl.parts.encoder import MapEncoder
 from mlssl.parts.heads import mlp
 from mlssl.parts.momentum import MomentumPair, ramp
 from mlssl.parts.view import View
 from mlssl.ranges import Count, Positive, Probability
-from mlssl.runtime import distributed
 
 FLOOR = 1e-6
 """Added to each weight of a cell in a slot, so that a slot without cells is their mean."""
@@ -57,8 +56,8 @@ def distillation(student: Tensor, teacher: Tensor, shared: Tensor) -> Tensor:
     Logits B x K x S x S, of student and teacher.
     """
     per_image = -(teacher.softmax(dim=1) * student.log_softmax(dim=1)).sum(dim=1).mean(dim=(1, 2))
-    images = distributed.total(shared.float().sum()).clamp(min=1) / distributed.count()
-    return torch.where(shared, per_image, 0).sum() / images
+    images = mean_over_ranks(shared.float().sum())
+    return torch.where(shared, per_image, 0).sum() / torch.where(images > 0, images, 1)
 
 
 def active(scores: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ class SlotCon(nn.Module):
 
         # After the loss, which is of the centre of the steps before.
         mean = torch.stack([scores.mean(dim=(0, 2, 3)) for scores, _ in teacher]).mean(dim=0)
-        self.centre.lerp_(distributed.total(mean) / distributed.count(), 1 - self.centre_momentum)
+        self.centre.lerp_(mean_over_ranks(mean), 1 - self.centre_momentum)
         self._last = z1.detach().mean(dim=(2, 3))
         return {
             "loss": loss,
@@ -145,18 +144,15 @@ class SlotCon(nn.Module):
         (scores, q), (teacher_scores, k) = student, teacher
         candidate = active(teacher_scores)
         query = (active(scores) & candidate).flatten()
-        keys, kept = (
-            distributed.gather(F.normalize(k, dim=2).flatten(0, 1)),
-            distributed.gather(candidate.flatten()),
-        )
-        queries = distributed.total(query.float().sum())
+        keys, own = gathered(F.normalize(k, dim=2).flatten(0, 1))
+        kept, _ = gathered(candidate.flatten())
+        queries = mean_over_ranks(query.float().sum())
         if queries < 2:  # too few for a batch norm; the same on all ranks
             return sum((p.sum() * 0 for p in self.predictor.parameters()), queries * 0)
         p = F.normalize(self.predictor(q.flatten(0, 1)[query]), dim=1)
-        own = distributed.part(len(kept))
         label = (kept.cumsum(0) - 1)[own][query]
         total = F.cross_entropy(p @ keys[kept].T / self.tau, label, reduction="sum")
-        return 2 * self.tau * total / (queries / distributed.count())
+        return 2 * self.tau * total / queries
 
     def diagnostics(self) -> dict[str, Tensor]:
         """`spread` of the last step's projections of view 1, mean over cells (`parts.embeddings.spread`)."""

@@ -45,8 +45,11 @@ TARGETS = {
     "msf": "baselines.msf.MSF",
     "byol": "baselines.byol.BYOL",
     "simsiam": "baselines.simsiam.SimSiam",
+    "pixpro": "baselines.pixpro.PixPro",
+    "slotcon": "baselines.slotcon.SlotCon",
+    "self_emd": "baselines.self_emd.SelfEMD",
 }
-SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4}
+SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4, "prototypes": 3}
 """Of these, a method is given those that it has."""
 
 

@@ -359,6 +359,12 @@ def test_papers_defaults():
     assert constructor("baselines.msf.MSF").defaults == msf
     assert constructor("baselines.byol.BYOL").defaults == {"dim": 256, "momentum": 0.99, "hidden": 4096}
     assert constructor("baselines.simsiam.SimSiam").defaults == {"dim": 2048, "predictor_hidden": 512}
+    maps = {"dim": 256, "momentum": 0.99, "hidden": 4096}
+    assert constructor("baselines.pixpro.PixPro").defaults == maps | {"gamma": 2.0, "threshold": 0.7}
+    assert constructor("baselines.self_emd.SelfEMD").defaults == maps | {"eps": 0.05, "iterations": 10}
+    slotcon = {"prototypes": 256, "tau": 0.2, "student_tau": 0.1, "teacher_tau": 0.07}
+    slotcon |= {"centre_momentum": 0.9, "lam": 0.5}
+    assert constructor("baselines.slotcon.SlotCon").defaults == maps | slotcon
 
 
 def test_dictionary_is_first_in_first_out_and_never_shows_an_empty_slot():

@@ -41,6 +41,18 @@ def channel_std(z: Tensor) -> Tensor:
     return F.normalize(z.float(), dim=1).std(dim=0, correction=0).mean()
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of the ranks' values, the same on each."""
+    return distributed.total(values) / distributed.count()
+
+
+@torch.no_grad()
+def gathered(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows of all ranks, without gradient, and where this rank's are among them."""
+    everyone = distributed.gather(rows)
+    return everyone, distributed.part(len(everyone))
+
+
 def of_all_ranks(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows of all ranks, with gradient, and the places of this rank's among them.
 

@@ -400,8 +400,8 @@ def collapse(log: Path) -> dict[str, str]:
     if last is None or last >= COLLAPSED:
         return {}
     return {
-        "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; that of random "
-        f"directions is 1, and less than {COLLAPSED:g} counts as a collapse"
+        "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; random "
+        f"directions have 1, and less than {COLLAPSED:g} counts as a collapse"
     }
 
 

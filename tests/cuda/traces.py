@@ -34,7 +34,9 @@ MLS, MOCO = "mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2"
 DENSECL, SUPERVISED = "baselines.densecl.DenseCL", "baselines.supervised.Supervised"
 KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF"
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM)
+PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, SELF_EMD)
+BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
 WARM_UP = 2
@@ -73,6 +75,7 @@ def pretraining(
     backbone: str = "resnet18",
     crop: int = CROP,
     precision: str = "bf16",
+    each_view: tuple[dict[str, Any], ...] = ({}, {}),
     **params: Any,
 ) -> dict[str, Any]:
     """Views, step and weight check with a full dictionary, after some steps of warm-up."""
@@ -86,6 +89,7 @@ def pretraining(
         backbone=backbone,
         batch_size=BATCH,
         views=Views(crop=crop),
+        each_view=each_view,
         params=params,
         precision=precision,
     )
@@ -203,6 +207,8 @@ TRACES = {
     "msf": lambda mode: pretraining(mode, MSF),
     "byol": lambda mode: pretraining(mode, BYOL),
     "simsiam": lambda mode: pretraining(mode, SIMSIAM),
+    "pixpro": lambda mode: pretraining(mode, PIXPRO, each_view=BYOL_VIEWS),
+    "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),
     "segmentation": segmentation_step,
