@@ -111,11 +111,11 @@ class SlotCon(nn.Module):
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
         """One training step's losses: `loss` with gradient, its parts without."""
         (z1,), (z2,) = self.encoders.query(view1.pixels), self.encoders.query(view2.pixels)
-        student = [grouped(z, self.encoders.query.prototypes, self.teacher_tau) for z in (z1, z2)]
+        student = [grouped(z, self.encoders.query.get_parameter("prototypes"), self.teacher_tau) for z in (z1, z2)]
         self.encoders.update(ramp(self.momentum, progress))
         with torch.no_grad():
             targets = [self.encoders.key(view.pixels)[0] for view in (view1, view2)]
-            teacher = [grouped(z, self.encoders.key.prototypes, self.teacher_tau) for z in targets]
+            teacher = [grouped(z, self.encoders.key.get_parameter("prototypes"), self.teacher_tau) for z in targets]
 
         (q1, shared), (q2, _) = aligned(student[0][0], view1, view2), aligned(student[1][0], view2, view1)
         (k1, _), (k2, _) = aligned(teacher[0][0], view1, view2), aligned(teacher[1][0], view2, view1)

@@ -186,14 +186,14 @@ def union(spans: Iterable[tuple[float, float]]) -> float:
 def training(bench: Bench, i: int) -> Found:
     """Training with the suite's input, lightly's and torchvision's, and without input: in turns."""
     repeats, least = (1, 0.01) if bench.toy else (3, 8.0)
-    how = {"skip": absent(bench.device), "repeats": repeats, "least": least}
+    how: dict[str, Any] = {"skip": absent(bench.device), "repeats": repeats, "least": least}
     return {"rows": list(measure.training([bench.case(i)], bench.photos(), bench.device, **how))}
 
 
 def steps(bench: Bench, i: int) -> Found:
     """Steps of each method with dictionaries of 4,096, 65,536 and a million entries."""
     repeats, count = (1, 1) if bench.toy else (3, 20)
-    how = {"skip": absent(bench.device), "repeats": repeats, "count": count}
+    how: dict[str, Any] = {"skip": absent(bench.device), "repeats": repeats, "count": count}
     return {"rows": list(measure.steps([bench.case(i)], bench.sizes, bench.device, **how))}
 
 
