@@ -273,7 +273,7 @@ def some(share):
 
 
 PIXELS = {"dense", "segmentation"}
-IMAGES = {"linear", "knn"}
+IMAGES = {"linear", "knn", "svm", "classification"}
 PARTS = {"regions", "correspondence"}
 LACKS = {
     "all there": (None, None, set(), ""),

@@ -35,7 +35,7 @@ NEEDED = {
 GROUPS = {
     "a whole study": ("run", "estimate", "status", "redo", "check", "resolve", "settings"),
     "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
-    "pretraining": ("pretrain", "checkpoint"),
+    "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
     "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
     "results": ("collect", "tables", "figures", "page"),
