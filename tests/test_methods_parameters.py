@@ -120,7 +120,11 @@ BAD = [
     ("k", 65, "k <= dictionary_size must hold, but k is 65, dictionary_size is 64"),
     ("ml_from", 0.6, "ml_from <= nce_until must hold, but ml_from is 0.6, nce_until is 0.5"),
     ("normalise", "k", "'k' is not allowed; give 'dictionary', 'balanced' or 'positives'"),
-    ("tua", 0.2, "mlssl.method.mls.MLS has no such parameter; it has k, dictionary_size, dim, tau, "),
+    (
+        "tua",
+        0.2,
+        "mlssl.method.mls.MLS has no such parameter (did you mean 'tau'?); it has k, dictionary_size, dim, tau, ",
+    ),
 ]
 
 
@@ -313,7 +317,7 @@ BY_HAND = [
     ({"views": {"flip_p": 2}}, "views.flip_p: 2 is not allowed; give at most 1.0"),
     ({"views": {"scale": [0, 1]}}, "views.scale.0: 0 is not allowed; give more than 0.0"),
     ({"views": {"scale": 0.2}}, "views.scale: 0.2 is not allowed; give a list"),
-    ({"views": {"crops": 3}}, "views: unknown key 'crops'; known are crop, scale, "),
+    ({"views": {"crops": 3}}, "views: unknown key 'crops' (did you mean 'crop'?); known are crop, scale, "),
     ({"views": []}, "views: [] is not allowed; give a mapping such as {key: value}"),
     ({"data": {"root": "x", "short_side": 8}}, "data.short_side: 8 is not allowed; give pixels, at least 16"),
     ({"data": {}}, "data: key 'root' is missing; add it"),
