@@ -1,4 +1,5 @@
 # make reproduce   environment, then the study to its report        (STUDY=config/demo.yaml CORES=all)
+#                  (CONSTRAINTS=FILE for a PyTorch that fits an older driver: docs/cluster.md)
 # make test        environment, then every test that needs no scheduler, two at a time
 # make test-all    the same, then the long tests, those that measure time, and Slurm
 # make coverage    make test, with the share of lines that the tests run
@@ -7,6 +8,7 @@
 PYTHON ?= python3
 STUDY ?= config/demo.yaml
 CORES ?= all
+CONSTRAINTS ?= constraints.txt
 BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest
 PARALLEL = -n 2 --dist worksteal
@@ -56,7 +58,8 @@ docs: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11, 4), f"Python 3.11.4 or later is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,docs]'
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable '.[test,docs]'
+	$(BIN)/python -c 'from mlssl.runtime.device import unusable_gpu; print(unusable_gpu() or "")'
 	touch $@
 
 clean:

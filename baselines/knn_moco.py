@@ -2,7 +2,7 @@
 
 MLS's direct parent: it has the same two dictionaries in one order, and a softmax where MLS has D classifiers.
 
-g1, z1      backbone feature and embedding of view 1, L2-normalised; z2 the key of view 2
+g1, z1      backbone feature and embedding of the queries, L2-normalised; z2 the key of view 2
 Q_g, Q_z    the dictionary: backbone features and embeddings of the last D keys
 M           the k entries of Q_g nearest to g1
 s           similarities z1 · Q_z^T
@@ -80,9 +80,15 @@ class KNNMoCo(nn.Module):
         self.k, self.tau, self.momentum, self.lam = k, tau, momentum, lam
         self.neighbours_loss = knn_softmax_over_all if denominator == "all" else knn_softmax
 
-    def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        """One training step's losses: `loss` with gradient, its parts without."""
+    def step(self, view1: View, view2: View, *small: View, progress: float) -> dict[str, Tensor]:
+        """One training step's losses: `loss` with gradient, its parts without.
+
+        `small` views, all of one size, are further queries for the key of view 2 (multi-crop).
+        """
         g1, z1 = self.encoders.query(view1.pixels)
+        if small:
+            g, z = self.encoders.query(torch.cat([view.pixels for view in small]))
+            g1, z1 = torch.cat([g1, g]), torch.cat([z1, z])
         g1, z1 = F.normalize(g1.detach().float(), dim=1), F.normalize(z1.float(), dim=1)
 
         self.encoders.update(self.momentum)
@@ -93,7 +99,7 @@ class KNNMoCo(nn.Module):
         # Searched and scored in the same state, before the image's own key is in it.
         entries = self.dictionary.read()
         s = z1 @ entries["z"].T
-        l_nce = info_nce(z1, z2, s, self.tau)
+        l_nce = info_nce(z1, z2.repeat(1 + len(small), 1), s, self.tau)
         l_knn = torch.zeros_like(l_nce)
         if len(self.dictionary):  # not at the very first step: no neighbour yet
             neighbours = top_k(*exact(g1, entries["g"], self.k))

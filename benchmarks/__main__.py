@@ -7,7 +7,6 @@ Without a GPU only the CPU is measured, and GPU targets are shown as not measure
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import platform
 import sys
@@ -20,7 +19,7 @@ import torch
 
 from benchmarks import measure
 from benchmarks.cases import CPU_INPUT, CPU_TRAINING, DICTIONARIES, GPU, LARGE, PHOTO
-from benchmarks.inputs import PEERS
+from benchmarks.inputs import PEERS, absent
 from benchmarks.report import markdown
 from mlssl import files, results
 from mlssl.runtime import device as devices
@@ -36,12 +35,7 @@ def main() -> None:
         sys.exit(f"benchmarks: {args.out}: this result exists already; delete it first or give another --out")
     device = devices.choose(args.device)
     devices.set_up(device, args.threads)
-    skip = {peer for peer in PEERS if importlib.util.find_spec(peer) is None}
-    for peer in sorted(skip):
-        print(f"{peer} is not installed and is skipped; pip install 'mlssl[bench]'", file=sys.stderr)
-    if device.type == "cuda" or importlib.util.find_spec("faiss") is None:
-        skip.add("mls, ivf")
-        print("MLS with an inverted file is skipped: it needs a CPU and faiss", file=sys.stderr)
+    skip = absent(device)
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         rows, watch = pd.DataFrame(), results.Stopwatch()
         folder = Path(scratch)

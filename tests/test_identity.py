@@ -18,6 +18,7 @@ from mlssl.study import sources as sources_module
 from mlssl.study.expand import load
 from mlssl.study.identity import kind_of
 from mlssl.study.settings import (
+    Classification,
     Correspondence,
     Data,
     Dataset,
@@ -29,12 +30,14 @@ from mlssl.study.settings import (
     Linear,
     Photos,
     Pictures,
+    Preprocessing,
     Pretrain,
     PseudoLabels,
     Regions,
     Scenes,
     SearchBenchmark,
     Segmentation,
+    Svm,
     Views,
 )
 from mlssl.study.sources import RECORD, contents, identify, read_source, record
@@ -57,8 +60,10 @@ BASE = {
     Dense: {"data": DATA},
     Regions: {"data": DATA},
     Correspondence: {"data": DATA},
+    Svm: {"data": DATA},
+    Classification: {"data": DATA},
     Detection: {"data": DATA},
-    Segmentation: {"data": DATA},
+    Segmentation: {"data": DATA, "scale": [96, 96]},
     PseudoLabels: {"data": DATA},
 }
 FROZEN = {
@@ -83,7 +88,13 @@ RENAMES = {
         "lr": 0.1,
         "sgd_momentum": 0.8,
         "weight_decay": 0,
+        "decay_norm_and_bias": False,
+        "optimiser": "lars",
+        "trust": 0.02,
+        "predictor_lr": 10,
+        "predictor_schedule": "constant",
         "warmup": 0.1,
+        "each_view": [{}, {"blur_p": 0.1}],
         "batch_norm": "local",
         "precision": "fp32",
     },
@@ -100,6 +111,10 @@ RENAMES = {
         "blur_sigma": [0.1, 1],
         "blur_p": 0,
         "flip_p": 0,
+        "solarise_p": 0.1,
+        # Of a later view alone.
+        "overlap": {"each_view": [{}, {"overlap": 0.1}]},
+        "overlap_view": {"each_view": [{}, {}, {"overlap": 0.1, "overlap_view": 2}]},
     },
     Linear: {
         "size": 64,
@@ -117,9 +132,25 @@ RENAMES = {
     | {"weight_decays": [1], "tolerance": 1e-4, "iterations": 5, "neighbours": [3], "temperature": 1},
     Correspondence: {"size": 64, "batch_size": 8, "eval_images": 5, "scale": [0.5, 1], "ratio": [1, 1]},
     Detection: {
+        "head": "res5",
         "size": 64,
+        "train_sizes": [640, 800],
         "iterations": 5,
         "batch_size": 8,
+        "test_batch_size": 1,
+        "aspect_groups": True,
+        "warmup_factor": 0.001,
+        "norm_weight_decay": 0,
+        "precise_bn": 5,
+        "initial_heads": "detectron2",
+        "masks": False,
+        "smooth_l1_beta": 0,
+        "roi_aligned": True,
+        "roi_samples": 0,
+        "candidates": [5, 5],
+        "test_proposals": 5,
+        "train_difficult": True,
+        "metric": "voc07",
         "lr": 0.1,
         "milestones": [0.5],
         "warmup_iterations": 0,
@@ -132,7 +163,18 @@ RENAMES = {
         "eval_images": 5,
     },
     Segmentation: {
+        "head": "psp",
         "size": 64,
+        "crop_width": 64,
+        "scale": [64, 64],
+        "largest_class": 0.5,
+        "photometric": True,
+        "lr_floor": 0.001,
+        "auxiliary_weight": 0.4,
+        "test": "whole",
+        "slide_stride": 64,
+        "align_corners": True,
+        "mean_over": "all",
         "iterations": 5,
         "batch_size": 8,
         "lr": 0.1,
@@ -149,6 +191,7 @@ KEEPS = {
         "seed": 3,  # it is in the name of the run beside the digest
         "init": "elsewhere.pth",
         "init_prefix": {"init": "elsewhere.pth", "init_prefix": "encoder_k."},  # its choice is in init_id
+        "init_preprocessing": {"init": "elsewhere.pth", "init_preprocessing": {"channels": "BGR"}},  # so is this
         "log_every": 3,
         "label_records": 3,
         "checkpoint_seconds": 3,
@@ -159,6 +202,8 @@ KEEPS = {
     Dense: {},
     Regions: {},
     Correspondence: {},
+    Svm: {},
+    Classification: {},
     Detection: {},
     Segmentation: {},
     PseudoLabels: {},
@@ -200,9 +245,9 @@ ROWS = [
 
 @pytest.mark.parametrize(("cls", "field", "value", "outcome"), ROWS)
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
-    changes = value if field in ("steps", "init_prefix") else {field: value}
+    changes = value if field in ("steps", "init_prefix", "init_preprocessing") else {field: value}
     if cls is Views:
-        cls, changes = Pretrain, {"views": changes}
+        cls, changes = Pretrain, value if field.startswith("overlap") else {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"
     assert (digest(cls, **changes) != digest(cls)) == (outcome == "renames")
 
@@ -322,6 +367,43 @@ def test_another_network_of_the_file_of_initial_weights_is_another_run(weights):
     assert names(dotted)[0] == found[1]
     by_hand = next(iter(dotted.runs.values())).config
     assert identified(dataclasses.replace(by_hand, init_id=None)).init_id == by_hand.init_id
+
+
+PREPROCESSING = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "channels": "BGR",
+    "pixel_range": 255,
+    "stride_in_1x1": True,
+}
+
+
+def test_every_setting_of_the_preprocessing_of_initial_weights_is_another_run(weights):
+    assert set(PREPROCESSING) == {f.name for f in dataclasses.fields(Preprocessing)}
+    given = [None, *({field: value} for field, value in PREPROCESSING.items())]
+    found = [names(loaded(WRITTEN | {"pretrain.init_preprocessing": p}))[0] for p in given]
+    assert len({run for runs in found for run in runs}) == sum(map(len, found))
+    assert names(loaded(WRITTEN | {"pretrain.init_preprocessing": {"channels": "RGB"}}))[0] == found[0]
+    by_hand = next(iter(loaded(WRITTEN | {"pretrain.init_preprocessing": given[1]}).runs.values())).config
+    assert identified(dataclasses.replace(by_hand, init_id=None)).init_id == by_hand.init_id
+
+
+def test_a_row_of_weights_is_named_by_their_content_and_network(weights):
+    def row(**given):
+        methods = {"mls": WRITTEN["methods"]["mls"], "theirs": given}
+        study = loaded(WRITTEN | {"methods": methods, "compare": ["mls", "theirs"], "pretrain.init": None})
+        return [study.runs[c.run] for c in study.cells if c.level == "theirs"]
+
+    first = row(weights="~/w.pth")
+    assert [run.id.rpartition("-")[0] for run in first] == [f"weights-{first[0].digest[:8]}"] * 2
+    assert all(run.config.target is None and run.config.total_steps(64) for run in first)
+    assert row(pretrain={"init": "~/w.pth"}) == first
+    others = [row(weights="~/w.pth", prefix="encoder_k"), row(weights="~/w.pth", preprocessing={"channels": "BGR"})]
+    weights.rename("moved.pth")
+    assert [run.id for run in row(weights="moved.pth")] == [run.id for run in first]
+    Path("moved.pth").write_bytes(b"changed")
+    others.append(row(weights="moved.pth"))
+    assert len({run.id for runs in (first, *others) for run in runs}) == 8
 
 
 def test_a_prefix_needs_a_file():

@@ -49,6 +49,7 @@ def test_a_wheel_has_one_package_and_the_command(installed, tmp_path):
     assert "pretrain" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_installed_package_runs_a_study_from_anywhere(installed, tmp_path):
     study = write(tmp_path / "mine.yaml", small(name="mine", compare=["moco_v2"], pictures=None))

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support.snakemake import ROOT
 
-from mlssl.runtime.launch import Layout
+from mlssl.runtime.launch import Layout, threads_beside
 
 SLOT = "py -m mlssl.runtime.gpu_slot --gpus"
 TORCHRUN = "py -m torch.distributed.run --standalone --nproc-per-node"
@@ -66,6 +66,11 @@ def test_the_words_survive_the_shells_between(tmp_path, layout):
 
 def test_the_threads_of_a_job_are_divided_among_its_ranks():
     assert [Layout(8, 2).threads_per_rank(threads) for threads in (1, 4, 8, 11)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("cores", "gpus", "threads"), [(16, 0, 1), (16, 4, 4), (64, 1, 8), (2, 4, 1)])
+def test_jobs_on_gpus_share_the_cores(cores, gpus, threads):
+    assert threads_beside(cores, gpus) == threads
 
 
 def test_no_torch_is_imported():

@@ -19,6 +19,10 @@ from mlssl.data.semantic import IGNORE
 from mlssl.errors import DataError, MissingLabels
 from mlssl.study.settings import TRANSFERS, Data, Dense, Detection, PseudoLabels, Regions, Segmentation
 from mlssl.transfer import dense, detection, needs, pseudo_labels, regions, segmentation
+from mlssl.transfer.detection.coco_scores import coco_scores
+from mlssl.transfer.detection.examples import trainable, training_example
+from mlssl.transfer.detection.model import build_model
+from mlssl.transfer.detection.predict import coco_results
 from mlssl.transfer.load import load_backbone
 
 CPU = torch.device("cpu")
@@ -225,8 +229,8 @@ def test_a_perfect_detector_scores_100(root, name):
         }
         if masks:
             prediction["masks"] = torch.from_numpy(objects.masks)[kept][:, None].float()
-        results += detection.coco_results(prediction, image["id"], [c["id"] for c in split.categories])
-    scores = detection.coco_scores(split, len(split), results, masks=masks)
+        results += coco_results(prediction, image["id"], [c["id"] for c in split.categories])
+    scores = coco_scores(split, len(split), results, masks=masks)
     assert len(scores) == (6 if masks else 3)
     assert all(value == pytest.approx(100) for value in scores.values())
 
@@ -367,7 +371,7 @@ def test_boxes_alone_give_box_ap_and_no_mask_ap(root, backbone_file, segmentatio
 
 def test_without_a_mask_head_the_boxes_of_an_image_are_predicted_alone(root, backbone_file):
     config = Detection(Data(str(root)), size=64, fpn_channels=8, box_head_channels=16, mask_head_layers=1)
-    model = detection.build_model(load_backbone(backbone_file)[0], config, 3, masks=False)
+    model = build_model(load_backbone(backbone_file)[0], config, 3, masks=False)
     assert not model.roi_heads.has_mask()
     names = {name.split(".")[1] for name, _ in model.named_parameters() if name.startswith("roi_heads")}
     assert names == {"box_head", "box_predictor"}
@@ -379,9 +383,9 @@ def test_boxes_that_vanish_in_float32_do_not_end_a_training(root):
     """torchvision refuses a box without area, which a flip or a smaller scale may make of a very narrow one."""
     changed(root, "train2017", more(bbox=[1e-9, 5, 1e-9, 20]))
     split = read_split(root, "train2017")
-    kept = detection.trainable(split)
+    kept = trainable(split)
     for t in range(3 * len(kept)):
-        boxes = detection.training_example(split, kept, 0, t)[1]["boxes"]
+        boxes = training_example(split, kept, 0, t)[1]["boxes"]
         for scale in (1, 0.1, 12.5):
             assert ((boxes * scale)[:, 2:] > (boxes * scale)[:, :2]).all()
 

@@ -74,7 +74,7 @@ def test_keys_ignore_the_query_encoder_until_the_momentum_update(cls):
         for p in changed.encoders.query.parameters():
             p.add_(torch.randn_like(p))
     for m in (method, changed):
-        m.step(view(1), view(2), 0.0)
+        m.step(view(1), view(2), progress=0.0)
     for name, column in method.dictionary.read().items():
         assert torch.equal(column, changed.dictionary.read()[name]), name
 
@@ -88,16 +88,16 @@ def test_keys_come_from_the_second_view_after_the_momentum_update(cls):
     key = copy.deepcopy(method.encoders)
     key.update(0.5)
     z = F.normalize(key.key(view(2).pixels)[1].float(), dim=1)
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     torch.testing.assert_close(method.dictionary.read()["z"], z.detach())
 
 
 @EVERY
 def test_gradient_reaches_all_that_is_trained_and_nothing_else(cls):
     method = make(cls)
-    method.step(view(1), view(2), 0.0)["loss"].backward()
+    method.step(view(1), view(2), progress=0.0)["loss"].backward()
     method.zero_grad()
-    parts = method.step(view(3), view(4), 0.0)
+    parts = method.step(view(3), view(4), progress=0.0)
     parts["loss"].backward()
     assert all(p.grad is not None and p.grad.any() for p in method.encoders.query.backbone.conv.parameters())
     assert all((p.grad is not None) == p.requires_grad for p in method.parameters())
@@ -109,10 +109,10 @@ def test_gradient_reaches_all_that_is_trained_and_nothing_else(cls):
 @EVERY
 def test_the_order_of_the_images_in_the_batch_is_of_no_consequence(cls):
     method = make(cls)
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     other, order = copy.deepcopy(method), torch.tensor([3, 0, 5, 1, 4, 2])
-    found = method.step(view(3), view(4), 0.0)
-    permuted = other.step(*(View(*(column[order] for column in v)) for v in (view(3), view(4))), 0.0)
+    found = method.step(view(3), view(4), progress=0.0)
+    permuted = other.step(*(View(*(column[order] for column in v)) for v in (view(3), view(4))), progress=0.0)
     for name, value in found.items():
         torch.testing.assert_close(permuted[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -121,23 +121,23 @@ def test_the_order_of_the_images_in_the_batch_is_of_no_consequence(cls):
 def test_the_batch_is_not_among_its_own_negatives(cls):
     """The first step has an empty dictionary: nothing to tell apart, so no loss at all."""
     method = make(cls)
-    assert method.step(view(1), view(2), 0.0)["loss"].item() == 0
+    assert method.step(view(1), view(2), progress=0.0)["loss"].item() == 0
     assert len(method.dictionary) == B
 
 
 @WITH_DICTIONARY
 def test_a_batch_larger_than_the_dictionary_is_refused(cls):
     with pytest.raises(ValueError, match="dictionary_size"):
-        make(cls, dictionary_size=B - 1).step(view(1), view(2), 0.0)
+        make(cls, dictionary_size=B - 1).step(view(1), view(2), progress=0.0)
 
 
 def test_mls_step_is_equations_7_to_10():
     method = make(MLS, k=3, lam=0.7, momentum=0.9)
-    method.step(view(1), view(2), 0.0)
-    method.step(view(3), view(4), 0.0)
+    method.step(view(1), view(2), progress=0.0)
+    method.step(view(3), view(4), progress=0.0)
     reference = copy.deepcopy(method)
     q_g, q_z = (reference.dictionary.read()[c].clone() for c in ("g", "z"))
-    parts = method.step(view(5), view(6), 0.0)
+    parts = method.step(view(5), view(6), progress=0.0)
 
     g1, z1 = reference.encoders.query(view(5).pixels)
     reference.encoders.update(0.9)
@@ -158,7 +158,7 @@ def test_mls_step_is_equations_7_to_10():
 def test_mls_keeps_both_dictionaries_in_one_order():
     method = make(MLS, k=2)
     for seed in range(1, 9, 2):  # 24 keys through 16 slots
-        method.step(view(seed), view(seed + 1), 0.0)
+        method.step(view(seed), view(seed + 1), progress=0.0)
     entries = method.dictionary.read()
     assert sorted(entries["image"][:, 0].tolist()) == sorted([*range(402, 406), *range(600, 606), *range(800, 806)])
     torch.testing.assert_close(entries["box"][:, 0], entries["image"][:, 0] // 100)
@@ -175,11 +175,11 @@ def test_mls_keeps_both_dictionaries_in_one_order():
 def test_mls_labels_carry_no_gradient_and_lambda_scales_the_multi_label_loss():
     zero, half = make(MLS, k=2, lam=0.0), make(MLS, k=2, lam=0.5)
     for method in (zero, half):
-        method.step(view(1), view(2), 0.0)
+        method.step(view(1), view(2), progress=0.0)
     g1, _ = half.encoders.query(view(3).pixels)
     y = half.pseudo_labels(g1, half.dictionary.read()["g"])
     assert not y.similarity.requires_grad
-    a, b = (m.step(view(3), view(4), 0.0) for m in (zero, half))
+    a, b = (m.step(view(3), view(4), progress=0.0) for m in (zero, half))
     assert a["loss"].item() == pytest.approx(a["info_nce"].item())
     assert b["loss"].item() == pytest.approx(b["info_nce"].item() + 0.5 * b["bce"].item())
 
@@ -187,10 +187,10 @@ def test_mls_labels_carry_no_gradient_and_lambda_scales_the_multi_label_loss():
 @pytest.mark.parametrize(("labels_from", "logits_from"), [("g", "g"), ("z", "z"), ("g", "z"), ("z", "g")])
 def test_mls_takes_labels_and_logits_from_the_dictionaries_of_table_7(labels_from, logits_from):
     method = make(MLS, k=3, labels_from=labels_from, logits_from=logits_from)
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     reference = copy.deepcopy(method)
     entries = {name: column.clone() for name, column in reference.dictionary.read().items()}
-    parts = method.step(view(5), view(6), 0.0)
+    parts = method.step(view(5), view(6), progress=0.0)
     query = dict(zip("gz", reference.encoders.query(view(5).pixels), strict=True))
     ml = 0.0
     for b in range(B):
@@ -212,8 +212,8 @@ def test_mls_takes_labels_and_logits_from_the_dictionaries_of_table_7(labels_fro
 )
 def test_mls_alone_and_after_a_warm_up(scalars, progress, weights):
     method = make(MLS, **scalars)
-    method.step(view(1), view(2), progress)["loss"].backward()  # nothing to be a label yet
-    parts = method.step(view(3), view(4), progress)
+    method.step(view(1), view(2), progress=progress)["loss"].backward()  # nothing to be a label yet
+    parts = method.step(view(3), view(4), progress=progress)
     expected = weights[0] * parts["info_nce"] + weights[1] * parts["bce"]
     torch.testing.assert_close(parts["loss"].detach(), expected)
 
@@ -222,8 +222,8 @@ def test_mls_alone_and_after_a_warm_up(scalars, progress, weights):
 @pytest.mark.parametrize("loss", ["bce", "knn_softmax", "positive_unlabelled"])
 def test_mls_trains_with_every_rule_and_says_how_many_labels_there_were(rule, loss):
     method = make(MLS, rule=rule, loss=loss, threshold=0.5, most=5)
-    method.step(view(1), view(2), 0.0)
-    parts = method.step(view(3), view(4), 0.0)
+    method.step(view(1), view(2), progress=0.0)
+    parts = method.step(view(3), view(4), progress=0.0)
     parts["loss"].backward()
     record = method.label_record()
     assert parts["positives"].item() == pytest.approx(record["positive"].sum().item() / B)
@@ -233,7 +233,7 @@ def test_mls_trains_with_every_rule_and_says_how_many_labels_there_were(rule, lo
 def test_a_sample_represents_the_complete_dictionary():
     method = make(MLS, k=2, search="sample", sample=4)
     for seed in (1, 3, 5):
-        method.step(view(seed), view(seed + 1), 0.0)["loss"].backward()
+        method.step(view(seed), view(seed + 1), progress=0.0)["loss"].backward()
     record = method.label_record()
     assert record["filled"] == 4
     images = set(record["dictionary_image"].tolist())
@@ -244,11 +244,11 @@ def test_a_sample_represents_the_complete_dictionary():
 def test_a_record_tells_the_crops_of_query_and_labels():
     method = make(MLS, k=2)
     assert method.label_record() == {}
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     assert method.label_record() == {}
     entries = method.dictionary.read()["g"].clone()
     g1, _ = method.encoders.query(view(3).pixels)
-    method.step(view(3), view(4), 0.0)
+    method.step(view(3), view(4), progress=0.0)
     record = method.label_record()
     nearest = F.cosine_similarity(g1[:, None], entries[None], dim=2).topk(2).indices
     assert torch.equal(record["image"], 200 + nearest)  # view 2's images are 200 .. 205
@@ -311,10 +311,10 @@ def test_densecl_matches_by_backbone_and_takes_keys_from_the_key_encoder():
     with torch.no_grad():
         for p in method.encoders.query.parameters():
             p.add_(0.2 * torch.randn_like(p))
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     reference = copy.deepcopy(method)
     queues = {name: column.clone() for name, column in reference.dictionary.read().items()}
-    parts = method.step(view(3), view(4), 0.0)
+    parts = method.step(view(3), view(4), progress=0.0)
 
     f1, _, q = reference.encoders.query(view(3).pixels)
     f2, _, k = reference.encoders.key(view(4).pixels)
@@ -359,6 +359,12 @@ def test_papers_defaults():
     assert constructor("baselines.msf.MSF").defaults == msf
     assert constructor("baselines.byol.BYOL").defaults == {"dim": 256, "momentum": 0.99, "hidden": 4096}
     assert constructor("baselines.simsiam.SimSiam").defaults == {"dim": 2048, "predictor_hidden": 512}
+    maps = {"dim": 256, "momentum": 0.99, "hidden": 4096}
+    assert constructor("baselines.pixpro.PixPro").defaults == maps | {"gamma": 2.0, "threshold": 0.7}
+    assert constructor("baselines.self_emd.SelfEMD").defaults == maps | {"eps": 0.05, "iterations": 10}
+    slotcon = {"prototypes": 256, "tau": 0.2, "student_tau": 0.1, "teacher_tau": 0.07}
+    slotcon |= {"centre_momentum": 0.9, "lam": 0.5}
+    assert constructor("baselines.slotcon.SlotCon").defaults == maps | slotcon
 
 
 def test_dictionary_is_first_in_first_out_and_never_shows_an_empty_slot():

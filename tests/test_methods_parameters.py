@@ -311,7 +311,7 @@ BY_HAND = [
     ({"seed": "0"}, "seed: '0' is not allowed; give a whole number"),
     ({"backbone": 50}, "backbone: 50 is not allowed; give a text"),
     ({"batch_norm": "none"}, "batch_norm: 'none' is not allowed; give 'sync', 'local' or 'shuffle'"),
-    ({"precision": "fp16"}, "precision: 'fp16' is not allowed; give 'auto', 'fp32' or 'bf16'"),
+    ({"precision": "fp8"}, "precision: 'fp8' is not allowed; give 'auto', 'fp32', 'tf32', 'bf16' or 'fp16'"),
     ({"init": ""}, "init: '' is not allowed; give a text"),
     ({"views": {"hue": 0.6}}, "views.hue: 0.6 is not allowed; give at most 0.5"),
     ({"views": {"flip_p": 2}}, "views.flip_p: 2 is not allowed; give at most 1.0"),

@@ -212,6 +212,7 @@ def test_what_another_study_is_about_is_not_inherited(here, own, words):
 # A call of Snakemake
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["data", "transfer_data"])
 def test_a_failed_preparation_is_shown_and_nothing_is_trained(tmp_path, broken):

@@ -140,17 +140,59 @@ def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
     paper = read_paper(PUBLISHED)
     tables = paper[paper["table"].isin([name.removeprefix("paper_") for name in outputs.PAPER_TABLES])]
     assert set(PROTOCOLS) == set(zip(tables["benchmark"], tables["architecture"], strict=True))
-    assert {p for p in PROTOCOLS.values() if p} <= set(settings.TRANSFERS)
+    assert {p[0] for p in PROTOCOLS.values() if p} <= set(settings.TRANSFERS)
 
 
 def test_another_protocol_fills_another_table(study, monkeypatch):
     """A benchmark the suite gets later is one entry in PROTOCOLS; the untrained backbone then says so."""
-    monkeypatch.setitem(PROTOCOLS, ("coco_instances", "mask_rcnn_r50_c4"), "detection")
+    monkeypatch.setitem(PROTOCOLS, ("coco_instances", "mask_rcnn_r50_c4"), ("detection", ("2fc",)))
     rows = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table2"].printed.set_index(
         "method"
     )
     assert rows.loc["mls, this study", "AP_bbox"] == "12.00 ± 2.83"
     assert rows.loc["random, this study", ["pretrain_data", "pretrain_epochs"]].tolist() == ["none", "0"]
+
+
+HEADS = {
+    "2fc": ({"head": "2fc"}, None, "paper_table1", "AP_bbox"),
+    "4conv1fc": ({"head": "4conv1fc"}, None, "paper_table1", "AP_bbox"),
+    "res5": ({"head": "res5"}, None, "paper_table2", "AP_bbox"),
+    "res5 on VOC": ({"head": "res5", "metric": "voc07"}, "voc0712", "paper_table4", "AP"),
+    "res5 on VOC, COCO's metric": ({"head": "res5"}, "voc0712", None, ""),
+}
+"""Settings, transfer data, the one table of detection that they fill, and a metric of it."""
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_fills_the_rows_of_its_architecture_and_is_named_beside_them(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings, dataset, filled, metric = HEADS[name]
+    own = {"transfers": {"detection": {"iterations": 10, **settings}}}
+    own |= {"transfer_data": {"dataset": {"name": dataset}}} if dataset else {}
+    Path("study.yaml").write_text(yaml.safe_dump(STUDY | own))
+    study = load("study.yaml")
+    for run in study.runs.values():
+        put(study, run, "pretrain", rows("pretrain", {"steps": 1500}))
+        put(study, run, "detection", rows("detection", {"AP_bbox": 40.0, "AP_segm": 30.0}))
+    collect(study)
+    write_tables(study, PUBLISHED)
+    for table in ("paper_table1", "paper_table2", "paper_table4"):
+        found = tidy(study, table)
+        ok = found[found["status"] == "ok"]
+        assert (len(ok) > 0) == (table == filled), table
+        assert set(ok["measured_head"]) <= {settings["head"]}
+        assert set(found[found["status"] == "no run"]["measured_head"]) <= {"NA"}
+    if filled:
+        by_method = {row["method"]: row for row in printed(study, filled)}
+        assert by_method["mls"]["head"] == "not stated"
+        assert by_method["mls, this study"]["head"] == settings["head"]
+        assert by_method["mls, this study"][metric] == "40.00 ± 0.00"
+    main = printed(study, "main")
+    assert {row["detection head"] for row in main} == {settings["head"]}
+    assert any("R50-FPN" in column for column in main[0]) == (settings["head"] != "res5")
+    metrics = pd.read_csv(study.out / "metrics.tsv", sep="\t", keep_default_na=False).set_index("protocol")
+    assert set(metrics.loc["detection", "head"]) == {settings["head"]}
+    assert set(metrics.loc["pretrain", "head"]) == {"NA"}
 
 
 def test_table_3_is_filled_by_segmentation_of_cityscapes(tmp_path, monkeypatch):
@@ -168,7 +210,7 @@ def test_table_3_is_filled_by_segmentation_of_cityscapes(tmp_path, monkeypatch):
         tables[dataset] = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table3"]
     own = tables[name].printed.set_index("method").loc["mls, this study"]
     assert own["mIoU"].tolist() == ["50.00 ± 0.00"] * 2
-    assert "segmentation 10 iterations of 16 images at 512 px with an FCN." in tables[name].text
+    assert "segmentation 10 iterations of 16 images at 512 px, head fcn." in tables[name].text
     assert set(tables["camvid"].tidy["status"]) == {"no run"}
     assert "none of this kind" in tables["camvid"].text
 

@@ -47,8 +47,8 @@ def test_regression_of_orthogonal_vectors_and_its_scale():
 def test_byol_of_two_equal_views_without_a_predictor_is_at_its_minimum():
     method = make(BYOL)
     method.predictor = torch.nn.Identity()
-    method.step(view(1), view(1), 0.0)["loss"].backward()
-    assert method.step(view(1), view(1), 0.0)["loss"].item() == pytest.approx(0, abs=1e-5)
+    method.step(view(1), view(1), progress=0.0)["loss"].backward()
+    assert method.step(view(1), view(1), progress=0.0)["loss"].item() == pytest.approx(0, abs=1e-5)
     assert all(p.grad.abs().max() < 1e-5 for p in method.encoders.query.parameters())
 
 
@@ -64,7 +64,7 @@ def test_byols_target_follows_before_it_is_the_target_by_the_momentum_of_the_mom
     method = moved(make(BYOL, momentum=0.6))
     reference = copy.deepcopy(method)
     before = copy.deepcopy(method.encoders.key.state_dict())
-    parts = method.step(view(1), view(2), progress)
+    parts = method.step(view(1), view(2), progress=progress)
     p1, p2 = (reference.predictor(reference.encoders.query(view(seed).pixels)[1]) for seed in (1, 2))
     reference.encoders.update({0.0: 0.6, 0.5: 0.8, 1.0: 1.0}[progress])
     z1, z2 = (reference.encoders.key(view(seed).pixels)[1] for seed in (1, 2))
@@ -75,7 +75,7 @@ def test_byols_target_follows_before_it_is_the_target_by_the_momentum_of_the_mom
 
 def test_byols_target_has_statistics_of_its_own_and_no_predictor():
     method = moved(make(BYOL, momentum=1.0))
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     online, target = method.encoders.query.backbone.norm, method.encoders.key.backbone.norm
     assert (online.num_batches_tracked, target.num_batches_tracked) == (2, 2)
     assert not torch.allclose(online.running_mean, target.running_mean)
@@ -87,7 +87,8 @@ def test_byols_target_has_statistics_of_its_own_and_no_predictor():
 @pytest.mark.parametrize("cls", [BYOL, SimSiam])
 def test_the_order_of_the_two_views_is_of_no_consequence(cls):
     one, other = moved(make(cls)), moved(make(cls))
-    torch.testing.assert_close(one.step(view(1), view(2), 0.3)["loss"], other.step(view(2), view(1), 0.3)["loss"])
+    a, b = one.step(view(1), view(2), progress=0.3), other.step(view(2), view(1), progress=0.3)
+    torch.testing.assert_close(a["loss"], b["loss"])
 
 
 # SimSiam
@@ -115,7 +116,7 @@ def test_simsiams_step_stops_the_gradient():
     method = make(SimSiam)
     with torch.no_grad():
         method.predictor[-1].weight.zero_()
-    method.step(view(1), view(2), 0.0)["loss"].backward()
+    method.step(view(1), view(2), progress=0.0)["loss"].backward()
     assert method.predictor[-1].bias.grad.any()
     assert not any(p.grad.any() for p in method.encoders.parameters())
 
@@ -183,7 +184,7 @@ def test_the_log_gets_the_spread_of_the_last_step(cls):
     method = make(cls)
     assert method.diagnostics() == {}
     z = copy.deepcopy(method).encoders.query(view(1).pixels)[1]
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     torch.testing.assert_close(method.diagnostics()["spread"], spread(z.detach()))
     assert not method.diagnostics()["spread"].requires_grad
 
@@ -243,7 +244,7 @@ def test_the_loss_falls_from_its_known_start(cls):
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     found = []
     for at in range(200):
-        parts = method.step(*scene_views(at), at / 200)
+        parts = method.step(*scene_views(at), progress=at / 200)
         optimizer.zero_grad()
         parts["loss"].backward()
         optimizer.step()

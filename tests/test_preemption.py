@@ -126,7 +126,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end(images, tmp_path, monkeypatc
     assert (tmp_path / "pretrain.json").exists()
 
 
-@pytest.mark.parametrize("where", ["build_method", "placement.free_memory", "own"])
+@pytest.mark.parametrize("where", ["build_method", "memory.placement.free_memory", "own"])
 def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkeypatch, where):
     def signalled(*args, **settings):
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -58,10 +58,11 @@ def test_gpus_of_several_machines_get_a_launcher_on_each(tmp_path):
     assert " gpu=" not in job  # would be the job's total, beside the gres per node
 
 
-def test_slots_are_taken_where_the_profile_says_so(tmp_path):
-    study, profile = tiny(tmp_path), PROFILES / "workstation"
-    job = planned(tmp_path, study, "--profile", str(profile), "--config", f"study={study}", "gpu_slots=true")
+def test_jobs_on_gpus_reserve_them_and_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    job = planned(tmp_path, tiny(tmp_path))
     assert "-m mlssl.runtime.gpu_slot --gpus 1 -- " in job
+    assert "threads: 4" in job  # of 8 cores, for one of two GPUs
 
 
 @pytest.mark.parametrize(

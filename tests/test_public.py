@@ -223,6 +223,40 @@ def test_voc_of_both_years(tmp_path):
     assert sorted(labels_by_name(out, "test")) == ["000001.jpg"]
 
 
+def test_voc_2012_with_the_masks_of_sbd(tmp_path):
+    """VOC's own masks for its `train`, SBD's for the others, none of VOC's `val` in training."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    write_voc(tmp_path, 2012, {"trainval": ["a", "b", "c", "d"]})
+    base, sbd = tmp_path / "VOCdevkit" / "VOC2012", tmp_path / "benchmark_RELEASE" / "dataset"
+    (base / "Annotations" / "c.xml").unlink()
+    for split, stems in {"train": "a", "val": "b"}.items():
+        write(base / "ImageSets" / "Segmentation" / f"{split}.txt", f"{stems}\n")
+    for split, stems in {"train": "a\nb\n", "val": "d\nc\n"}.items():
+        write(sbd / f"{split}.txt", stems)
+    values = np.zeros((SIZE[1], SIZE[0]), dtype=np.uint8)
+    values[2:5, 3:8], values[5, 3:8] = 15, 255
+    (base / "SegmentationClass").mkdir()
+    for stem in "ab":
+        image = Image.fromarray(values, mode="P")
+        image.putpalette(list(range(256)) * 3)
+        image.save(base / "SegmentationClass" / f"{stem}.png")
+    (sbd / "cls").mkdir()
+    for stem, value in {"a": 3, "b": 3, "c": 8, "d": 20}.items():
+        content = {"GTcls": {"Segmentation": np.where(values == 15, value, 0).astype(np.uint8)}}
+        savemat(sbd / "cls" / f"{stem}.mat", content)
+    out = prepare("voc2012aug", tmp_path / "out", source=tmp_path)
+    train, val = read_split(out, "train"), read_split(out, "val")
+    assert [image["file_name"] for image in train.images] == ["a.jpg", "c.jpg", "d.jpg"]
+    assert [image["file_name"] for image in val.images] == ["b.jpg"]
+    assert (train.classes[0], train.classes[15], len(train.classes)) == ("background", "person", 21)
+    for i, value in enumerate((15, 8, 20)):
+        assert train.semantic_mask(i)[3, 4] == value
+    assert [train.semantic_mask(i)[5, 4] for i in range(2)] == [255, 0]
+    (sbd / "cls" / "d.mat").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"d\.mat: its mask cannot be read .*; check the file or fetch it again"):
+        prepare("voc2012aug", tmp_path / "again", source=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -74,8 +74,8 @@ def test_knn_moco_with_mlss_denominator_is_mls_with_its_softmax():
     ours, mls = make(KNNMoCo, denominator="others", lam=0.5), make(MLS, loss="knn_softmax", lam=0.5)
     for method in (ours, mls):
         for seed in (1, 3):
-            method.step(view(seed), view(seed + 1), 0.0)
-    a, b = (method.step(view(5), view(6), 0.0) for method in (ours, mls))
+            method.step(view(seed), view(seed + 1), progress=0.0)
+    a, b = (method.step(view(5), view(6), progress=0.0) for method in (ours, mls))
     for part in ("loss", "info_nce", "knn_softmax"):
         assert torch.equal(a[part], b[part]), part
 
@@ -84,10 +84,10 @@ def test_knn_moco_with_mlss_denominator_is_mls_with_its_softmax():
 def test_neighbours_are_found_by_the_backbone_and_pulled_in_the_embedding_of_the_same_entries(denominator):
     method = make(KNNMoCo, k=3, lam=0.7, denominator=denominator)
     for seed in (1, 3, 5):  # 18 keys through 16 slots: some are about to be overwritten
-        method.step(view(seed), view(seed + 1), 0.0)
+        method.step(view(seed), view(seed + 1), progress=0.0)
     reference = copy.deepcopy(method)
     q_g, q_z = (reference.dictionary.read()[c].clone() for c in ("g", "z"))
-    parts = method.step(view(7), view(8), 0.0)
+    parts = method.step(view(7), view(8), progress=0.0)
 
     g1, z1 = reference.encoders.query(view(7).pixels)
     total = 0.0
@@ -152,13 +152,13 @@ def symmetric(n1, n2, p1, p2, tau=0.1):
 def test_nnclr_searches_before_it_enqueues_and_keeps_one_view_per_image():
     method = make(NNCLR)
     (z1, p1), (z2, p2) = encoded(copy.deepcopy(method), view(1)), encoded(copy.deepcopy(method), view(2))
-    first = method.step(view(1), view(2), 0.0)["loss"]
+    first = method.step(view(1), view(2), progress=0.0)["loss"]
     torch.testing.assert_close(first, symmetric(z1, z2, p1, p2))  # nothing to be found yet: SimCLR with a predictor
     torch.testing.assert_close(method.dictionary.read()["z"], z1)
 
     (z3, p3), (z4, p4) = encoded(copy.deepcopy(method), view(3)), encoded(copy.deepcopy(method), view(4))
     near = [z1[(z @ z1.T).argmax(dim=1)] for z in (z3, z4)]
-    parts = method.step(view(3), view(4), 0.0)
+    parts = method.step(view(3), view(4), progress=0.0)
     torch.testing.assert_close(parts["loss"], symmetric(*near, p3, p4))
     assert parts["neighbour_cosine"].item() == pytest.approx((near[0] * z3).sum(dim=1).mean().item(), rel=1e-5)
     torch.testing.assert_close(method.dictionary.read()["z"], torch.cat([z1, z3]))
@@ -168,16 +168,16 @@ def test_nnclr_with_the_batch_itself_as_support_set_is_symmetric_info_nce():
     method = make(NNCLR)
     (z1, p1), (z2, p2) = encoded(method, view(1)), encoded(method, view(2))
     method.dictionary.enqueue(z=torch.cat([z1, z2]))
-    torch.testing.assert_close(method.step(view(1), view(2), 0.0)["loss"], symmetric(z1, z2, p1, p2))
+    torch.testing.assert_close(method.step(view(1), view(2), progress=0.0)["loss"], symmetric(z1, z2, p1, p2))
 
 
 def test_nnclrs_gradient_flows_through_the_predictions_only():
     neighbour, p = vectors(B, 7).requires_grad_(), vectors(B, 7, seed=1).requires_grad_()
     method = make(NNCLR)
-    method.step(view(1), view(2), 0.0)
+    method.step(view(1), view(2), progress=0.0)
     with torch.no_grad():
         method.predictor[-1].weight.zero_()  # predictions are constant: nothing reaches the encoder
-    method.step(view(3), view(4), 0.0)["loss"].backward()
+    method.step(view(3), view(4), progress=0.0)["loss"].backward()
     assert not any(parameter.grad.any() for parameter in method.encoders.parameters())
     nnclr.neighbour_contrast(nnclr.nearest(neighbour, neighbour), p, 0.1).backward()
     assert neighbour.grad is None
@@ -197,9 +197,9 @@ def test_without_ranks_the_batch_of_all_is_this_one():
 def test_msf_with_one_neighbour_is_the_distance_to_the_target():
     method = make(MSF, k=1, momentum=0.9)
     for seed in (1, 3):
-        method.step(view(seed), view(seed + 1), 0.0)
+        method.step(view(seed), view(seed + 1), progress=0.0)
     reference = copy.deepcopy(method)
-    loss = method.step(view(5), view(6), 0.0)["loss"]
+    loss = method.step(view(5), view(6), progress=0.0)["loss"]
     v = reference.predictor(reference.encoders.query(view(5).pixels)[1])
     reference.encoders.update(0.9)
     u = reference.encoders.key(view(6).pixels)[1]
@@ -209,11 +209,11 @@ def test_msf_with_one_neighbour_is_the_distance_to_the_target():
 def test_msf_is_a_slow_loop_over_a_bank_that_has_the_targets():
     method = make(MSF, k=4, momentum=0.9)
     for seed in (1, 3):
-        method.step(view(seed), view(seed + 1), 0.5)
+        method.step(view(seed), view(seed + 1), progress=0.5)
     moved(method)
     reference = copy.deepcopy(method)
     before = method.dictionary.read()["z"].clone()
-    parts = method.step(view(5), view(6), 0.5)
+    parts = method.step(view(5), view(6), progress=0.5)
     v = reference.predictor(reference.encoders.query(view(5).pixels)[1])
     reference.encoders.update(0.9)  # in the middle of the run as at its start
     u = F.normalize(reference.encoders.key(view(6).pixels)[1], dim=1)
@@ -236,3 +236,31 @@ def test_more_neighbours_are_further_away_on_average():
     assert found[0] == pytest.approx(0, abs=1e-12)
     assert found == sorted(found)
     assert found[1] > 0
+
+
+def test_small_views_are_further_queries_of_knn_moco_for_the_same_key():
+    method = moved(make(KNNMoCo, k=3, lam=0.7))
+    for seed in (1, 3):
+        method.step(view(seed), view(seed + 1), progress=0.0)
+    small = [view(seed)._replace(pixels=view(seed).pixels[..., :7, :7]) for seed in (7, 8)]
+    reference = copy.deepcopy(method)
+    parts = method.step(view(5), view(6), *small, progress=0.0)
+
+    entries = reference.dictionary.read()
+    queries = [reference.encoders.query(view(5).pixels)]
+    g, z = reference.encoders.query(torch.cat([one.pixels for one in small]))  # statistics of all small crops
+    queries += [(g[:B], z[:B]), (g[B:], z[B:])]
+    reference.encoders.update(method.momentum)
+    _, key = reference.encoders.key(view(6).pixels)
+    nce = knn = 0.0
+    for g, z in queries:
+        for b in range(B):
+            scores = [cosine(z[b], q) / 0.2 for q in entries["z"]]
+            total = math.log(sum(map(math.exp, scores)))
+            near = sorted(range(len(scores)), key=lambda i: -cosine(g[b], entries["g"][i]))[:3]
+            knn -= sum(scores[i] - total for i in near) / 3 / (3 * B)
+            positive = cosine(z[b], key[b]) / 0.2
+            nce += math.log(sum(map(math.exp, [positive, *scores]))) / (3 * B) - positive / (3 * B)
+    assert parts["info_nce"].item() == pytest.approx(nce, rel=1e-5)
+    assert parts["knn_softmax"].item() == pytest.approx(knn, rel=1e-5)
+    assert method.dictionary.written == 3 * B  # one key per image

@@ -1,6 +1,7 @@
 """Semantic masks beside COCO's layout: read as they were written, and refused before anything is trained."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlssl.errors import DataError, MissingLabels
 from mlssl.scenes import write_scenes
 from mlssl.study.settings import Data, Dense, Segmentation
 from mlssl.transfer import dense, segmentation
+from mlssl.transfer.needs import report
 
 SIZE = 16
 
@@ -193,6 +195,10 @@ def jpeg(root):
     Image.new("L", (SIZE, SIZE)).save(root / "semantic" / "train2017" / "02.png", format="JPEG")
 
 
+def renamed(name, other):
+    return lambda root: (root / "semantic" / name).rename(root / "semantic" / other)
+
+
 def cut(root):
     path = root / "semantic" / "train2017" / "04.png"
     path.write_bytes(path.read_bytes()[:60])
@@ -225,7 +231,11 @@ REFUSED = {
         r"pixel \(7, 3\) has value 200",
     ),
     "colours": (colours, r"val2017/01\.png: is a colour image, pixel \(4, 2\) is \(128, 64, 128\); save one value"),
-    "JPEG": (jpeg, r"train2017/02\.png: is not a PNG that can be decoded"),
+    "JPEG": (
+        jpeg,
+        r"train2017/02\.png: is a JPEG, whose compression changes the values of a mask; save masks as PNG",
+    ),
+    "JPEG beside": (renamed("val2017/01.png", "val2017/01.jpg"), r"val2017/01\.jpg: is a JPEG, whose compression"),
     "truncated": (cut, r"train2017/04\.png: is not a PNG that can be decoded"),
     "class that train lacks": (
         lambda root: [put(f"train2017/{i:02d}.png", np.where(np.eye(SIZE) > 0, 0, 1))(root) for i in range(5)],
@@ -263,6 +273,39 @@ def test_masks_that_cannot_be_used_are_refused_before_pretraining(tmp_path, case
         evaluator.missing(*(read_split(root, s) for s in ("train2017", "val2017")))
     assert not isinstance(error.value, MissingLabels), "a study would go on without the evaluator"
     assert "\n" not in str(error.value)
+
+
+IGNORED = {
+    "one of train": ([("train2017", i) for i in range(1)], None, "dense: the data have what it needs"),
+    "most of train": (
+        [("train2017", i) for i in range(6)],
+        None,
+        r"dense: left out: .*train2017/00\.png: every pixel is ignored, as in 6 of 9 masks for training; give at least 4",
+    ),
+    "the first of val": (
+        [("val2017", 0)],
+        1,
+        r"dense: left out: .*val2017/00\.png: every pixel is ignored, as in all of the first 1 masks for validation",
+    ),
+    "the second of val": ([("val2017", 1)], 1, "dense: the data have what it needs"),
+}
+
+
+@pytest.mark.parametrize("value", [9, 255])
+@pytest.mark.parametrize("case", IGNORED)
+def test_masks_in_which_every_pixel_is_ignored_are_noticed_before_pretraining(tmp_path, case, value):
+    root = write_set(tmp_path, train=9)
+    masks, count, line = IGNORED[case]
+    for split, i in masks:
+        put(f"{split}/{i:02d}.png", uniform(value))(root)
+    config = Dense(Data(str(root)), eval_images=count)
+    (said,) = report({"dense": config}, {})
+    assert re.fullmatch(line + ".*", said)
+    left_out = 0
+    for split in ("train2017", "val2017"):
+        semantic = read_split(root, split).semantic
+        left_out += len(semantic.first_without_class())
+    assert left_out == len(masks)
 
 
 def test_the_check_of_a_study_stops_at_a_bad_mask(tmp_path, monkeypatch, capsys):

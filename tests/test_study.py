@@ -127,6 +127,7 @@ REFUSED = [
     ({"transfers.linear.fractions": [1, 0.1, 1.0]}, "transfers.linear.fractions: [1", "each may be given once"),
     ({"transfers.knn": {"neighbours": [5, 5]}}, "transfers.knn.neighbours: [5, 5] is", "each may be given once"),
     ({"transfers.dense": {"shrinkages": [1, 1.0]}}, "transfers.dense.shrinkages: [1", "each may be given once"),
+    ({"transfers.dense": {"shrinkages": [2]}}, "transfers.dense.shrinkages.0: 2", "at most 1"),
     ({"search_benchmark": {"method": "mls", "sizes": [8, 8]}}, "search_benchmark.sizes", "each may be given once"),
     ({"seeds": 3}, "seeds: 3", "a list"),
     ({"seeds": [-1]}, "seeds.0: -1", "at least 0"),
@@ -230,7 +231,8 @@ def test_a_key_that_a_merge_brings_may_be_given_again():
         ("- 1", "extends: base.yaml", "own.yaml: extends: base.yaml is not a study"),
         ("name: caf\xe9", "extends: base.yaml", "base.yaml: byte 9 is not UTF-8"),
         ("colour: 1", "extends: base.yaml", "own.yaml: unknown key 'colour'"),
-        ("", "extends: [base.yaml]", "own.yaml: extends: ['base.yaml']: no file"),
+        ("", "extends: [base.yaml]", "own.yaml: extends: base.yaml is not a study"),
+        ("name: a", "extends: [base.yaml, none.yaml]", "own.yaml: extends: none.yaml: no file"),
     ],
 )
 def test_the_file_at_fault_is_named_in_a_chain(base, own, words):

@@ -12,7 +12,18 @@ from mlssl.errors import MissingLabels
 from mlssl.parts.backbone import create_backbone, stage_maps
 from mlssl.study.settings import Data, Detection, Segmentation
 from mlssl.transfer import detection, segmentation
-from mlssl.transfer.load import image_tensor, load_backbone
+from mlssl.transfer.detection.coco_scores import coco_scores
+from mlssl.transfer.detection.examples import trainable, training_example
+from mlssl.transfer.detection.model import build_model
+from mlssl.transfer.detection.predict import coco_results
+from mlssl.transfer.detection.train import learning_rate
+from mlssl.transfer.detection.train import train as train_detector
+from mlssl.transfer.load import draw, image_tensor, load_backbone
+from mlssl.transfer.segmentation.augment import augment
+from mlssl.transfer.segmentation.model import build_model as build_segmenter
+from mlssl.transfer.segmentation.predict import confusion
+from mlssl.transfer.segmentation.train import poly_lr
+from mlssl.transfer.segmentation.train import train as train_segmenter
 
 CPU = torch.device("cpu")
 
@@ -72,13 +83,13 @@ def to_results(split, predictions):
     return [
         result
         for image, prediction in zip(split.images, predictions, strict=True)
-        for result in detection.coco_results(prediction, image["id"], ids)
+        for result in coco_results(prediction, image["id"], ids)
     ]
 
 
 def test_perfect_predictions_score_100(data):
     split = read_split(data.root, data.val)
-    scores = detection.coco_scores(split, len(split), to_results(split, true_predictions(split)))
+    scores = coco_scores(split, len(split), to_results(split, true_predictions(split)))
     assert list(scores) == ["AP_bbox", "AP50_bbox", "AP75_bbox", "AP_segm", "AP50_segm", "AP75_segm"]
     assert all(value == pytest.approx(100) for value in scores.values())
 
@@ -94,7 +105,7 @@ def test_wrong_predictions_lose_exactly_what_is_wrong(data, wrong):
             p["boxes"] = p["boxes"] + 1000
         else:
             p["masks"] = 1 - p["masks"]
-    scores = detection.coco_scores(split, len(split), to_results(split, predictions))
+    scores = coco_scores(split, len(split), to_results(split, predictions))
     assert (scores["AP50_bbox"] > 99) == (wrong == "masks")
     assert (scores["AP50_segm"] > 99) == (wrong == "boxes")
 
@@ -106,7 +117,7 @@ def test_boxes_of_known_overlap_pass_only_the_lower_thresholds(data):
     for p in predictions:
         height = p["boxes"][:, 3] - p["boxes"][:, 1]
         p["boxes"][:, 3] = p["boxes"][:, 1] + 0.651 * height
-    scores = detection.coco_scores(split, len(split), to_results(split, predictions))
+    scores = coco_scores(split, len(split), to_results(split, predictions))
     assert scores["AP50_bbox"] == pytest.approx(100)
     assert scores["AP75_bbox"] == 0
     assert scores["AP_bbox"] == pytest.approx(40)
@@ -114,33 +125,33 @@ def test_boxes_of_known_overlap_pass_only_the_lower_thresholds(data):
 
 def test_no_detections_score_zero_and_no_objects_leave_the_score_undefined(data):
     split = read_split(data.root, data.val)
-    assert set(detection.coco_scores(split, len(split), []).values()) == {0.0}
+    assert set(coco_scores(split, len(split), []).values()) == {0.0}
     # By ascending id, the image without objects is the first and the one with a crowd the second.
-    assert set(detection.coco_scores(split, 1, []).values()) == {None}
+    assert set(coco_scores(split, 1, []).values()) == {None}
     empty = {
         "boxes": torch.zeros(0, 4),
         "labels": torch.zeros(0, dtype=torch.int64),
         "scores": torch.zeros(0),
     }
-    assert detection.coco_results({**empty, "masks": torch.zeros(0, 1, 8, 8)}, 1, [3]) == []
+    assert coco_results({**empty, "masks": torch.zeros(0, 1, 8, 8)}, 1, [3]) == []
 
 
 def test_training_examples_leave_out_crowds_and_empty_images(data):
     split = read_split(data.root, data.train)
-    kept = detection.trainable(split)
+    kept = trainable(split)
     assert kept == list(range(1, 12))
     flips = 0
     for t in range(22):
-        image, target = detection.training_example(split, kept, 0, t)
-        assert image.shape == (3, 64, 64)
-        i, _ = detection.draw(t, len(kept), 0, "detection")
+        image, target = training_example(split, kept, 0, t)
+        assert (image.shape, image.dtype) == ((3, 64, 64), torch.uint8)
+        i, _ = draw(t, len(kept), 0, "detection")
         assert len(target["labels"]) == (~split.instances(kept[i]).crowd).sum() > 0
         for box, label, mask in zip(target["boxes"], target["labels"], target["masks"], strict=True):
             x1, y1, x2, y2 = box.int().tolist()
             # Box, mask and colour agree, flipped or not.
             assert mask.sum() == (x2 - x1) * (y2 - y1) == mask[y1:y2, x1:x2].sum()
-            assert image[:, y1:y2, x1:x2].mean(dim=(1, 2)).argmax() == label - 1
-        flips += not torch.equal(image, image_tensor(split, kept[i]).float() / 255)
+            assert image[:, y1:y2, x1:x2].float().mean(dim=(1, 2)).argmax() == label - 1
+        flips += not torch.equal(image, image_tensor(split, kept[i]))
     assert 4 < flips < 18
 
 
@@ -154,7 +165,7 @@ def test_a_split_without_objects_cannot_train_a_detector(tmp_path, backbone_file
 
 def test_detection_schedule_warms_up_and_falls_twice():
     config = Detection(Data("-"), iterations=90, lr=0.5, warmup_iterations=10)
-    lr = [detection.learning_rate(i, config) for i in range(90)]
+    lr = [learning_rate(i, config) for i in range(90)]
     assert lr[:10] == pytest.approx([0.05 * (i + 1) for i in range(10)])
     assert lr[10:60] == pytest.approx([0.5] * 50)
     assert lr[60:80] == pytest.approx([0.05] * 20)
@@ -163,7 +174,7 @@ def test_detection_schedule_warms_up_and_falls_twice():
 
 def test_anchors_are_cocos_and_shrink_with_the_root_of_the_size(data):
     def anchors(size):
-        model = detection.build_model(create_backbone("resnet10t"), detection_config(data, size=size), 3)
+        model = build_model(create_backbone("resnet10t"), detection_config(data, size=size), 3)
         return [s for (s,) in model.rpn.anchor_generator.sizes]
 
     assert anchors(800) == [32, 64, 128, 256, 512]
@@ -172,7 +183,7 @@ def test_anchors_are_cocos_and_shrink_with_the_root_of_the_size(data):
 
 def test_the_detector_holds_the_pretrained_backbone(backbone_file, data):
     backbone, _ = load_backbone(backbone_file)
-    model = detection.build_model(backbone, detection_config(data), 3)
+    model = build_model(backbone, detection_config(data), 3)
     images = torch.rand(2, 3, 64, 64)
     reference, _ = load_backbone(backbone_file)
     with torch.no_grad():
@@ -189,10 +200,10 @@ def test_the_detector_holds_the_pretrained_backbone(backbone_file, data):
 
 def test_detection_trains_every_layer_and_the_batch_norm_statistics(backbone_file, data):
     backbone, _ = load_backbone(backbone_file)
-    model = detection.build_model(backbone, detection_config(data), 3)
+    model = build_model(backbone, detection_config(data), 3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     split = read_split(data.root, data.train)
-    detection.train(model, split, detection_config(data), seed=0, device=CPU, progress=False)
+    train_detector(model, split, detection_config(data), seed=0, device=CPU, progress=False)
     after = model.state_dict()
     same = [key for key, value in before.items() if torch.equal(value, after[key])]
     # timm starts the last batch norm of a block at weight zero: before it, gradients come with step two.
@@ -237,7 +248,7 @@ def test_augmentation_keeps_image_and_mask_together():
     image[:, 10:30, 20:35], mask[10:30, 20:35] = 240, 1
     shares, padded = [], 0
     for seed in range(40):
-        x, y = segmentation.augment(image, mask, 48, torch.Generator().manual_seed(seed))
+        x, y = augment(image, mask, 48, torch.Generator().manual_seed(seed))
         assert x.shape == (3, 48, 48)
         assert y.shape == (48, 48)
         known = y != IGNORE
@@ -248,15 +259,15 @@ def test_augmentation_keeps_image_and_mask_together():
         assert (x[0][~known] == round(255 * 0.485)).all()
     assert min(shares) < 0.4
     assert 5 < padded < 30
-    same = [segmentation.augment(image, mask, 48, torch.Generator().manual_seed(7)) for _ in range(2)]
+    same = [augment(image, mask, 48, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*same, strict=True))
 
 
 def test_poly_schedule():
     config = Segmentation(Data("-"), iterations=100, lr=0.2)
-    assert segmentation.poly_lr(0, config) == 0.2
-    assert segmentation.poly_lr(50, config) == pytest.approx(0.2 * 0.5**0.9)
-    assert segmentation.poly_lr(99, config) > 0
+    assert poly_lr(0, config) == 0.2
+    assert poly_lr(50, config) == pytest.approx(0.2 * 0.5**0.9)
+    assert poly_lr(99, config) > 0
 
 
 def test_scores_are_taken_at_the_size_of_each_image(tmp_path):
@@ -274,7 +285,7 @@ def test_scores_are_taken_at_the_size_of_each_image(tmp_path):
             masks = torch.stack(masks).clamp_max(3)
             return 10 * torch.nn.functional.one_hot(masks, 4).permute(0, 3, 1, 2).float()
 
-    counts = segmentation.confusion(
+    counts = confusion(
         Oracle(), split, 5, segmentation_config(Data(str(root)), size=32), device=CPU, progress=False
     )
     valid = sum(int((split.semantic_mask(i) != IGNORE).sum()) for i in range(5))
@@ -304,10 +315,10 @@ def test_segmentation_learns_rectangles_and_repeats_itself(backbone_file, data):
 
 def test_segmentation_trains_every_layer_and_the_batch_norm_statistics(backbone_file, data):
     backbone, _ = load_backbone(backbone_file, output_stride=16)
-    model = segmentation.FCN(backbone, 32, 4)
+    model = build_segmenter(backbone, segmentation_config(data), 4)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     split = read_split(data.root, data.train)
-    segmentation.train(model, split, segmentation_config(data), seed=0, device=CPU, progress=False)
+    train_segmenter(model, split, segmentation_config(data), seed=0, device=CPU, progress=False)
     after = model.state_dict()
     assert not [key for key, value in before.items() if torch.equal(value, after[key])]
 
@@ -318,8 +329,9 @@ def test_segmentation_names_the_iteration_of_a_loss_that_is_not_finite(backbone_
         segmentation.evaluate(backbone_file, config, seed=0, device=CPU, progress=False)
 
 
-def test_output_stride_sets_the_size_of_the_last_map(backbone_file):
+def test_output_stride_sets_the_size_of_the_last_map(backbone_file, data):
     for stride in (8, 16, 32):
         backbone, _ = load_backbone(backbone_file, output_stride=stride)
+        model = build_segmenter(backbone, segmentation_config(data), 4).eval()
         with torch.no_grad():
-            assert segmentation.FCN(backbone, 8, 4).eval()(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 // stride
+            assert model(torch.zeros(1, 3, 64, 64)).shape[-1] == 64 // stride

@@ -11,7 +11,7 @@ import torchvision.transforms.functional as TF
 import torchvision.transforms.v2.functional as TF2
 
 from mlssl.data.augment import cpu, gpu, operations
-from mlssl.data.augment.parameters import MEAN, STD, Parameters, crop_boxes, draw
+from mlssl.data.augment.parameters import MEAN, STD, crop_boxes, draw
 from mlssl.data.augment.views import make_views
 from mlssl.data.loader import Ahead
 from mlssl.study.settings import Views
@@ -125,7 +125,7 @@ def test_nothing_is_written_into_images_or_parameters(images, p, monkeypatch):
     raw, before, drawn = (
         list(images.permute(0, 2, 3, 1)),
         images.clone(),
-        {k: t.clone() for k, t in vars(p).items()},
+        {k: t.clone() for k, t in p.columns().items()},
     )
     cpu.in_chunks(raw, p, 32)
     cpu.one_by_one(raw, p, 32)
@@ -135,7 +135,7 @@ def test_nothing_is_written_into_images_or_parameters(images, p, monkeypatch):
     gpu.recolour(x, p.jitter, p.order, p.factors, p.gray)
     assert torch.equal(images, before)
     assert torch.equal(x, before[..., :50].float() / 255)
-    assert all(torch.equal(column, drawn[name]) for name, column in vars(p).items())
+    assert all(torch.equal(column, drawn[name]) for name, column in p.columns().items())
 
 
 def test_a_chunk_may_be_gray_altogether(images, p):
@@ -233,7 +233,7 @@ def test_one_upload_returns_every_tensor():
 
 
 def alone(image, p, i):
-    return gpu.augment(image.permute(2, 0, 1)[None], Parameters(*(c[i : i + 1] for c in vars(p).values())), 24)
+    return gpu.augment(image.permute(2, 0, 1)[None], p.part(slice(i, i + 1)), 24)
 
 
 def test_probabilities_and_ranges():
@@ -255,7 +255,7 @@ def test_probabilities_and_ranges():
 def test_views_say_where_they_came_from(images):
     raw, index = list(images.permute(0, 2, 3, 1)), torch.arange(N) + 5
     (one, two), (again, _), (other, _) = (
-        make_views(raw, index, Views(crop=32), torch.Generator().manual_seed(s), torch.device("cpu"))
+        make_views(raw, index, [Views(crop=32)] * 2, torch.Generator().manual_seed(s), torch.device("cpu"))
         for s in (1, 1, 2)
     )
     for a, b in zip(one, again, strict=True):

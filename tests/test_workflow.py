@@ -246,6 +246,7 @@ def test_coco_goes_through_the_papers_protocol_with_a_small_override(tmp_path):
     assert prepared["splits"]["train2017"]["images"] == 92
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_folder_of_good_and_bad_photos_is_imported_trained_on_and_reported(tmp_path):
     photos, rng = tmp_path / "photos", np.random.default_rng(0)

@@ -143,6 +143,7 @@ def row(
     return {
         **_identity(run),
         **{key: entry[key] for key in ("protocol", "metric", "value", "n")},
+        "head": header.get("config", {}).get("head"),
         **{key: header.get(key) for key in HEADER},
         "images": data.get("images") if result and result.stage == "pretrain" else None,
         "data": data.get("all") if result and result.stage != "pretrain" else None,

@@ -6,15 +6,24 @@ dry run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
 from mlssl.study.images import own_photos
-from mlssl.study.settings import TRANSFERS, Detection, Linear, PseudoLabels, Segmentation
+from mlssl.study.settings import (
+    TRANSFERS,
+    Classification,
+    Detection,
+    Linear,
+    PseudoLabels,
+    Segmentation,
+    Svm,
+)
 
-METRICS = ["run", "method", "seed", "protocol", "metric", "value", "n", "status", "digest", "config_digest"]
+METRICS = ["run", "method", "seed", "protocol", "head", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]
 """Columns of metrics.tsv."""
 RUNS = ["run", "axis", "level", "method", "seed", "digest", "status", "other_code"]
@@ -123,10 +132,39 @@ def accuracy_scores(study: Study) -> list[Score]:
     ]
 
 
+def svm_scores(study: Study) -> list[Score]:
+    """The mAP of each protocol of SVMs; with few labels, the cost is chosen on the training images."""
+    svm = study.transfers.get("svm")
+    if not isinstance(svm, Svm):
+        return []
+
+    def title(protocol: str) -> str:
+        layer, shots = re.fullmatch(r"svm(?:_(c\d))?(?:_k(\d+))?", protocol).groups()  # type: ignore[union-attr]
+        return "mAP, SVM" + (f" on {layer}" if layer else "") + (f", {shots} images per category" if shots else "")
+
+    return [Score(protocol, "mAP", title(protocol), "%") for protocol in svm.protocols()]
+
+
+def classification_scores(study: Study) -> list[Score]:
+    """The scores of fine-tuned classification after its last epoch; that of the best epoch is in metrics.tsv."""
+    config = study.transfers.get("classification")
+    if not isinstance(config, Classification):
+        return []
+    how = "linear layer" if config.frozen else "fine-tuned"
+    metrics = {"mAP": "mAP"} | (ACCURACIES if study.transfer_source.exclusive else {})
+    return [Score("classification", metric, f"{title}, {how}", "%") for metric, title in metrics.items()]
+
+
 def headline(study: Study) -> list[Score]:
     """The scores of the main comparison, in the order of its columns."""
     others = [score for score in (*FROZEN, *DENSE, *LABELS) if score.transfer in study.transfers]
-    return [*linear_scores(study), *others, *accuracy_scores(study), MINUTES]
+    whole = [*accuracy_scores(study), *svm_scores(study), *classification_scores(study)]
+    return [*linear_scores(study), *others, *whole, MINUTES]
+
+
+def heads(study: Study) -> dict[str, str]:
+    """Transfer -> its head, of those that train one; scores of different heads are different protocols' scores."""
+    return {name: t.head for name, t in study.transfers.items() if isinstance(t, Detection | Segmentation)}
 
 
 def runs_with(study: Study, score: Score) -> Collection[str]:
@@ -149,6 +187,9 @@ def protocols_of(study: Study, transfer: str) -> list[str]:
     """All protocols that a transfer measures."""
     if transfer == "linear":
         return [score.protocol for score in linear_scores(study)]
+    if transfer in ("svm", "classification"):
+        scores = svm_scores(study) if transfer == "svm" else classification_scores(study)
+        return list(dict.fromkeys(score.protocol for score in scores))
     known = dict.fromkeys(score.protocol for score in (*FROZEN, *DENSE, *LABELS))
     return [protocol for protocol in known if f"{protocol}_".startswith(f"{transfer}_")]
 
@@ -202,11 +243,17 @@ def _axes_of(study: Study, runs: Collection[str]) -> dict[str, dict[str, list[st
 
 
 def pretrained_and_untrained(study: Study) -> tuple[list[str], str | None]:
-    """The compared methods that train without labels, and the one with their backbone untrained (or None)."""
+    """The compared methods that train without labels or have `weights`, and the one with their backbone untrained.
+
+    Untrained means as the trained methods start; None if none is compared.
+    """
     configs = {method: study.runs[run].config for method, run in study.compared.items()}
-    pretrained = [method for method, c in configs.items() if c.target and not c.supervised]
-    backbones = {c.backbone for c in configs.values() if c.target}
-    untrained = next((m for m, c in configs.items() if c.target is None and c.backbone in backbones), None)
+    starts = {(c.backbone, c.init_id) for c in configs.values() if c.target}
+    starts = starts or {(c.backbone, None) for c in configs.values() if c.init_id}
+    untrained = next(
+        (m for m, c in configs.items() if c.target is None and (c.backbone, c.init_id) in starts), None
+    )
+    pretrained = [m for m, c in configs.items() if m != untrained and not c.supervised and (c.target or c.init_id)]
     return pretrained, untrained
 
 
@@ -325,7 +372,14 @@ def transfer_budget(study: Study, used: Collection[str | None] | None = None) ->
         if isinstance(t, PseudoLabels):
             parts.append(f"a crop shows a category with {100 * t.visible:g} % of one of its boxes inside")
         elif isinstance(t, Detection | Segmentation):
-            parts.append(f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px")
+            coco = not isinstance(t, Detection) or t.metric == "coco"
+            voc = "" if coco else ", average precision of Pascal VOC"
+            parts.append(
+                f"{name} {t.iterations:,} iterations of {t.batch_size} images at {t.size} px, head {t.head}{voc}"
+            )
+        elif isinstance(t, Classification):
+            trained = "linear layer" if t.frozen else "all layers"
+            parts.append(f"{name} {t.epochs} epochs of {trained} at {t.size} px")
         else:
             parts.append(f"{'linear probe' if name == 'linear' else name} on frozen features at {t.size} px")
     return "; ".join(parts)

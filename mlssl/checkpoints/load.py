@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mlssl.checkpoints.networks import Network, Unclear, choose, needed, networks, shown
-from mlssl.checkpoints.read import containers, listed, read
+from mlssl.checkpoints.read import containers, listed, read, written_by_mlssl
 from mlssl.errors import ConfigError
 
 
@@ -20,6 +21,8 @@ class Loaded:
     network: Network
     why: str
     """Why this network of the file."""
+    own: Mapping[str, Any] | None = None
+    """What mlssl wrote about the run beside the weights; None in a file of another project."""
 
     def __str__(self) -> str:
         kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in self.network.tensors.values()}))
@@ -62,7 +65,7 @@ def load(
                 f"{where}: {path}: {network.name}{name} is not finite; give the file before it diverged"
             )
     backbone.load_state_dict(network.tensors, strict=False)
-    return Loaded(network, why)
+    return Loaded(network, why, content["meta"] if written_by_mlssl(content) else None)
 
 
 def _inside(content: dict[Any, Any]) -> str:

@@ -41,6 +41,42 @@ def mmcv_deep_stem(name: str) -> str | None:
     return f"stem.7.{name.removeprefix('bn1.')}" if name.startswith("bn1.") else name
 
 
+EFFICIENTNET = {
+    "conv_stem": "_conv_stem",
+    "conv_head": "_conv_head",
+    "se.conv_reduce": "_se_reduce",
+    "se.conv_expand": "_se_expand",
+    "conv_dw": "_depthwise_conv",
+}
+
+
+def efficientnet(names: list[str]) -> dict[str, str]:
+    """lukemelas' EfficientNet-PyTorch: `_blocks.3._bn0.weight`; its name of every tensor -> timm's.
+
+    It numbers the blocks of all stages in a row, and the norms of a block from 0. The blocks of timm's first stage
+    have no expansion: their `conv_pw` is the projection, and their norms are 1 and 2. Tensors that it lacks are
+    left out.
+    """
+    of_blocks = [found for name in names if (found := re.match(r"blocks\.(\d+)\.(\d+)\.", name))]
+    order = sorted({(int(found[1]), int(found[2])) for found in of_blocks})
+    expands = {found[0] for found in of_blocks if f"{found[0]}conv_pwl.weight" in names}
+    theirs = {}
+    for name in names:
+        found = re.match(r"blocks\.(\d+)\.(\d+)\.", name)
+        layer, _, tensor = name[found.end() if found else 0 :].rpartition(".")
+        if found and found[0] in expands:
+            block = {"conv_pw": "_expand_conv", "conv_pwl": "_project_conv"}
+            block |= {"bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+        elif found:
+            block = {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+        else:
+            block = {"bn1": "_bn0", "bn2": "_bn1"}
+        if new := (EFFICIENTNET | block).get(layer):
+            place = f"_blocks.{order.index((int(found[1]), int(found[2])))}." if found else ""
+            theirs[f"{place}{new}.{tensor}"] = name
+    return theirs
+
+
 SCHEMES: tuple[Callable[[str], str | None], ...] = (timm, sequential, detectron2, mmcv_deep_stem)
 
 
@@ -51,6 +87,8 @@ def translations(names: list[str]) -> dict[str, dict[str, str]]:
         translated = {theirs: name for name in names if (theirs := scheme(name)) is not None}
         if len(translated) == len(names) and translated not in found.values():
             found[scheme.__name__] = translated
+    if len(translated := efficientnet(names)) == len(names):
+        found["efficientnet"] = translated
     return found
 
 

@@ -17,13 +17,13 @@ from mlssl.cli.options import Parser
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
-from mlssl.study.settings import FROZEN
+from mlssl.study.settings import ONE_DEVICE, TRANSFERS
 
 STAGE_NEEDS = {"study": ["run_name"], "config": ["backbone", "out"]}
 EMBEDDING_NEEDS = {"study": ["run_name"]}
 NEEDED = {
     "pretrain": {"study": ["run_name"], "config": ["out"]},
-    **dict.fromkeys((*FROZEN, "detection", "segmentation"), STAGE_NEEDS),
+    **dict.fromkeys((*ONE_DEVICE, "detection", "segmentation"), STAGE_NEEDS),
     "pseudo-labels": {"study": ["run_name"], "config": ["run_folder", "store", "out"]},
     "neighbours": EMBEDDING_NEEDS,
     "histograms": EMBEDDING_NEEDS,
@@ -36,7 +36,7 @@ GROUPS = {
     "a whole study": ("run", "estimate", "status", "redo", "check", "resolve", "settings"),
     "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
     "pretraining": ("pretrain", "checkpoint"),
-    "evaluators": (*FROZEN, "detection", "segmentation", "pseudo-labels"),
+    "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
     "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
     "results": ("collect", "tables", "figures", "page"),
     "this machine": ("doctor", "completion"),

@@ -1,4 +1,4 @@
-"""The command that shows which networks a file of weights holds."""
+"""Commands about files of weights: which networks one holds, backbones for other frameworks, features of images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import command
+from mlssl.cli.options import add_device, command
+
+TARGETS = ("timm", "torchvision", "detectron2", "mmdet", "safetensors", "onnx")
+"""What `mlssl.export.write` writes; named here, so that `--help` imports no torch."""
 
 
 def add(commands: Any) -> None:
-    """Add it to the parser."""
+    """Add them to the parser."""
     sub = command(
         commands,
         "checkpoint",
@@ -20,6 +23,24 @@ def add(commands: Any) -> None:
     sub.add_argument("file", type=Path, help="own or published weights: torch, safetensors or a detectron2 pickle")
     sub.add_argument("--backbone", default="resnet50", help="name of a timm model")
     sub.add_argument("--prefix", help="choose the network with this prefix, as `init_prefix` does")
+
+    sub = command(
+        commands,
+        "export",
+        export,
+        "Write a backbone as another framework loads it, with a model card and what its input must be.",
+    )
+    sub.add_argument("backbone", type=Path, help="backbone.pt of a pretraining")
+    sub.add_argument("--to", required=True, choices=TARGETS, help="the framework or format")
+    sub.add_argument("--out", type=Path, required=True, help="the folder to write, new or empty")
+
+    sub = command(commands, "embed", embed, "Write the features of a folder of images by a backbone.")
+    sub.add_argument("backbone", type=Path, help="backbone.pt of a pretraining")
+    sub.add_argument("images", type=Path, help="folder of images, of any depth")
+    sub.add_argument("--out", type=Path, required=True, help="the file to write, .npz or (with pyarrow) .parquet")
+    sub.add_argument("--size", type=int, default=224, help="images are resized to this many pixels, squared")
+    sub.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
+    add_device(sub)
 
 
 def checkpoint(args: argparse.Namespace) -> None:
@@ -36,3 +57,20 @@ def checkpoint(args: argparse.Namespace) -> None:
         print(f"  {shown(network.name):<44} {network.role:<9} {fits}")
     loaded = load(backbone, args.file, args.prefix, where="file", prefix_setting="--prefix")
     print(f"init loads {loaded}")
+
+
+def export(args: argparse.Namespace) -> None:
+    from mlssl.export.write import export
+
+    for path in export(args.backbone, args.to, args.out):
+        print(path)
+
+
+def embed(args: argparse.Namespace) -> None:
+    from mlssl.export.embed import embed
+    from mlssl.runtime import device
+
+    on = device.choose(args.device)
+    device.set_up(on, args.threads)
+    count = embed(args.backbone, args.images, args.out, size=args.size, batch_size=args.batch_size, device=on)
+    print(f"{args.out}: features of {count:,} images")

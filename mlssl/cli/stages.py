@@ -14,7 +14,7 @@ from mlssl.cli.options import add_device, add_run, add_study, command, exists_al
 from mlssl.errors import ConfigError, DataError, MissingLabels, did_you_mean
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
-from mlssl.study.settings import FROZEN, TRANSFERS, Data, Pretrain
+from mlssl.study.settings import ONE_DEVICE, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
     )
     add_study(sub)
     sub.add_argument("--out", type=Path, help="also write the outcome to this text file")
+    sub.add_argument("--weights", action="store_true", help="check only the files of weights, which need no data")
 
     sub = command(
         commands,
@@ -58,6 +59,8 @@ def add(commands: Any) -> None:
         "dense": "Evaluate a frozen backbone by linear segmentation of its maps: mIoU, mAcc.",
         "regions": "Evaluate a frozen backbone by classifying annotated boxes: accuracy.",
         "correspondence": "Evaluate a frozen backbone by matching cells of two crops, and by retrieving objects.",
+        "svm": "Evaluate a frozen backbone by linear SVMs, with all labels and with few: all-point mAP.",
+        "classification": "Fine-tune a backbone, or a linear layer on it, to classify images: mAP or accuracy.",
         "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
         "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
@@ -88,6 +91,9 @@ def check(args: argparse.Namespace) -> None:
     from mlssl.transfer.needs import report, unrecorded
 
     study = load(args.study, overrides=args.set)
+    if args.weights:
+        check_weights(study)
+        return
     read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
@@ -104,13 +110,19 @@ def check(args: argparse.Namespace) -> None:
 
 def check_weights(study: Study) -> None:
     """Load the initial weights of every run of a study, and print which network of the file each starts from."""
-    from mlssl.checkpoints.load import load
-    from mlssl.parts.backbone import create_backbone
+    from mlssl.pretrain.build import initial_backbone
+    from mlssl.study.expand import initial_weights
 
-    configs = [run.config for run in study.runs.values()]
-    for init, prefix, backbone in dict.fromkeys((c.init, c.init_prefix, c.backbone) for c in configs):
-        if init is not None:
-            print(f"init: {init}: {load(create_backbone(backbone), Path(init), prefix)}", file=sys.stderr)
+    named = initial_weights(study.file)
+    starts: dict[tuple[str | None, str], Pretrain] = {}
+    for run in study.runs.values():
+        if run.config.init is not None:
+            starts.setdefault((run.config.init_id, run.config.backbone), run.config)
+    for config in starts.values():
+        assert config.init is not None
+        notes, setting = dict[str, Any](), named[config.init].removeprefix("pretrain.")
+        initial_backbone(config, notes, setting, "prefix" if setting.endswith(".weights") else "init_prefix")
+        print(f"{setting}: {config.init}: {notes['init']}", file=sys.stderr)
 
 
 def resolve(args: argparse.Namespace) -> None:
@@ -170,7 +182,7 @@ def transfer(args: argparse.Namespace) -> None:
         meta["seed"] = args.seed
     about = about_transfer(args.command, config, meta)
     with distributed.joined(args.device) as own_device:
-        if distributed.count() > 1 and args.command in FROZEN:
+        if distributed.count() > 1 and args.command in ONE_DEVICE:
             raise ConfigError(f"{args.command}: runs on one device; start it as one process")
         if distributed.anyone(distributed.is_main() and exists_already(out, about))[0]:
             return

@@ -96,10 +96,9 @@ def lengths(config: Transfer, folder: Path) -> Sequence[Transfer]:
         fractions = tuple(f for f in config.fractions if f * FEW >= 8) or (1.0,)
         return [dataclasses.replace(config, data=data, fractions=fractions) for data in (few, more)]
     if isinstance(config, Detection | Segmentation):
-        batch = min(config.batch_size, 4)
-        return [
-            dataclasses.replace(config, data=few, batch_size=batch, iterations=n, eval_images=n) for n in (2, 8)
-        ]
+        short: dict[str, Any] = {"data": few, "batch_size": min(config.batch_size, 4)}
+        short |= {"precise_bn": 0} if isinstance(config, Detection) else {}
+        return [dataclasses.replace(config, **short, iterations=n, eval_images=n) for n in (2, 8)]
     return [dataclasses.replace(config, data=data) for data in (few, more)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import platform
 import shutil
@@ -42,6 +43,8 @@ DENSE = {
     "segmentation": ["size", "output_stride", "head_channels"],
 }
 """Settings that change the cost of an image in a transfer that trains all layers."""
+HEADS = {"detection": "2fc", "segmentation": "fcn"}
+"""The head of rates whose key names none."""
 PROBES = {
     "linear": ["size"],
     "knn": ["size"],
@@ -75,12 +78,23 @@ def key(stage: str, backbone: str, config: Mapping[str, Any]) -> str:
     if stage == "pretrain" and config["target"] is None:
         return f"no pretraining, {backbone}"
     if stage == "pretrain":
-        crop, batch = config["views"]["crop"], config["batch_size"]
+        crop, batch = mean_crop(config), config["batch_size"]
         return f"pretrain {config['target']}, {backbone}, crop {crop}, batch {batch}, {config['precision']}"
     if stage in (DENSE | PROBES):
-        return f"{stage}, {backbone}, " + ", ".join(f"{name} {config[name]}" for name in (DENSE | PROBES)[stage])
+        settings = [f"{name} {config[name]}" for name in (DENSE | PROBES)[stage]]
+        if config.get("head", HEADS.get(stage)) != HEADS.get(stage):
+            settings.append(f"head {config['head']}")
+        if config.get("crop_width"):
+            settings.append(f"crop_width {config['crop_width']}")
+        return ", ".join([stage, backbone, *settings])
     own = {name: value for name, value in config.items() if name != "data"}
     return f"{stage}, {backbone}, settings {digest_of(own)}"
+
+
+def mean_crop(config: Mapping[str, Any]) -> int:
+    """Side of a crop, two of which have as many pixels as all views of an image together."""
+    sides = [view.get("crop", config["views"]["crop"]) for view in config.get("each_view", ({}, {}))]
+    return round(math.sqrt(sum(side**2 for side in sides) / 2))
 
 
 def units(

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from mlssl.data.augment.views import make_views
-from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
 from mlssl.study.settings import Pretrain
 
@@ -31,7 +31,7 @@ def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int
 
 
 def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) -> float:
-    """Median seconds of a training step: two views, losses, backward pass, update.
+    """Median seconds of a training step: views, losses, backward pass, update.
 
     Images are random, square and of the size in the store. Reading the store and logging are not included, and
     the dictionary is nearly empty.
@@ -39,9 +39,9 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     labels = torch.zeros(config.batch_size, CATEGORIES, dtype=torch.bool) if config.supervised else None
     module, _ = build_method(config, device, labels)
     optimizer, method = build_optimizer(config, module), prepare_method(config, module, device)
-    side, batch = config.data.short_side, config.batch_size
+    scaler, side, batch = build_scaler(config, device), config.data.short_side, config.batch_size
     if device.type == "cpu":
-        batch = min(batch, max(2, CPU_PIXELS // config.views.crop**2))
+        batch = min(batch, max(2, 2 * CPU_PIXELS // sum(view.crop**2 for view in config.view_set())))
     side = FULL if isinstance(side, str) else side
     rng = torch.Generator().manual_seed(config.seed)
     pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng)
@@ -52,8 +52,8 @@ def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) 
     taken = []
     for at in range(WARM_UP + steps):
         started = time.perf_counter()
-        views = make_views(images, index, config.views, rng, device)
-        step(method, optimizer, views, at / (WARM_UP + steps))
+        views = make_views(images, index, config.view_set(), rng, device)
+        step(method, optimizer, views, at / (WARM_UP + steps), scaler)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - started)

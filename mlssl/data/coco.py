@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pycocotools import mask as rle
 from mlssl.data.formats.coco import check_files, is_inside, is_mask, read_coco
 from mlssl.data.images import FORMATS, read_image
 from mlssl.data.semantic import IGNORE, MAX_CLASSES, SemanticMasks, read_semantic
+from mlssl.data.shared_records import SharedRecords
 from mlssl.errors import DataError
 from mlssl.study.settings import Data
 
@@ -44,13 +46,20 @@ class Split:
     """COCO's image records, by ascending id."""
     categories: list[dict[str, Any]]
     """COCO's category records, by ascending id; a category's index is its index in this list."""
-    annotations: dict[int, list[dict[str, Any]]]
+    annotations: Mapping[int, list[dict[str, Any]]]
     """By image id."""
     semantic: SemanticMasks | None = None
     """Masks of one class per pixel, if there are any beside the annotations; instances are painted otherwise."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: they share one file of annotations, and do not hold a copy of all objects each."""
+        state = dict(self.__dict__)
+        kept = state.pop("_shared", None) or SharedRecords(self.annotations)
+        self.__dict__["_shared"] = kept  # one file for all workers, as long as this split exists
+        return state | {"annotations": kept}
 
     @property
     def names(self) -> list[str]:

@@ -13,7 +13,7 @@ from mlssl.study.settings import Pretrain
 
 
 class Steps:
-    """Item i is the pair of views of step i, on `device`; it depends only on the seed and i.
+    """Item i has the views of step i, on `device`; it depends only on the seed and i.
 
     `part` is this rank's slice of the batch.
     """
@@ -22,12 +22,13 @@ class Steps:
         self, store: ImageStore, config: Pretrain, device: torch.device, part: slice = slice(None)
     ) -> None:
         self.store, self.config, self.device, self.part = store, config, device, part
+        self.views = config.view_set()
 
     def __getitem__(self, step: int) -> list[View]:
         config = self.config
         index = batch_indices(step, len(self.store), config.batch_size, config.seed)
         rng = torch.Generator().manual_seed(seed_of(config.seed, "views", step))
-        return make_views(self.store.batch(index), index, config.views, rng, self.device, part=self.part)
+        return make_views(self.store.batch(index), index, self.views, rng, self.device, part=self.part)
 
 
 class Ahead:

@@ -32,6 +32,8 @@ MAX_CLASSES = 255
 CLASSES_FILE = "classes.txt"
 VALUES = 65_536
 """Number of values that a PNG of 16 bits can have."""
+JPEG = b"\xff\xd8\xff"
+"""First bytes of a JPEG."""
 NUMBERED = re.compile(r"(\d+)[\s:=,;]+(\S.*)")
 
 
@@ -113,6 +115,8 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with open(path, "rb") as handle:
             header = handle.read(26)
+            if header.startswith(JPEG):
+                raise is_jpeg(path)
             handle.seek(0)
             with Image.open(handle, formats=["PNG"]) as image:
                 if image.width * image.height > MAX_PIXELS:
@@ -180,18 +184,37 @@ class SemanticMasks:
         return indices(values, self.classes, self.path(i))
 
     @cached_property
-    def images_of_each_class(self) -> np.ndarray:
-        """int64 C: in how many masks each class is. Reads every mask once; raises DataError for an invalid one."""
+    def presence(self) -> np.ndarray:
+        """bool N x C: the classes in each mask. Reads every mask once; raises DataError for an invalid one."""
         absent = [self.path(i) for i in range(len(self.images)) if not self.path(i).is_file()]
         if absent:
+            jpegs = [f for f in map(absent[0].with_suffix, (".jpg", ".jpeg", ".JPG", ".JPEG")) if f.is_file()]
+            if jpegs:
+                raise is_jpeg(jpegs[0])
             raise DataError(
                 f"{absent[0]}: no such mask ({len(absent):,} of {len(self.images):,} images have none); add them, "
                 f"or remove the images from the annotations, or remove {self.folder.parent} to use instances"
             )
-        total = np.zeros(IGNORE + 1, dtype=np.int64)
-        for i in range(len(self.images)):
-            total += np.bincount(self.mask(i).ravel(), minlength=IGNORE + 1) > 0
-        return total[: len(self.classes.names)]
+        return np.array([class_presence(self.mask(i), self.classes) for i in range(len(self.images))])
+
+    @property
+    def images_of_each_class(self) -> np.ndarray:
+        """int64 C: in how many masks each class is."""
+        return self.presence.sum(axis=0)
+
+    def first_without_class(self, count: int | None = None) -> list[Path]:
+        """Those of the first `count` masks (None: of all) in which every pixel is ignored."""
+        return [self.path(i) for i in np.flatnonzero(~self.presence[:count].any(axis=1))]
+
+
+def class_presence(mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
+    """bool C: the classes in a mask of class indices, uint8 H x W."""
+    return np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(classes.names)] > 0
+
+
+def is_jpeg(path: Path) -> DataError:
+    """That a mask is a JPEG."""
+    return DataError(f"{path}: is a JPEG, whose compression changes the values of a mask; save masks as PNG")
 
 
 def read_semantic(
@@ -226,9 +249,8 @@ def check(train: SemanticMasks, val: SemanticMasks) -> None:
     lacking = np.flatnonzero((in_val > 0) & (in_train == 0))
     if train.classes.file and len(lacking):
         i = int(lacking[0])
-        first = next(j for j in range(len(val.images)) if (val.mask(j) == i).any())
         raise DataError(
-            f"{val.path(first)}: class '{names[i]}' is in {in_val[i]:,} masks of {val.folder.name} and in none of "
+            f"{val.path(int(val.presence[:, i].argmax()))}: class '{names[i]}' is in {in_val[i]:,} masks of {val.folder.name} and in none of "
             f"{train.folder.name} ({len(lacking)} such classes); add training images with it, or name its value "
             f"void in {train.classes.file}"
         )

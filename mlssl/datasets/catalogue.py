@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from mlssl.data.layout import Found
-from mlssl.datasets import camvid, cityscapes, classification, coco2017, voc
+from mlssl.datasets import camvid, cityscapes, classification, coco2017, voc, voc2012aug
 from mlssl.datasets.counts import SPLITS
 
 COCO = "http://images.cocodataset.org"
 VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 VGG = "https://www.robots.ox.ac.uk/~vgg/data"
+SBD = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
 LOGIN = "https://www.cityscapes-dataset.com/downloads/"
 
 
@@ -81,6 +82,18 @@ DATASETS = {
                        VOC2012, partial(voc.read, years=(2012,))),
     "voc0712": Dataset("http://host.robots.ox.ac.uk/pascal/VOC/", SPLITS["voc0712"],
                        VOC2007 + VOC2012, partial(voc.read, years=(2007, 2012))),
+    "voc2012aug": Dataset(
+        "http://home.bharathh.info/pubs/codes/SBD/download.html",
+        SPLITS["voc2012aug"],
+        (
+            Archive(VOC2012[0].file, VOC2012[0].url, ("VOC2012/ImageSets/Segmentation/{split}.txt",),
+                    VOC2012[0].size, VOC2012[0].md5),
+            Archive("benchmark.tgz", SBD, ("benchmark_RELEASE/dataset/train.txt",), None,
+                    "82b4d87ceb2ed10f6038a1cba92111cb", ("train",)),
+        ),
+        voc2012aug.read,
+        voc2012aug.write_semantic,
+    ),
     "cityscapes": Dataset(
         "https://www.cityscapes-dataset.com",
         SPLITS["cityscapes"],

@@ -5,6 +5,7 @@ SPLITS = {
     "voc2007": {"trainval": 5_011, "test": 4_952},
     "voc2012": {"trainval": 11_540},
     "voc0712": {"trainval": 16_551, "test": 4_952},
+    "voc2012aug": {"train": 10_582, "val": 1_449},
     "cityscapes": {"train": 2_975, "val": 500},
     "camvid": {"train": 367, "val": 101, "test": 233},
     "cub200": {"train": 5_994, "test": 5_794},

@@ -106,8 +106,8 @@ def two_lines(score: Score) -> str:
 
 
 def untrained(study: Study) -> set[str]:
-    """The methods without a target."""
-    return {run.config.method for run in study.runs.values() if not run.config.target}
+    """The methods without a target, but not those whose weights are from a file."""
+    return {c.method for c in (run.config for run in study.runs.values()) if not c.target and not c.init_id}
 
 
 def range_near(values: list[float]) -> tuple[float, float]:

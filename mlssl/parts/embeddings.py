@@ -19,6 +19,10 @@ def squared_distance(a: Tensor, b: Tensor) -> Tensor:
     return 2 - 2 * cosine(a, b)
 
 
+COLLAPSED = 0.1
+"""A `spread` below this is a collapse: a tenth of that of random directions."""
+
+
 @torch.no_grad()
 def spread(z: Tensor) -> Tensor:
     """`channel_std` of the batch of all ranks times sqrt(d): 1 for random directions, 0 for a collapse.
@@ -35,6 +39,18 @@ def channel_std(z: Tensor) -> Tensor:
     directions, 0 for a collapse.
     """
     return F.normalize(z.float(), dim=1).std(dim=0, correction=0).mean()
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of the ranks' values, the same on each."""
+    return distributed.total(values) / distributed.count()
+
+
+@torch.no_grad()
+def gathered(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows of all ranks, without gradient, and where this rank's are among them."""
+    everyone = distributed.gather(rows)
+    return everyone, distributed.part(len(everyone))
 
 
 def of_all_ranks(rows: Tensor) -> tuple[Tensor, Tensor]:

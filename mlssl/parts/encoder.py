@@ -1,4 +1,4 @@
-"""An encoder: backbone and projector, as in MoCo and MLS."""
+"""An encoder: backbone and projector, of a pooled feature as in MoCo and MLS, or of each cell of the map."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ class Encoder(nn.Module):
         """B x 3 x S x S -> g (B x d_g), z (B x d_z), neither normalised."""
         g = global_average_pool(self.backbone(pixels))
         return g, without_autocast(self.projector, g)
+
+
+class MapEncoder(nn.Module):
+    """x -> (z,): the projection of each cell of the backbone's map, not pooled."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        """B x 3 x H x W -> float32 B x d_z x S x S, not normalised."""
+        return (without_autocast(self.projector, self.backbone(pixels).float()),)

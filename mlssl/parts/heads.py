@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -42,19 +42,28 @@ def mlp(
     bias: bool = True,
     last_bias: bool = True,
     last_norm: Literal["none", "affine", "plain"] = "none",
+    of_cells: bool = False,
+    activation: Callable[[], nn.Module] | None = None,
 ) -> nn.Sequential:
-    """Linear layers with batch norm and ReLU between them, B x widths[0] -> B x widths[-1].
+    """Linear layers with batch norm and an activation between them, B x widths[0] -> B x widths[-1].
 
-    BYOL, SimSiam, NNCLR and MSF build projectors and predictors like this. `bias` is that of the linear layers
+    BYOL, SimSiam, NNCLR and MSF build projectors and predictors like this; PixPro, SlotCon and Self-EMD with
+    `of_cells`, the same layers for each cell of a map as 1x1 convolutions, B x widths[0] x S x S to B x widths[-1]
+    x S x S. `activation` is ReLU if not given. `bias` is that of the linear layers
     before the last one, `last_bias` that of the last. `last_norm` is the batch norm after it: `none`, `affine` with
     scale and shift, or `plain` without. At least two widths.
     """
+    norm = nn.BatchNorm2d if of_cells else nn.BatchNorm1d
+
+    def linear(d_in: int, d_out: int, bias: bool) -> nn.Module:
+        return nn.Conv2d(d_in, d_out, 1, bias=bias) if of_cells else nn.Linear(d_in, d_out, bias=bias)
+
     layers: list[nn.Module] = []
     for d_in, d_out in pairwise(widths[:-1]):
-        layers += [nn.Linear(d_in, d_out, bias=bias), nn.BatchNorm1d(d_out), nn.ReLU(inplace=True)]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias))
+        layers += [linear(d_in, d_out, bias), norm(d_out), activation() if activation else nn.ReLU(inplace=True)]
+    layers.append(linear(widths[-2], widths[-1], last_bias))
     if last_norm != "none":
-        layers.append(nn.BatchNorm1d(widths[-1], affine=last_norm == "affine"))
+        layers.append(norm(widths[-1], affine=last_norm == "affine"))
     return nn.Sequential(*layers)
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-
-from mlssl.parts.view import View
 
 
 @runtime_checkable
 class Method(Protocol):
     """A module with a training step."""
 
-    def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        """The losses of two views of a batch: `loss` with gradient, its parts without.
+    @property
+    def step(self) -> Callable[..., dict[str, Tensor]]:
+        """`step(view1, view2, progress)`: the losses of a batch, `loss` with gradient, its parts without.
 
-        `progress` is the share of the run that is done, in [0, 1).
+        Its signature says how many views (`parts.view.View`) it takes: three with `view3`, two or more with
+        `*more`. `progress`, passed by name, is the share of the run that is done, in [0, 1).
         """
         ...
 

@@ -9,16 +9,23 @@ import numpy as np
 from PIL import Image
 
 NEAR = 6
-"""Bits. Two of 60 scenes differ in at least 16; a scene and its copy (half size, JPEG quality 40) in at most 2."""
+"""Bits. Two of 60 scenes of 160 x 120 pixels differ in at least 18; one and its copy (half size, JPEG quality 40) in at
+most 4."""
 
 
-def perceptual_hash(pixels: np.ndarray) -> int:
-    """`imagehash.phash` of an image, uint8 H x W x 3, as 64 bits.
+SIDE = 32
+"""Pixels. Side of the thumbnail that `imagehash.phash` makes."""
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """`imagehash.phash` of an image as 64 bits.
 
     Each of the lowest 8 x 8 frequencies gives one bit: whether it exceeds their median. Scale, JPEG quality and
-    overall brightness change few bits; noise on a photo of one uniform colour changes many.
+    overall brightness change few bits; noise on a photo of one uniform colour changes many. The thumbnail is made
+    in two steps, which takes a fifth of the time and changes at most 2 bits of a photo.
     """
-    return int(str(imagehash.phash(Image.fromarray(pixels))), 16)
+    thumbnail = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return int(str(imagehash.phash(thumbnail)), 16)
 
 
 def near_duplicates(hashes: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,23 @@ from PIL import ExifTags, Image
 
 from mlssl.data.formats.class_folders import read_class_folders
 from mlssl.data.formats.splits import of_lists
-from mlssl.data.semantic import CLASSES_FILE, IGNORE, SemanticClasses, indices, read_classes, read_mask
+from mlssl.data.semantic import (
+    CLASSES_FILE,
+    JPEG,
+    SemanticClasses,
+    class_presence,
+    indices,
+    is_jpeg,
+    read_classes,
+    read_mask,
+)
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, LabelledObject, PhotoLabels
 from mlssl.photos.masks import MASK_MARK
 from mlssl.photos.matching import Names
+
+LOSSY = (".jpg", ".jpeg")
+"""Suffixes of formats that cannot hold masks."""
 
 
 def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path | None) -> LabelFile | None:
@@ -30,7 +43,23 @@ def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path
         flat = not any("/" in name for name in photos.all)
         return None if flat and any(f.suffix.lower() == ".csv" for f in files) else from_class_folders(path, photos)
     masks = [file for file in files if file.suffix.lower() == ".png"]
-    return from_semantic(path, masks, photos) if masks else None
+    inside = pictures.resolve()
+    others = [f for f in files if f.suffix.lower() in LOSSY and not f.resolve().is_relative_to(inside)]
+    jpegs = [f for f in others if photos.has_stem(unmarked(f.name))]
+    if not masks and jpegs:
+        raise is_jpeg(jpegs[0])
+    if not masks:
+        return None
+    content = from_semantic(path, masks, photos)
+    if not jpegs:
+        return content
+    shown = f"{len(jpegs):,} {'JPEG is' if len(jpegs) == 1 else 'JPEGs are'} no masks: {jpegs[0].relative_to(path)}"
+    return replace(content, notes=[*content.notes, shown])
+
+
+def unmarked(name: str) -> str:
+    """The name of a mask's file without what tools append to a photo's stem."""
+    return MASK_MARK.sub("", PurePath(name).stem) + PurePath(name).suffix
 
 
 def from_class_folders(path: Path, photos: Names) -> LabelFile:
@@ -60,13 +89,16 @@ def from_semantic(path: Path, files: Sequence[Path], photos: Names) -> LabelFile
         )
     classes, entries = read_classes(file), []
     for mask in files:
+        with open(mask, "rb") as handle:
+            if handle.read(len(JPEG)) == JPEG:
+                raise is_jpeg(mask)
         try:
             with Image.open(mask, formats=["PNG"]) as image:
                 size = image.size
         except OSError as error:
             raise DataError(f"{mask}: is not a PNG that can be decoded ({error}); write the mask again") from None
         alias = mask.relative_to(path).as_posix()
-        shorter = mask.relative_to(path).with_name(MASK_MARK.sub("", mask.stem) + mask.suffix).as_posix()
+        shorter = mask.relative_to(path).with_name(unmarked(mask.name)).as_posix()
         entries.append(Entry(tuple(dict.fromkeys((alias, shorter))), PhotoLabels(str(mask), [], size, mask=mask)))
     values = {name: value for value, index in classes.values.items() for name in classes.names[index : index + 1]}
     categories: list[tuple[str, Any]] = [(name, values[name]) for name in classes.names]
@@ -103,8 +135,3 @@ def check_masks(photos: Mapping[str, PhotoLabels], classes: SemanticClasses, fol
                 "the photo's size"
             )
     return found
-
-
-def class_presence(mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
-    """bool C: the classes in a mask of class indices, uint8 H x W."""
-    return np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(classes.names)] > 0

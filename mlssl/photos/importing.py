@@ -27,7 +27,7 @@ from mlssl.photos.report import summary, table
 from mlssl.photos.work import Photo, make_all
 from mlssl.photos.write import write_dataset
 
-VERSION = 3
+VERSION = 4
 """Increase it when an import's output changes for the same photos and settings."""
 TEXT: tuple[str, ...] = (".cache", ".csv", ".data", ".db", ".htm", ".html", ".ini", ".json", ".jsonl", ".labels")
 TEXT += (".lnk", ".md", ".names", ".tsv", ".txt", ".xml", ".yaml", ".yml")

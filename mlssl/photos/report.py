@@ -79,6 +79,9 @@ def summary(record: Mapping[str, Any], out: Path) -> str:
             rows.append(("held back", f"{labels['held_back']:,} {what}"))
         if labels["without_area"]:
             rows.append(("left out", f"{labels['without_area']:,} objects with neither an area nor a mask"))
+        if labels["without_class"]:
+            empty = labels["without_class"]
+            rows.append(("CAUTION", f"{len(empty):,} masks have only pixels that are ignored (of {empty[0]})"))
         if labels["missing"]:
             rows.append(
                 ("missing", f"{labels['missing']:,} labels without their photo; {labels['missing_first'][0]}")

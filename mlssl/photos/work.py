@@ -72,14 +72,14 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
         regions = regions_of(photo.people, width, height)
     if how is not None and regions:
         pixels = hide(pixels, regions, how)
-    # An array carries no metadata.
-    Image.fromarray(np.ascontiguousarray(pixels)).save(folder / photo.file, quality=QUALITY)
+    image = Image.fromarray(np.ascontiguousarray(pixels))  # An array carries no metadata.
+    image.save(folder / photo.file, quality=QUALITY)
     return {
         "number": photo.number,
         "width": width,
         "height": height,
         "bytes": (folder / photo.file).stat().st_size,
-        "hash": perceptual_hash(pixels),
+        "hash": perceptual_hash(image),
         "hidden": len(regions),
         **dark,
     }

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mlssl.data.semantic import CLASSES_FILE, SemanticClasses, indices, read_mask
+from mlssl.data.semantic import CLASSES_FILE, SemanticClasses, class_presence, indices, read_mask
 from mlssl.errors import DataError
 from mlssl.files import write_json, write_text
 from mlssl.photos.duplicates import near_duplicates
-from mlssl.photos.image_labels import class_presence
 from mlssl.photos.labels import Labels, placed
 from mlssl.photos.report import reasons, table
 from mlssl.photos.splits import Division, divide
@@ -133,6 +132,9 @@ def write_dataset(
             "across": division.across,
             "unlisted": sum(photo.labels is not None for photo in photos) - int(labelled.sum()),
             "without_area": without_area,
+            "without_class": [
+                p.name for p in photos if presence and p.name in presence and not presence[p.name].any()
+            ],
             "missing": len(labels.missing),
             "missing_first": labels.missing[:20],
         },

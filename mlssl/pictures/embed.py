@@ -158,7 +158,7 @@ def embed_crops(
     all_z: list[Tensor] = []
     boxes: list[Tensor] = []
     for part in tqdm(index.split(BATCH), desc=f"embed {what}", unit="batch"):
-        (view,) = make_views(images.batch(part), part, views, rng, device, count=1)
+        (view,) = make_views(images.batch(part), part, [views], rng, device)
         g, z = features(encoder, view.pixels)
         all_g.append(g)
         if z is not None:

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
@@ -16,17 +17,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlssl import results
-from mlssl.data import placement
 from mlssl.data.loader import Ahead, Steps
+from mlssl.data.placement import Place
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
+from mlssl.parts.embeddings import COLLAPSED
 from mlssl.parts.method import Diagnoses, RecordsLabels
-from mlssl.pretrain.build import build_method, build_optimizer, precision, prepare_method
+from mlssl.pretrain import memory
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
 from mlssl.pretrain.records import record_steps
-from mlssl.pretrain.run.folder import DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
+from mlssl.pretrain.run.folder import COMPUTES, DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
 from mlssl.pretrain.run.owner import own
 from mlssl.pretrain.run.signals import Interrupted, Stop
 from mlssl.pretrain.schedule import cosine
@@ -34,12 +37,16 @@ from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.runtime import distributed
 from mlssl.runtime.device import facts
+from mlssl.runtime.precision import effective
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import about_run, weights_id
-from mlssl.study.methods import is_supervised, resolve
+from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
+
+PLACES: tuple[Place, ...] = ("device", "mapped")
+"""The fastest places of the images that a run tries, one after the other."""
 
 
 def pretrain(
@@ -62,9 +69,9 @@ def pretrain(
     Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it. If only
     the outputs of a finished run are missing, they are written again from its last state. A run that other code
     started is resumed only with `changed_code`; its result then lists the segments.
-    Raises ConfigError for invalid settings, FileExistsError if `out` has the result of another run, NonFiniteLoss
-    for divergence, Interrupted when `stop` is requested, after saving the state; RunInUse when another trainer owns
-    this run, TakenOver when another trainer takes it over.
+    Raises ConfigError for invalid settings and for a GPU with too little memory, FileExistsError if `out` has the
+    result of another run, NonFiniteLoss for divergence, Interrupted when `stop` is requested, after saving the
+    state; RunInUse when another trainer owns this run, TakenOver when another trainer takes it over.
     """
     stop = stop or Stop()
     config = identified(config)
@@ -78,13 +85,39 @@ def pretrain(
                 print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
-            prepared = prepare(config, store_path, folder, writer, device=device, changed_code=changed_code)
-            if progress and distributed.is_main():
-                print(f"{run}: {prepared.placement}", file=sys.stderr)
-            stop.defer()
-            if prepared.total:
-                train(prepared, writer, stop, progress=progress)
-            finish(prepared, writer)
+            free = memory.free_on_gpu(device)
+            before = folder.too_little_memory()
+            if free is not None and before is not None and free <= 1.02 * before:
+                raise ConfigError(
+                    f"{run}: {memory.explanation(config, device)} (it failed with as much free before)"
+                )
+            for at_most in PLACES:
+                prepared = prepare(
+                    config, store_path, folder, writer, device=device, changed_code=changed_code, at_most=at_most
+                )
+                if progress and distributed.is_main():
+                    print(f"{run}: {prepared.placement}", file=sys.stderr)
+                stop.defer()
+                work = partial(train, prepared, writer, stop, progress=progress)
+                if not prepared.total or not memory.runs_out_of_memory(work):
+                    finish(prepared, writer)
+                    return
+                place = prepared.place
+                del prepared, work
+                # Other ranks are in the middle of a step, and would wait for this one.
+                if place == "mapped" or distributed.count() > 1:
+                    break
+                print(
+                    f"{run}: the memory of {device} is full; the images leave it for the page cache, and training "
+                    "goes on from the last saved state",
+                    file=sys.stderr,
+                )
+            raise torch.OutOfMemoryError
+        except torch.OutOfMemoryError as error:
+            reason = memory.explanation(config, device)
+            if writer:
+                writer.write_failure(reason, gpu_memory_free=free)
+            raise ConfigError(f"{run}: {reason}") from error
         except NonFiniteLoss as error:
             if writer:
                 writer.write_failure(str(error))
@@ -125,8 +158,10 @@ class Run:
     trained_before: bool
     """Whether the state that was loaded is that of the last step."""
     views: Steps
+    place: Place
+    """Where the store's pixels are."""
     placement: str
-    """Where the store's pixels are, for people."""
+    """The same for people, with the reason."""
     notes: dict[str, Any]
     """What the result says about the start of the run."""
 
@@ -139,8 +174,11 @@ def prepare(
     *,
     device: torch.device,
     changed_code: bool,
+    at_most: Place = "device",
 ) -> Run:
     """Build the method, resume from the newest state, and move the images to their place in memory.
+
+    With `at_most` mapped, the images stay out of GPU memory.
 
     Raises ConfigError and DataError for settings, images or a state that do not fit together, before anything is
     written.
@@ -169,9 +207,20 @@ def prepare(
     method, backbone = build_method(config, device, labels, notes)
     if "init" in notes and distributed.is_main():
         print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
-    images, code = f"{store.crc32:08x}", stage_code("pretrain", config.target)
-    training = Training(method, build_optimizer(config, method), images=images, segments=[segment(0, code)])
-    newest = folder.load_state(images=images, code=code, total=total, changed_code=changed_code)
+    images, precision, remark = f"{store.crc32:08x}", *effective(config.precision, device)
+    if remark:
+        notes["precision_remark"] = remark
+        if distributed.is_main():
+            print(f"{name}: {remark}", file=sys.stderr)
+    present = segment(0, stage_code("pretrain", config.target), device=facts(device)["device"], precision=precision)
+    training = Training(
+        method,
+        build_optimizer(config, method),
+        images=images,
+        segments=[present],
+        scaler=build_scaler(config, device),
+    )
+    newest = folder.load_state(images=images, present=present, total=total, changed_code=changed_code)
     if newest:
         training.restore(newest.values, device)
     distributed.wait_for_all()  # the first rank changes the folder only after all have read it
@@ -181,11 +230,9 @@ def prepare(
     if trained_before and distributed.is_main():
         print(f"{name}: has been trained; its outputs are written again from {folder.state}", file=sys.stderr)
 
-    need = store.pixels.numel()
-    free = placement.free_memory(device, sharers=distributed.on_this_machine())
-    place = placement.choose_place(need, free)
     torch.backends.cudnn.benchmark = device.type == "cuda"  # all steps have the same shapes
-    store.pixels = placement.moved(store.pixels, place, device)
+    needed = memory.training_bytes(config, method, backbone, precision) if total and device.type == "cuda" else 0
+    place, described = memory.put_images(store, device, training=needed, at_most=at_most)
     return Run(
         name=name,
         config=config,
@@ -198,7 +245,8 @@ def prepare(
         training=training,
         trained_before=trained_before,
         views=Steps(store, config, device, part),
-        placement=placement.describe(need, place, free),
+        place=place,
+        placement=described,
         notes=notes,
     )
 
@@ -216,8 +264,8 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     with progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
-            set_learning_rate(training.optimizer, lr)
-            losses = step(method, training.optimizer, views[at], at / total)
+            set_learning_rate(training.optimizer, lr, config.lr)
+            losses = step(method, training.optimizer, views[at], at / total, training.scaler)
             if at + 1 < total:
                 views.prepare(at + 1)
             training.losses.add(losses)
@@ -261,11 +309,6 @@ def progress_bar(run: Run, *, shown: bool) -> tqdm:
         mininterval=2,
         smoothing=0.05,
     )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def save(run: Run, writer: RunWriter | None) -> None:
@@ -313,15 +356,18 @@ def result_of(run: Run) -> dict[str, Any]:
     seen, seconds = run.total * config.batch_size, training.watch.seconds()
     cost = {"steps": run.total, "images_seen": seen, "seconds": seconds, "images_per_s": seen / seconds}
     notes: dict[str, Any] = {
-        "precision": precision(config, run.device),
+        "precision": effective(config.precision, run.device)[0],
         "store": run.placement,
         "skipped_images": len(run.store.skipped),
         "ranks": distributed.count(),
         **run.notes,
+        **collapse(run.folder.log),
     }
     if len(training.segments) > 1:
         notes["segments"] = [
-            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])} for s in training.segments
+            {"from_step": s["step"], "commit": s["commit"], "code": digest_of(s["code"])}
+            | {key: s[key] for key in COMPUTES if key in s}
+            for s in training.segments
         ]
     return results.result(
         run.folder.about,
@@ -347,12 +393,24 @@ def diagnostics_rows(log: Path) -> list[dict[str, Any]]:
     ]
 
 
+def collapse(log: Path) -> dict[str, str]:
+    """A note if the embeddings of the last step in the log had collapsed; of methods that log their `spread`."""
+    found = [line["diagnostics"] for line in map(json.loads, log.read_text().splitlines()) if "diagnostics" in line]
+    last = found[-1].get("spread") if found else None
+    if last is None or last >= COLLAPSED:
+        return {}
+    return {
+        "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; random "
+        f"directions have 1, and less than {COLLAPSED:g} counts as a collapse"
+    }
+
+
 def initial_id(config: Pretrain) -> str | None:
     """The identity of the initial weights, `-` if their file is gone; None for a random start."""
     if not config.init:
         return None
     content, _ = content_id(Path(config.init), CACHE)
-    return content if content == "-" else weights_id(content, config.init_prefix)
+    return content if content == "-" else weights_id(content, config.init_prefix, config.init_preprocessing)
 
 
 def identified(config: Pretrain) -> Pretrain:
@@ -360,6 +418,7 @@ def identified(config: Pretrain) -> Pretrain:
 
     Missing identities are computed from the content.
     """
+    check_views(config.target, len(config.each_view), "pretrain")
     init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
     supervised = is_supervised(config.target)

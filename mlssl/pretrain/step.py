@@ -13,15 +13,24 @@ from mlssl.runtime import distributed
 
 
 def step(
-    method: Method, optimizer: torch.optim.Optimizer, views: Sequence[View], progress: float
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    views: Sequence[View],
+    progress: float,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, Tensor]:
-    """Losses of two views, backward pass and update. Returns the parts of the loss on the device, without waiting.
+    """Losses of the views, backward pass and update. Returns the parts of the loss on the device, without waiting.
 
-    With several ranks the parts are means over the ranks.
+    Training in float16 needs a scaler, which leaves out an update whose gradients have overflowed. With several
+    ranks the parts are means over the ranks.
     """
-    view1, view2 = views
-    parts = method.step(view1, view2, progress)
+    parts = method.step(*views, progress=progress)
     optimizer.zero_grad(set_to_none=True)
-    parts["loss"].backward()
-    optimizer.step()
+    if scaler is None:
+        parts["loss"].backward()
+        optimizer.step()
+    else:
+        scaler.scale(parts["loss"]).backward()
+        scaler.step(optimizer)
+        scaler.update()
     return distributed.mean(parts)

@@ -19,13 +19,20 @@ class Training:
 
     Args:
         images: checksum of the images to train on.
-        segments: the code of each part of the training: its first step, commit, and source -> digest.
+        segments: the parts of the training, each of one code, device and precision (see `run.folder.segment`).
+        scaler: of the loss, in float16.
     """
 
     def __init__(
-        self, method: nn.Module, optimizer: torch.optim.Optimizer, *, images: str, segments: list[dict[str, Any]]
+        self,
+        method: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        images: str,
+        segments: list[dict[str, Any]],
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
-        self.method, self.optimizer = method, optimizer
+        self.method, self.optimizer, self.scaler = method, optimizer, scaler
         self.images, self.segments = images, segments
         self.step = 0
         """Number of finished steps."""
@@ -42,6 +49,7 @@ class Training:
             "seconds": self.watch.seconds(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else {},
             "random": checkpoint.random_state(),
             "labels": self.labels.kept,
             "unlogged": [{name: value.cpu() for name, value in parts.items()} for parts in self.losses.pending],
@@ -51,6 +59,8 @@ class Training:
         """Resume from a state of the same images, which any number of ranks may have saved."""
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler and state.get("scaler"):  # empty if the run was in another precision before
+            self.scaler.load_state_dict(state["scaler"])
         checkpoint.set_random_state(state["random"])
         self.step, self.segments, self.labels = state["step"], state["segments"], LabelRecords(state["labels"])
         for parts in state["unlogged"]:

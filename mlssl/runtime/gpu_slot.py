@@ -8,15 +8,15 @@ command runs unchanged.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+
+from mlssl.errors import ConfigError
+from mlssl.runtime.machine_lock import folder, locked
 
 POLL = 0.5
 """Seconds between two attempts to reserve a GPU."""
@@ -24,36 +24,21 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def visible() -> list[str]:
-    """The names of the GPUs that may be reserved, from CUDA_VISIBLE_DEVICES or nvidia-smi."""
+    """The names of the GPUs that may be reserved, from CUDA_VISIBLE_DEVICES or nvidia-smi; empty without one."""
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:
         return [name for name in devices.split(",") if name not in ("", "-1")]
+    return [row[0] for row in listed("index")]
+
+
+def listed(*fields: str) -> list[list[str]]:
+    """These fields of each GPU as nvidia-smi says; empty if it is missing or reports no GPU."""
     if not shutil.which("nvidia-smi"):
         return []
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-
-def folder() -> Path:
-    """The folder of the locks: MLSSL_GPU_SLOTS, or a folder of this machine that all users can write to."""
-    path = Path(os.environ.get("MLSSL_GPU_SLOTS") or Path(tempfile.gettempdir()) / "mlssl-gpu-slots")
-    if not path.exists():
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o1777)
-    return path
-
-
-def locked(path: Path) -> int | None:
-    """The descriptor of the locked file, or None if another process has the lock."""
-    before = os.umask(0)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    os.umask(before)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = done.stdout.splitlines() if done.returncode == 0 else []
+    return [[field.strip() for field in row.split(",")] for row in rows if row.strip()]
 
 
 def take(names: list[str], count: int) -> dict[str, int]:
@@ -97,7 +82,11 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs for the command")
     parser.add_argument("command", nargs="+", help="after --, with its arguments")
     args = parser.parse_args()
-    return run(args.command, args.gpus)
+    try:
+        return run(args.command, args.gpus)
+    except ConfigError as error:
+        print(f"gpu_slot: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,15 @@ RENDEZVOUS = (
 The shell on each node expands this text."""
 
 
+MOST_THREADS = 8
+"""Threads of a job for each of its GPUs: enough to read images as fast as one GPU computes."""
+
+
+def threads_beside(cores: int, gpus: int) -> int:
+    """CPU threads for each GPU of a machine whose `cores` are shared by jobs on all `gpus`; 1 without a GPU."""
+    return max(1, min(cores // gpus, MOST_THREADS)) if gpus else 1
+
+
 @dataclass(frozen=True)
 class Layout:
     """The GPUs of one job: `gpus` in all, divided equally among `nodes`. With `slots`, each job on one node first

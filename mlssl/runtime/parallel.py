@@ -18,8 +18,8 @@ class Parallel:
     def __init__(self, method: Method) -> None:
         self._averaged = distributed.averaged(_Forward(method))
 
-    def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        return self._averaged(view1, view2, progress)
+    def step(self, *views: View, progress: float) -> dict[str, Tensor]:
+        return self._averaged(*views, progress=progress)
 
 
 class _Forward(nn.Module):
@@ -29,8 +29,8 @@ class _Forward(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
-        return self.method.step(view1, view2, progress)
+    def forward(self, *views: View, progress: float) -> dict[str, Tensor]:
+        return self.method.step(*views, progress=progress)
 
 
 def parallel(method: nn.Module, batch_norm: str, device: torch.device) -> Method:

@@ -43,6 +43,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "dense": ("mlssl.transfer.dense", *TRANSFER),
     "regions": ("mlssl.transfer.regions", *TRANSFER),
     "correspondence": ("mlssl.transfer.correspondence", *TRANSFER),
+    "svm": ("mlssl.transfer.svm", *TRANSFER),
+    "classification": ("mlssl.transfer.classification", *TRANSFER),
     "detection": ("mlssl.transfer.detection", *TRANSFER),
     "segmentation": ("mlssl.transfer.segmentation", *TRANSFER),
     "pseudo_labels": ("mlssl.transfer.pseudo_labels", "mlssl.study.validation", "mlssl.results"),

@@ -17,12 +17,13 @@ from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_json
 from mlssl.project import included
-from mlssl.study.backbones import check_backbone
+from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
 from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
 from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.methods import check_common, is_supervised, resolve
+from mlssl.study.methods import check_common, check_views, is_supervised, resolve
 from mlssl.study.overrides import as_values
+from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
 from mlssl.study.settings import (
     RESOLVED,
     SOURCES,
@@ -31,6 +32,7 @@ from mlssl.study.settings import (
     Data,
     Detection,
     Pictures,
+    Preprocessing,
     Pretrain,
     SearchBenchmark,
     Segmentation,
@@ -149,8 +151,9 @@ class Study:
         found = absent_images(self.source, f"{self.path}: data")
         if self.transfer_source is not self.source:
             found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
+        named = initial_weights(self.file)
         lost = [init for init in self.weights if not Path(init).exists()]
-        return found + [f"{self.path}: pretrain.init: {init}: no such file; check the path" for init in lost]
+        return found + [f"{self.path}: {named[init]}: {init}: no such file; check the path" for init in lost]
 
     @property
     def data(self) -> Data:
@@ -178,10 +181,13 @@ class Study:
 
     @property
     def pictured(self) -> dict[str, str]:
-        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder."""
+        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder, and
+        vision transformers no map that it projects."""
         if not self.pictures:
             return {}
-        return {method: run for method, run in self.compared.items() if not self.runs[run].config.supervised}
+        configs = {method: self.runs[run].config for method, run in self.compared.items()}
+        left_out = {m for m, c in configs.items() if c.supervised or is_transformer(c.backbone)}
+        return {method: run for method, run in self.compared.items() if method not in left_out}
 
     def picture_files(self, method: str) -> list[Path]:
         """What is drawn of a compared method."""
@@ -300,10 +306,28 @@ def check_sections(file: StudyFile, path: Path) -> None:
         )
 
 
-def initial_weights(file: StudyFile) -> set[str]:
-    """The files that runs of the study start from."""
-    sections = [file.pretrain, *(method.pretrain for method in file.methods.values())]
-    return {str(Path(s["init"]).expanduser()) for s in sections if s.get("init")}
+def initial_weights(file: StudyFile) -> dict[str, str]:
+    """The files that runs of the study start from, and the setting that names each."""
+    sections = {"pretrain.init": file.pretrain}
+    for name, method in file.methods.items():
+        if method.weights:
+            sections[f"methods.{name}.weights"] = {"init": method.weights}
+        sections[f"methods.{name}.pretrain.init"] = method.pretrain
+    found: dict[str, str] = {}
+    for key, section in sections.items():
+        if section.get("init"):
+            found.setdefault(str(Path(section["init"]).expanduser()), key)
+    return found
+
+
+def start(file: StudyFile, name: str) -> dict[str, Any]:
+    """What a method's runs are given for pretraining: the study's settings, its own, and its `weights`."""
+    method = file.methods[name]
+    given = {**file.pretrain, **method.pretrain}
+    if method.weights is not None:
+        given |= {"init": method.weights, "init_prefix": method.prefix}
+        given["init_preprocessing"] = None if method.preprocessing is None else plain(method.preprocessing)
+    return given
 
 
 def expand(
@@ -334,7 +358,10 @@ def expand(
             if (selection.runs == "all" or run.id in compared)
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
+            and (name in FROZEN_TRANSFERS or not is_transformer(run.config.backbone))
         )
+        for run in transfer_runs[name]:
+            check_patches(runs[run].config.backbone, transfers[name], where)
     if transfers and transfer_source.images()[1] == 0:
         raise ConfigError(f"{path}: data.val: split '{transfer_source.data.val}' is empty; give one with images")
     check_shares(file.gpus_per_run, file.nodes, runs, transfers, path)
@@ -391,8 +418,11 @@ def expand_runs(
             by_value = file.ablations[axis].levels is None
             where = f"{path}: ablations.{axis}." + ("values" if by_value else f"levels.{level}")
         params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
-        given = {**file.pretrain, **method.pretrain}
+        given = start(file, name)
         init = given.get("init") and str(Path(given["init"]).expanduser())
+        trained_as = given.get("init_preprocessing")
+        if init and trained_as is not None:
+            trained_as = build(Preprocessing, trained_as, f"{path}: pretrain.init_preprocessing")
         first = build(
             Pretrain,
             {
@@ -401,7 +431,7 @@ def expand_runs(
                 "method": name,
                 "target": method.target,
                 "params": params,
-                "init_id": weights_id(weights[init], given.get("init_prefix")) if init else None,
+                "init_id": weights_id(weights[init], given.get("init_prefix"), trained_as) if init else None,
                 "supervised": is_supervised(method.target),
             },
             f"{path}: pretrain",
@@ -410,8 +440,14 @@ def expand_runs(
             raise ConfigError(
                 f"{where}: {method.target} trains with labels, and data has none; leave the method out"
             )
+        check_views(first.target, len(first.each_view), f"{where}.pretrain")
         check_sizes(first, images, f"{path}: {axis} = {level}")
         check_backbone(first.backbone, f"{path}: pretrain.backbone")
+        if method.target and is_transformer(first.backbone):
+            raise ConfigError(
+                f"{path}: pretrain.backbone: methods train convolutional models, and '{first.backbone}' is a "
+                "vision transformer, which is evaluated with weights from a file; give one such as resnet50"
+            )
         digest = run_digest(first)
         axis_seeds = None if axis == COMPARE else file.ablations[axis].seeds
         for seed in seeds_of(file, axis_seeds, f"{path}: ablations.{axis}"):
@@ -437,6 +473,13 @@ def check_sizes(config: Pretrain, images: int | None, where: str) -> None:
         )
 
 
+def check_patches(backbone: str, transfer: Transfer, where: str) -> None:
+    """Refuse a size that is no whole number of a vision transformer's patches."""
+    size, side = getattr(transfer, "size", 0), patch(backbone)
+    if size % side:
+        raise ConfigError(f"{where}.size: {size} is no multiple of {side}, the patch of {backbone}; give one")
+
+
 def check_shares(
     gpus: int, nodes: int, runs: Mapping[str, Run], transfers: Mapping[str, Config], path: Path
 ) -> None:
@@ -453,28 +496,29 @@ def check_shares(
             raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
 
 
-def read_extended(path: Path) -> Any:
-    """The values of a study file, merged over those of the file that it `extends` (relative to its folder).
+def read_extended(path: Path, seen: tuple[Path, ...] = ()) -> Any:
+    """The values of a study file, merged over those of the files that it `extends` (relative to its folder).
 
-    Mappings are merged key by key, other values replace those of the base; null removes a mapping, from whichever
-    file of the chain it is. `about` is not inherited, and a data source replaces that of the base if it is of
-    another kind.
+    Of several files, each is merged over those before it. Mappings are merged key by key, other values replace
+    those of the base; null removes a mapping, from whichever file of the chain it is. `about` is not inherited, and
+    a data source replaces that of the base if it is of another kind. `seen` are the files that led here.
     """
-    values, seen = read_yaml(path), [path.resolve()]
-    at, chain = path, [values]  # the study itself first
-    while isinstance(chain[-1], dict) and "extends" in chain[-1]:
-        by, named = at, str(chain[-1].pop("extends"))
-        at = by.parent / named
+    values, seen = read_yaml(path), (*seen, path.resolve())
+    if not isinstance(values, dict) or "extends" not in values:
+        return values
+    named = values.pop("extends")
+    bases = []
+    for name in named if isinstance(named, list) else [named]:
+        at = path.parent / str(name)
         if not at.is_file():
-            raise ConfigError(f"{by}: extends: {named}: no file {at}; give the path as seen from {by.parent}")
+            raise ConfigError(f"{path}: extends: {name}: no file {at}; give the path as seen from {path.parent}")
         if at.resolve() in seen:
-            raise ConfigError(f"{by}: extends: {at} extends itself; name another study")
-        seen.append(at.resolve())
-        base = read_yaml(at)
+            raise ConfigError(f"{path}: extends: {at} extends itself; name another study")
+        base = read_extended(at, seen)
         if not isinstance(base, dict):
-            raise ConfigError(f"{by}: extends: {at} is not a study")
-        chain.append(base)
-    return reduce(extended, reversed(chain))
+            raise ConfigError(f"{path}: extends: {at} is not a study")
+        bases.append(base)
+    return reduce(extended, [*bases, values])
 
 
 def extended(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

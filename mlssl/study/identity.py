@@ -8,33 +8,47 @@ import typing
 from typing import Annotated, Any
 
 from mlssl.digest import digest_of
-from mlssl.study.settings import Config, Kind, Pretrain
+from mlssl.study.settings import LATER, Config, Kind, Preprocessing, Pretrain
 from mlssl.study.validation import hints, plain
 
 
 def kind_of(cls: type, name: str) -> Kind:
     """The kind of a field of a class of settings."""
+    return next((m for m in _marks(cls, name) if isinstance(m, Kind)), Kind.EXPERIMENT)
+
+
+def _marks(cls: type, name: str) -> list[Any]:
     hint = hints(cls)[name]
     options = [hint, *(o for o in typing.get_args(hint) if typing.get_origin(o) is Annotated)]
-    found = [m for option in options for m in getattr(option, "__metadata__", ()) if isinstance(m, Kind)]
-    return found[0] if found else Kind.EXPERIMENT
+    return [m for option in options for m in getattr(option, "__metadata__", ())]
 
 
 def experiment(config: Any) -> dict[str, Any]:
     """The settings that can change a number, as plain values; runs and results are named by their digest.
 
-    The seed of a run is left out: it is a part of the run's name itself.
+    The seed of a run is left out: it is a part of the run's name itself. So is a setting that was declared LATER,
+    where it has its default: runs that were named before keep their names.
     """
     values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name == "seed" and isinstance(config, Pretrain):
             continue
+        if field.name == "each_view":
+            value = _differences(config)
+        if LATER in _marks(type(config), field.name) and value == field.default:
+            continue
         if kind_of(type(config), field.name) is Kind.EXPERIMENT:
             values[field.name] = experiment(value) if dataclasses.is_dataclass(value) else plain(value)
     if "data" in values:
         values["data"] = {key: values["data"][key] for key in read_of_data(config)}
     return values
+
+
+def _differences(config: Pretrain) -> tuple[dict[str, Any], ...]:
+    """`each_view` without what is the same in `views`."""
+    base = vars(config.views)
+    return tuple({k: v for k, v in changes.items() if v != base[k]} for changes in config.each_view)
 
 
 def read_of_data(config: Config) -> tuple[str, ...]:
@@ -44,9 +58,13 @@ def read_of_data(config: Config) -> tuple[str, ...]:
     return ("short_side", "images_id", "data_id") if config.supervised else ("short_side", "images_id")
 
 
-def weights_id(content: str, prefix: str | None) -> str:
-    """The identity of initial weights: of their file's content, and of the network in it that is chosen by hand."""
-    return content if prefix is None else f"{content}:{prefix.removesuffix('.')}"
+def weights_id(content: str, prefix: str | None, preprocessing: Preprocessing | None = None) -> str:
+    """The identity of initial weights: of their file's content, of the network in it that is chosen by hand, and of
+    their preprocessing where it is not this suite's."""
+    named = content if prefix is None else f"{content}:{prefix.removesuffix('.')}"
+    if preprocessing is None or preprocessing == Preprocessing():
+        return named
+    return f"{named}:{digest_of(plain(preprocessing))[:8]}"
 
 
 def run_digest(config: Pretrain) -> str:
@@ -56,7 +74,7 @@ def run_digest(config: Pretrain) -> str:
 
 def run_name(config: Pretrain, digest: str, seed: int) -> str:
     """The class of the method, the digest and the seed: `mls-1a2b3c4d-s0`."""
-    cls = config.target.rpartition(".")[2] if config.target else "untrained"
+    cls = config.target.rpartition(".")[2] if config.target else "weights" if config.init_id else "untrained"
     return f"{re.sub('[^a-z0-9]', '', cls.lower())}-{digest[:8]}-s{seed}"
 
 

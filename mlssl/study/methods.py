@@ -59,6 +59,8 @@ class Constructor:
     requires: tuple[str, ...]
     supervised: bool = False
     """Whether it takes `labels`, the image labels, after the backbone."""
+    views: tuple[int, int | None] | None = None
+    """Least and largest number of views that `step` takes (None: any number); None without a `step` of its own."""
 
 
 def source_file(target: str) -> Path:
@@ -100,7 +102,17 @@ def constructor(target: str) -> Constructor:
             defaults[arg.arg] = _literal(default, where)
         types[arg.arg] = _annotation(arg, defaults.get(arg.arg), names, where)
     supervised = "labels" in [arg.arg for arg in init.args.args]
-    return Constructor(types, defaults, _requires(found, target), supervised)
+    return Constructor(types, defaults, _requires(found, target), supervised, _views(found))
+
+
+def _views(cls: ast.ClassDef) -> tuple[int, int | None] | None:
+    """How many views the signature of `step` takes: all arguments but `self` and `progress`."""
+    step = next((n for n in cls.body if isinstance(n, ast.FunctionDef) and n.name == "step"), None)
+    if step is None:
+        return None
+    named = [arg.arg for arg in (*step.args.posonlyargs, *step.args.args) if arg.arg not in ("self", "progress")]
+    least = max(0, len(named) - len(step.args.defaults))
+    return least, None if step.args.vararg else len(named)
 
 
 def _names(tree: ast.Module) -> dict[str, Any]:
@@ -198,6 +210,17 @@ def resolve(
         )
     check_requirements(takes.requires, values, f"{where}.params", target)
     return values
+
+
+def check_views(target: str | None, count: int, where: str) -> None:
+    """Refuse another number of views than `step` takes; `where` (file and section) opens the message."""
+    takes = constructor(target).views if target else None
+    if takes is None:
+        return
+    least, most = takes
+    if count < least or (most is not None and count > most):
+        number = f"{least} or more" if most is None else least if most == least else f"{least} to {most}"
+        raise ConfigError(f"{where}.each_view: {target} takes {number} views, but {count} are given; give as many")
 
 
 def is_supervised(target: str | None) -> bool:

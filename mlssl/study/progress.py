@@ -15,11 +15,11 @@ from mlssl.files import numbered
 from mlssl.study.code import differing, stage_code
 from mlssl.study.expand import Run, Study
 from mlssl.study.identity import transfer_digest
-from mlssl.study.settings import FROZEN
+from mlssl.study.settings import ONE_DEVICE
 
 OLD = "old"
 """Under a study's output: where `redo` moves results."""
-WEIGHTS = (*FROZEN, "detection", "segmentation")
+WEIGHTS = (*ONE_DEVICE, "detection", "segmentation")
 """Transfers that read `backbone.pt`."""
 
 

@@ -39,6 +39,9 @@ METHODS = (
     "baselines.msf.MSF",
     "baselines.byol.BYOL",
     "baselines.simsiam.SimSiam",
+    "baselines.pixpro.PixPro",
+    "baselines.slotcon.SlotCon",
+    "baselines.self_emd.SelfEMD",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
@@ -69,7 +72,11 @@ def schema() -> dict[str, Any]:
     """JSON schema of a study file, for editors that complete and check YAML."""
     study = TypeAdapter(StudyFile).json_schema()
     properties = study["properties"]
-    properties["extends"] = {"type": "string", "description": "another study file, as seen from this one"}
+    properties["extends"] = {
+        "type": ["string", "array"],
+        "items": {"type": "string"},
+        "description": "another study file, as seen from this one, or several, each over those before it",
+    }
     definitions = study.setdefault("$defs", {})
     pretrain = _section(Pretrain, definitions)
     properties["pretrain"] = pretrain

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import typing
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from mlssl.ranges import (
@@ -48,6 +49,16 @@ class Kind(Enum):
 
 
 OPERATION, PLACE, LABEL = Kind.OPERATION, Kind.PLACE, Kind.LABEL
+
+
+class Added(Enum):
+    """Marks a setting of the experiment that was declared after results had been named."""
+
+    LATER = "later"
+    """It names a run only where it differs from its default, which is what was done before."""
+
+
+LATER = Added.LATER
 
 STRICT = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """No conversion between texts, truth values and numbers; no unknown keys; no infinite numbers."""
@@ -124,6 +135,46 @@ class Views:
     """Of a Gaussian blur."""
     flip_p: Probability = 0.5
     """Of a horizontal flip."""
+    solarise_p: Annotated[Probability, LATER] = 0.0
+    """Of solarising after the blur: values of at least half the range are inverted."""
+    overlap: Annotated[Probability, LATER] = 0.0
+    """Least share of the crop that lies in an earlier view's crop, `overlap_view`; redrawn at most ten times."""
+    overlap_view: Annotated[Count, LATER] = 1
+    """Which view, counted from 1."""
+
+
+def _view_changes(values: dict[str, Any]) -> dict[str, Any]:
+    known = [field.name for field in fields(Views)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"unknown key '{key}'; known are {', '.join(known)}")
+    try:
+        found = TypeAdapter(Views).validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{first['loc'][0]}: {first['input']!r} is not allowed; {first['msg']}") from None
+    return {key: getattr(found, key) for key in values}
+
+
+ViewChanges = Annotated[dict[str, Any], AfterValidator(_view_changes)]
+"""Settings of `views` that differ for one view."""
+
+
+@settings
+class Preprocessing:
+    """How published weights were trained, which their tensors do not show: a wrong one loads without an error."""
+
+    mean: tuple[float, float, float] | None = None
+    """Per channel, in the order of `channels` and in the unit of `pixel_range`; null: ImageNet's."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Standard deviation per channel, as `mean`; null: ImageNet's."""
+    channels: Literal["RGB", "BGR"] = "RGB"
+    """Order of the input's channels."""
+    pixel_range: Literal[1, 255] = 1
+    """Value of a white pixel before the mean is subtracted."""
+    stride_in_1x1: bool = False
+    """Whether the blocks of a ResNet have their stride in the first 1x1 convolution (MSRA, caffe) and not in the
+    3x3 (torchvision, timm)."""
 
 
 @settings
@@ -149,8 +200,10 @@ class Pretrain:
     init_prefix: Annotated[str | None, PLACE] = None
     """Start of the names of the network in that file, as `module.encoder_q.`, where it holds several; null takes
     the one that papers evaluate (see docs/checkpoints.md)."""
+    init_preprocessing: Annotated[Preprocessing | None, PLACE] = None
+    """How the weights in that file were trained; null: as this suite trains."""
     init_id: str | None = None
-    """Identity of that file and prefix; null: a digest of its content."""
+    """Identity of that file, prefix and preprocessing; null: a digest of its content."""
     supervised: bool = False
     """Whether the method trains with image labels; read from its constructor."""
     epochs: Positive | None = 400.0
@@ -160,21 +213,36 @@ class Pretrain:
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per optimiser step, over all GPUs."""
     lr: Positive = 0.3
-    """Learning rate of SGD at its peak; it falls to zero along a cosine."""
+    """Learning rate at its peak; it falls to zero along a cosine."""
     sgd_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of SGD; the momentum of a key encoder is a parameter of the method."""
+    """Momentum of SGD and of LARS; the momentum of a key encoder is a parameter of the method."""
     weight_decay: NotNegative = 1e-4
-    """Of all weights, norm layers and biases included, as in MoCo."""
+    """Of all weights, norm layers and biases included, as in MoCo; see `decay_norm_and_bias`."""
+    decay_norm_and_bias: Annotated[bool, LATER] = True
+    """Whether weight decay is of norm layers and biases too, that is, of parameters with one dimension."""
+    optimiser: Annotated[Literal["sgd", "lars"], LATER] = "sgd"
+    """`sgd`, SGD with momentum, or `lars`, which makes the step of each decayed weight proportional to its length
+    (arXiv 1708.03888), as recipes for large batches do."""
+    trust: Annotated[Positive, LATER] = 1e-3
+    """Trust coefficient of LARS; unused by SGD."""
+    predictor_lr: Annotated[Positive, LATER] = 1.0
+    """Learning rate of the method's `predictor`, as a multiple of that of all other weights."""
+    predictor_schedule: Annotated[Literal["cosine", "constant"], LATER] = "cosine"
+    """`cosine` as all other weights; `constant` stays at `lr` times `predictor_lr` all along (SimSiam)."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the run in which the learning rate rises linearly from zero."""
     views: Views = Field(default_factory=Views)
     """The augmentation."""
+    each_view: Annotated[tuple[ViewChanges, ...], Field(min_length=2), LATER] = ({}, {})
+    """One mapping per view that the method takes, in order: the settings of `views` that differ for it. More than
+    two, of other sizes, for a method that takes more (multi-crop)."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
     ranks (MoCo)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 on devices that are faster with it, else fp32."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Of the encoders. `auto` is bf16 on devices with hardware for it, fp16 with loss scaling on older GPUs with
+    tensor cores (V100, T4), else fp32. `tf32` lets a GPU round the factors of all float32 products to 11 bits."""
     log_every: Annotated[Count, OPERATION] = 10
     """Steps between two lines of the log; losses are read back from the device only then."""
     label_records: Annotated[int, Field(ge=0), OPERATION] = 20
@@ -192,7 +260,23 @@ class Pretrain:
     def _prefix_of_a_file(self) -> typing.Self:
         if self.init_prefix is not None and self.init is None:
             raise ValueError("init_prefix names a network in the file of init; give init too, or set it to null")
+        if self.init_preprocessing is not None and self.init is None:
+            raise ValueError("init_preprocessing is that of the weights in init; give init too, or set it to null")
         return self
+
+    @model_validator(mode="after")
+    def _overlap_with_an_earlier_view(self) -> typing.Self:
+        for number, view in enumerate(self.view_set(), start=1):
+            if view.overlap and view.overlap_view >= number:
+                raise ValueError(
+                    f"each_view: view {number} has overlap {view.overlap:g} with view {view.overlap_view}, "
+                    "which is drawn later or is itself; give overlap to a later view alone"
+                )
+        return self
+
+    def view_set(self) -> tuple[Views, ...]:
+        """The augmentation of each view that the method takes."""
+        return tuple(replace(self.views, **changes) for changes in self.each_view)
 
     def total_steps(self, images: int) -> int:
         """Optimiser steps of the run over `images` training images (incomplete batches are dropped)."""
@@ -267,7 +351,7 @@ class Dense:
     """Evaluate on this number of validation images, the first ones; null takes all."""
     selection: Inside = 0.2
     """Share of those training images held out to choose the regularisation; never the reported split."""
-    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
+    shrinkages: Annotated[tuple[Share, ...], Field(min_length=1), EACH_ONCE] = (1e-4, 1e-3, 1e-2, 1e-1)
     """Candidates for the regularisation of the covariance, relative to its mean variance."""
 
 
@@ -318,60 +402,227 @@ class Correspondence:
 
 
 @settings
-class Detection:
-    """Mask R-CNN with an FPN, all layers trained; the defaults are COCO's 1x schedule."""
+class Svm:
+    """Linear support vector machines on frozen maps, one per category, of scikit-learn: VOC07's protocol.
+
+    With all labels, and with few of each category; all-point average precision.
+    """
 
     data: Data
+    size: Pixels = 224
+    """Images are resized to size x size pixels; the aspect ratio is not kept."""
+    resize: Pixels | None = 256
+    """Before that, pixels of the short side that images are resized to; null: not before."""
+    batch_size: Count = 64
+    """Images per forward pass; it changes nothing but the memory."""
+    layers: Annotated[tuple[Literal["c1", "c2", "c3", "c4", "c5"], ...], Field(min_length=1), EACH_ONCE] = ("c5",)
+    """The maps whose features are classified: the first convolution's, and the last of each stage."""
+    costs: Annotated[tuple[Positive, ...], Field(min_length=1), EACH_ONCE] = (
+        0.01,
+        0.1,
+        1.0,
+        2.0,
+        5.0,
+        10.0,
+        15.0,
+        20.0,
+        50.0,
+        100.0,
+        1000.0,
+    )
+    """Candidates for the cost of an error."""
+    folds: Annotated[int, Field(ge=2)] = 3
+    """Parts of the training images in the cross-validation that chooses the cost, per category."""
+    positive_weight: Positive = 2.0
+    """Weight of an image with the category; one without it has weight 1."""
+    tolerance: Positive = 1e-4
+    """Tolerance of the solver."""
+    iterations: Count = 2000
+    """Largest number of its iterations; the notes of a result count the fits that reach it."""
+    all_labels: bool = True
+    """Whether to train with all labels."""
+    shots: Annotated[tuple[Count, ...], EACH_ONCE] = ()
+    """Numbers k of images per category to train with, each a protocol of its own."""
+    samples: Count = 5
+    """Random samples for each k; the result is their mean."""
+
+    def protocols(self) -> list[str]:
+        """Names of the protocols: svm, svm_c4, svm_k1, svm_c4_k1, …"""
+        named = ["svm" if layer == "c5" else f"svm_{layer}" for layer in self.layers]
+        shots = ([""] if self.all_labels else []) + [f"_k{k}" for k in self.shots]
+        return [f"{name}{shot}" for name in named for shot in shots]
+
+
+@settings
+class Classification:
+    """Classification of whole images by a linear layer on the backbone, all layers trained or the last alone.
+
+    Softmax where every image has one category, else one logistic output per category.
+    """
+
+    data: Data
+    size: Pixels = 224
+    """Pixels of a crop's side."""
+    resize: Pixels = 256
+    """Pixels of the short side that images are resized to: before the centre crop of evaluation, and before random
+    crops of training."""
+    crop: Literal["random_resized", "random", "centre"] = "random_resized"
+    """Crops of training: of random area and shape; of random place; or those of evaluation."""
+    scale: ShareRange = (0.08, 1.0)
+    """Share of the image's area that a `random_resized` crop covers."""
+    ratio: Range = (3 / 4, 4 / 3)
+    """Width over height of a `random_resized` crop, before it is resized to a square."""
+    epochs: Count = 120
+    """Passes over the training images."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images per optimiser step."""
+    lr: Positive = 0.01
+    """Learning rate of SGD with momentum 0.9 at the start."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How it falls: per step to zero along a cosine, or tenfold at each of `milestones`."""
+    milestones: tuple[Inside, ...] = (1 / 3, 2 / 3)
+    """Shares of the epochs after which `steps` falls."""
+    weight_decay: NotNegative = 5e-4
+    """Of all weights that are trained."""
+    frozen: bool = False
+    """Train only the linear layer; the backbone stays in eval mode."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """Whether batch norms use the statistics of the batch in training, or keep those of pretraining."""
+
+
+@settings
+class Detection:
+    """Mask R-CNN, all layers trained; config/protocols has the settings of published protocols."""
+
+    data: Data
+    head: Annotated[Literal["2fc", "4conv1fc", "res5"], LATER] = "2fc"
+    """The box head: `2fc` and `4conv1fc` on an FPN, without norm and with batch norm in box and mask head;
+    `res5`, the backbone's last stage and a batch norm, on the map before it (C4), without an FPN."""
     size: Pixels = 800
     """Short side in pixels; the long side is at most 5/3 of it."""
+    train_sizes: Annotated[tuple[Pixels, ...], EACH_ONCE, LATER] = ()
+    """Short sides in training, one drawn for each image; empty: `size`."""
     iterations: Count = 90_000
     """Optimiser steps."""
     batch_size: Count = 16
     """Images per optimiser step, over all GPUs."""
+    test_batch_size: Annotated[Count | None, LATER] = None
+    """Images per forward pass at test, on each GPU; they are padded to the largest. null: `batch_size`."""
+    aspect_groups: Annotated[bool, LATER] = False
+    """Whether the images of a batch are all wider than high, or all not, so that they are padded less."""
     lr: Positive = 0.02
     """Learning rate of SGD before the first milestone."""
     milestones: tuple[Inside, ...] = (2 / 3, 8 / 9)
     """Shares of the run after which the learning rate falls tenfold."""
     warmup_iterations: Annotated[int, Field(ge=0)] = 1000
     """Steps in which the learning rate rises linearly."""
+    warmup_factor: Annotated[Probability | None, LATER] = None
+    """Share of the learning rate at iteration 0; null: one step of the rise."""
     weight_decay: NotNegative = 1e-4
     """Of all weights that are trained."""
+    norm_weight_decay: Annotated[NotNegative | None, LATER] = None
+    """Of the weights and biases of norm layers; null: `weight_decay`."""
+    precise_bn: Annotated[int, Field(ge=0), LATER] = 0
+    """Training batches whose mean statistics the batch norms use at test; 0: their running averages."""
     fpn_channels: Count = 256
     """Channels of the feature pyramid."""
     box_head_channels: Count = 1024
-    """Width of the two fully connected layers of the box head."""
+    """Width of the fully connected layers of the box head."""
     mask_head_layers: Count = 4
-    """Convolutions of the mask head."""
+    """Convolutions of the mask head on an FPN."""
+    initial_heads: Annotated[Literal["torchvision", "detectron2"], LATER] = "torchvision"
+    """Whose distributions the heads' fully connected and last layers are drawn from."""
+    masks: Annotated[bool, LATER] = True
+    """Train and score masks, if every object has one; without them it is Faster R-CNN."""
+    smooth_l1_beta: Annotated[NotNegative, LATER] = 1 / 9
+    """Below this error the losses of boxes are quadratic; 0 is the L1 loss."""
+    roi_aligned: Annotated[bool, LATER] = False
+    """Whether RoIAlign shifts regions by half a cell, so that its samples lie on the pixels' centres."""
+    roi_samples: Annotated[int, Field(ge=0), LATER] = 2
+    """Samples per bin and direction in RoIAlign; 0: one per cell of the map."""
+    candidates: Annotated[tuple[Count, Count] | None, LATER] = None
+    """Best-scored anchors of each map before non-maximum suppression, in training and at test; null: twice
+    `proposals`, and `proposals`."""
     proposals: Count = 1000
     """Region proposals kept per image, after non-maximum suppression."""
+    test_proposals: Annotated[Count | None, LATER] = None
+    """The same at test; null: `proposals`."""
     rois_per_image: Count = 512
     """Proposals sampled per image to train the heads."""
+    train_difficult: Annotated[bool, LATER] = False
+    """Whether objects marked difficult (Pascal VOC) are trained on; they are never scored."""
+    metric: Annotated[Literal["coco", "voc07", "voc10"], LATER] = "coco"
+    """Average precision: `coco`, COCO's; `voc07`, Pascal VOC's at 11 points of recall, and `voc10`, at all of them,
+    both with COCO's ten overlaps."""
     eval_images: Count | None = None
     """Evaluate on this number of validation images, the first ones; null takes all."""
+
+    @model_validator(mode="after")
+    def _tested_size_is_trained(self) -> typing.Self:
+        if self.train_sizes and self.size not in self.train_sizes:
+            raise ValueError(f"train_sizes has no {self.size}, the size at test; add it, or change size")
+        return self
 
 
 @settings
 class Segmentation:
-    """FCN head on the backbone, all layers trained; classes are those of semantic masks, else background and the
-    data's categories."""
+    """FCN or PSPNet, all layers trained; classes are those of semantic masks, else background and the data's
+    categories. config/protocols has the settings of published protocols."""
 
     data: Data
+    head: Annotated[Literal["fcn", "fcn_d8", "psp"], LATER] = "fcn"
+    """`fcn`: one 3x3 convolution. `fcn_d8`: two, concatenated with the backbone's map by a third (DenseCL's).
+    `psp`: pyramid pooling (PSPNet)."""
     size: Pixels = 512
-    """Images and masks are resized to size x size for training; scores are taken at full resolution."""
+    """Side of the training crops in pixels; scores are taken at full resolution."""
+    crop_width: Annotated[Pixels | None, LATER] = None
+    """Width of the training crops, if it is not `size`; needs `scale`."""
+    scale: Annotated[tuple[Pixels, Pixels] | None, LATER] = None
+    """Long and short side within which an image is resized, its aspect ratio kept; in training 0.5 to 2 times as
+    large. null: images are resized to squares of `size`."""
+    largest_class: Annotated[Share, LATER] = 1.0
+    """Largest share of one class among a crop's labelled pixels; up to 10 crops are drawn to stay below it."""
+    photometric: Annotated[bool, LATER] = False
+    """Whether brightness, contrast, saturation and hue are distorted at random, as in SSD."""
     iterations: Count = 40_000
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Images per optimiser step, over all GPUs."""
     lr: Positive = 0.01
-    """Learning rate of SGD at the start; it falls to zero polynomially."""
+    """Learning rate of SGD at the start; it falls polynomially."""
+    lr_floor: Annotated[NotNegative, LATER] = 0.0
+    """Learning rate to which it falls."""
     weight_decay: NotNegative = 5e-4
     """Of all weights that are trained."""
     output_stride: Literal[8, 16, 32] = 8
     """Input pixels per cell of the backbone's last map."""
     head_channels: Annotated[int, Field(ge=4)] = 256
-    """Channels of the FCN head."""
+    """Channels of the head."""
+    auxiliary_weight: Annotated[NotNegative, LATER] = 0.0
+    """Weight of the loss of an auxiliary FCN head on the third stage; 0: no such head."""
+    test: Annotated[Literal["square", "whole", "slide"], LATER] = "square"
+    """Input at test: `square`, size x size; `whole`, the image within `scale`; `slide`, crops of `size` of that."""
+    slide_stride: Annotated[Pixels | None, LATER] = None
+    """Pixels between two crops of `slide`; null: two thirds of `size`."""
+    align_corners: Annotated[bool, LATER] = False
+    """Whether logits are upsampled with the corners' centres on each other."""
+    mean_over: Annotated[Literal["labelled", "all"], LATER] = "labelled"
+    """Pixels that the sum of the losses is divided by; `all` counts those without a class (mmsegmentation 0.x)."""
     eval_images: Count | None = None
     """Evaluate on this number of validation images, the first ones; null takes all."""
+
+    @model_validator(mode="after")
+    def _scale_of_what_needs_it(self) -> typing.Self:
+        needs = {
+            "crop_width": self.crop_width is not None,
+            "largest_class": self.largest_class < 1,
+            "photometric": self.photometric,
+            f"test: {self.test}": self.test != "square",
+        }
+        if self.scale is None and any(needs.values()):
+            which = next(name for name, needed in needs.items() if needed)
+            raise ValueError(f"{which} needs images that keep their aspect ratio; give scale, or leave it out")
+        return self
 
 
 @settings
@@ -383,7 +634,9 @@ class PseudoLabels:
     """A crop shows a category if at least this share of the box of one of its objects is inside."""
 
 
-Transfer = Linear | Knn | Dense | Regions | Correspondence | Detection | Segmentation | PseudoLabels
+Transfer = (
+    Linear | Knn | Dense | Regions | Correspondence | Svm | Classification | Detection | Segmentation | PseudoLabels
+)
 """The settings of a transfer."""
 TRANSFERS: dict[str, type[Transfer]] = {
     "linear": Linear,
@@ -391,13 +644,17 @@ TRANSFERS: dict[str, type[Transfer]] = {
     "dense": Dense,
     "regions": Regions,
     "correspondence": Correspondence,
+    "svm": Svm,
+    "classification": Classification,
     "detection": Detection,
     "segmentation": Segmentation,
     "pseudo_labels": PseudoLabels,
 }
 """Stage -> its settings."""
-FROZEN = ("linear", "knn", "dense", "regions", "correspondence")
+FROZEN = ("linear", "knn", "dense", "regions", "correspondence", "svm")
 """Transfers that read a frozen backbone, on one device."""
+ONE_DEVICE = (*FROZEN, "classification")
+"""Transfers that run on one device."""
 Config = Pretrain | Transfer
 """The settings of a pretraining or a transfer."""
 RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised"}
@@ -548,6 +805,25 @@ class Method:
     """Parameters of its constructor."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of the study's `pretrain` for this method."""
+    weights: Annotated[Path_ | None, PLACE] = None
+    """File of weights, own or published, that are evaluated as they are, without training."""
+    prefix: Annotated[str | None, PLACE] = None
+    """Start of the names of the network in that file, where it holds several (see `pretrain.init_prefix`)."""
+    preprocessing: Preprocessing | None = None
+    """How those weights were trained; null: as this suite trains."""
+
+    @model_validator(mode="after")
+    def _evaluated_as_they_are(self) -> typing.Self:
+        if self.weights is None and (self.prefix is not None or self.preprocessing is not None):
+            raise ValueError("prefix and preprocessing are those of weights; give weights too")
+        if self.weights is not None and self.target is not None:
+            raise ValueError(
+                "weights are evaluated without training, and target trains; leave one out, or start the training "
+                "from them with pretrain: {init: …}"
+            )
+        if self.weights is not None and any(key.startswith("init") for key in self.pretrain):
+            raise ValueError("weights and pretrain.init both name a file; give one")
+        return self
 
 
 @settings
@@ -603,7 +879,8 @@ def _axis(name: str) -> str:
 
 @settings
 class StudyFile:
-    """A study. `extends: other.yaml` takes what is not given here from another file.
+    """A study. `extends: other.yaml` takes what is not given here from another file, `extends: [a.yaml, b.yaml]`
+    from several, each over those before it.
 
     Mappings are merged key by key; null removes one.
     """

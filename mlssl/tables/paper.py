@@ -11,28 +11,34 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, summarise
-from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, transfer_budget
+from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, heads, transfer_budget
 from mlssl.study.expand import COMPARE, Study
-from mlssl.study.settings import Dataset
+from mlssl.study.settings import Dataset, Detection
 
-PROTOCOLS = {
-    ("coco_instances", "mask_rcnn_r50_fpn"): "detection",
-    ("coco_instances", "mask_rcnn_r50_c4"): None,
-    ("cityscapes_semantic", "psanet_r50"): "segmentation",
-    ("cityscapes_semantic", "pspnet_r50"): "segmentation",
-    ("voc0712_detection", "faster_rcnn_r50_c4"): None,
+PROTOCOLS: dict[tuple[str, str], tuple[str, tuple[str, ...]] | None] = {
+    ("coco_instances", "mask_rcnn_r50_fpn"): ("detection", ("2fc", "4conv1fc")),
+    ("coco_instances", "mask_rcnn_r50_c4"): ("detection", ("res5",)),
+    ("cityscapes_semantic", "psanet_r50"): ("segmentation", ("fcn", "fcn_d8")),
+    ("cityscapes_semantic", "pspnet_r50"): ("segmentation", ("fcn", "fcn_d8", "psp")),
+    ("voc0712_detection", "faster_rcnn_r50_c4"): ("detection", ("res5",)),
     ("classification", "resnet50_finetune"): None,
 }
-"""Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any."""
-DATASET = {"cityscapes_semantic": "cityscapes"}
+"""Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any, and its
+heads."""
+DATASET = {"cityscapes_semantic": "cityscapes", "voc0712_detection": "voc0712"}
 """Benchmark -> the data set of a study's transfers without which the study does not fill it."""
+VOC = "voc0712_detection"
+"""The benchmark with Pascal VOC's average precision; its metrics AP, AP50 and AP75 are those of boxes."""
 NO_RUN = "no run"
+NOT_STATED = "not stated"
+"""The head of published rows: the paper does not say it, and its rows of one table may differ
+(docs/protocols.md)."""
 ABSENT = Summary({}, 0)
 Measured = dict[tuple[str, ...], Summary]
 """(benchmark, architecture, method, metric) -> the study's value."""
 COLUMNS = [
     *("table", "benchmark", "architecture", "method", "pretrain_data", "pretrain_epochs", "metric", "published"),
-    *("measured_mean", "measured_std", "measured_n", "status"),
+    *("measured_head", "measured_mean", "measured_std", "measured_n", "status"),
 ]
 
 
@@ -54,15 +60,27 @@ def paper_tables(study: Study, metrics: pd.DataFrame, published: pd.DataFrame) -
     for name in PAPER_TABLES:
         rows = published[published["table"] == name.removeprefix("paper_")]
         own = measured(study, metrics, rows)
-        found[name] = PaperTable(caption(study, metrics, name, rows), numbers(rows, own), cells(study, rows, own))
+        found[name] = PaperTable(
+            caption(study, metrics, name, rows), numbers(study, rows, own), cells(study, rows, own)
+        )
     return found
 
 
 def protocol_of(study: Study, benchmark: str, architecture: str) -> str | None:
-    """The study's protocol for a benchmark of the paper: that of PROTOCOLS, if its data are those of DATASET."""
-    source = study.transfer_source.settings
+    """The study's protocol for a benchmark of the paper: that of PROTOCOLS, if data, head and metric are the
+    same."""
+    source, known = study.transfer_source.settings, PROTOCOLS[benchmark, architecture]
     name = source.name if isinstance(source, Dataset) else None
-    return PROTOCOLS[benchmark, architecture] if DATASET.get(benchmark, name) == name else None
+    expected = DATASET.get(benchmark, None if name in DATASET.values() else name)
+    if known is None or name != expected:
+        return None
+    protocol, of_protocol = known
+    if protocol in study.transfers and heads(study)[protocol] not in of_protocol:
+        return None
+    config = study.transfers.get(protocol)
+    if isinstance(config, Detection) and config.metric != ("voc07" if benchmark == VOC else "coco"):
+        return None
+    return protocol
 
 
 def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> Measured:
@@ -71,12 +89,13 @@ def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> Measur
     for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
         protocol = protocol_of(study, benchmark, architecture)
         if protocol is not None and COMPARE in study.axes():
-            for method, summary in summarise(study, metrics, COMPARE, Score(protocol, metric, metric, "%")).items():
+            own = f"{metric}_bbox" if benchmark == VOC else metric
+            for method, summary in summarise(study, metrics, COMPARE, Score(protocol, own, own, "%")).items():
                 found[benchmark, architecture, method, metric] = summary
     return found
 
 
-def numbers(table: pd.DataFrame, found: Measured) -> pd.DataFrame:
+def numbers(study: Study, table: pd.DataFrame, found: Measured) -> pd.DataFrame:
     """Tidy: one row per published number, with the study's mean, std, n and status; NA if missing.
 
     All rows of a method repeat the study's measured value: `pretrain_epochs` describes only the published number.
@@ -88,6 +107,7 @@ def numbers(table: pd.DataFrame, found: Measured) -> pd.DataFrame:
             row
             | {
                 "published": row["value"],
+                "measured_head": head_of(study, row["benchmark"], row["architecture"]) if s.expected else None,
                 "measured_mean": None if math.isnan(s.mean) else round(s.mean, 6),
                 "measured_std": None if math.isnan(s.std) else round(s.std, 6),
                 "measured_n": s.n,
@@ -104,15 +124,23 @@ def cells(study: Study, table: pd.DataFrame, found: Measured) -> pd.DataFrame:
     rows = []
     for key, group in table.groupby(keys, sort=False):
         values = dict(zip(group["metric"], group["value"], strict=True))
-        rows.append(dict(zip(keys, key, strict=True)) | {m: values.get(m, NONE) for m in metrics})
+        about = dict(zip(keys, key, strict=True)) | {"head": NOT_STATED}
+        rows.append(about | {m: values.get(m, NONE) for m in metrics})
     methods = table[["benchmark", "architecture", "method"]].astype(str).drop_duplicates()
     for benchmark, architecture, method in methods.itertuples(index=False):
         own = {m: found.get((benchmark, architecture, method, m), ABSENT) for m in metrics}
-        data, epochs = pretraining_of(study, method) if any(s.expected for s in own.values()) else (NONE, NONE)
+        evaluated = any(s.expected for s in own.values())
+        data, epochs = pretraining_of(study, method) if evaluated else (NONE, NONE)
+        head = head_of(study, benchmark, architecture) if evaluated else NONE
         row = {"architecture": architecture, "method": f"{method}, this study"}
-        row |= {"pretrain_data": data, "pretrain_epochs": epochs}
+        row |= {"pretrain_data": data, "pretrain_epochs": epochs, "head": head or NONE}
         rows.append(row | {m: text(summary, len(study.seeds)) for m, summary in own.items()})
     return pd.DataFrame(rows, dtype=object).replace("", NONE)
+
+
+def head_of(study: Study, benchmark: str, architecture: str) -> str | None:
+    """The head of the study's protocol for a benchmark of the paper."""
+    return heads(study).get(protocol_of(study, benchmark, architecture) or "")
 
 
 def pretraining_of(study: Study, method: str) -> tuple[str, str]:
@@ -132,12 +160,11 @@ def caption(study: Study, metrics: pd.DataFrame, name: str, table: pd.DataFrame)
     """One line: what the rows contain, and that the study's budget differs from the paper's."""
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     used = {protocol_of(study, *place) for place in zip(table["benchmark"], table["architecture"], strict=True)}
-    network = " with an FCN" if "segmentation" in used and "segmentation" in study.transfers else ""
     return (
         f"Table {name.removeprefix('paper_table')} of the paper, {table['benchmark'].iloc[0]}. Rows named "
         "`this study` have another budget than the published ones: compare the order of methods, not the scores. "
         f"The study: {about}. Pretraining: {budget(study)}. "
-        f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}{network}. "
+        f"Transfer: {transfer_budget(study, used) or 'the study has none of this kind'}. "
         f"Measured cells: mean ± sample standard deviation over seeds; scores in percent. "
         f"{where[0].upper()}{where[1:]}."
     )

@@ -21,6 +21,7 @@ from mlssl.analysis.outputs import (
     has_gains,
     has_label_savings,
     has_paper_tables,
+    heads,
     linear_scores,
     stem,
     transfer_budget,
@@ -70,7 +71,9 @@ def write_tables(study: Study, published: Path) -> None:
         scores = scores_of(study, axis)
         summaries = {score: summarise(study, metrics, axis, score) for score in scores}
         transferred = any(score.transfer != "pretrain" for score in scores)
-        paper = paper_columns(axis, levels, published) if transferred and not study.own_photos else {}
+        own_heads = {t: head for t, head in heads(study).items() if any(s.transfer == t for s in scores)}
+        shown = transferred and not study.own_photos
+        paper = paper_columns(axis, levels, published, own_heads.get("detection")) if shown else {}
         text = caption(study, axis, metrics, summaries)
         if reasons := left_out(metrics):
             text += f" {reasons}"
@@ -78,8 +81,9 @@ def write_tables(study: Study, published: Path) -> None:
             text += (
                 f' "{BELOW_RESOLUTION}": floor and ceiling of the score differ by less than δ (docs/statistics.md).'
             )
-        tidy = numbers(axis, levels, summaries, paper)
-        write_table(study, stem(axis), text, tidy, cells(study, axis, levels, summaries, paper, unresolved))
+        tidy = numbers(axis, levels, summaries, paper, own_heads)
+        printed = cells(study, axis, levels, summaries, paper, unresolved, own_heads)
+        write_table(study, stem(axis), text, tidy, printed)
     if has_gains(study):
         write_table(study, GAINS, *gains_table(study, metrics))
     if has_label_savings(study):
@@ -109,9 +113,14 @@ def read_paper(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / PAPER, dtype=str, keep_default_na=False)
 
 
-def paper_columns(axis: str, levels: list[str], folder: Path) -> dict[str, list[str]]:
-    """Column title -> the paper's value for every level, `–` if it has none; empty for an unknown axis."""
-    where = PUBLISHED.get(axis)
+def paper_columns(
+    axis: str, levels: list[str], folder: Path, detection_head: str | None = None
+) -> dict[str, list[str]]:
+    """Column title -> the paper's value for every level, `–` if it has none; empty for an unknown axis.
+
+    Empty too if detection has the head res5: these are the paper's numbers with an FPN, and heads are not compared.
+    """
+    where = PUBLISHED.get(axis) if detection_head != "res5" else None
     if where is None:
         return {}
     if isinstance(where, str):
@@ -141,12 +150,17 @@ def caption(study: Study, axis: str, metrics: pd.DataFrame, summaries: dict[Scor
 
 
 def numbers(
-    axis: str, levels: list[str], summaries: dict[Score, dict[str, Summary]], paper: dict[str, list[str]]
+    axis: str,
+    levels: list[str],
+    summaries: dict[Score, dict[str, Summary]],
+    paper: dict[str, list[str]],
+    heads: dict[str, str],
 ) -> pd.DataFrame:
-    """Machine-readable: separate columns for mean, std, n, expected n and status of every score."""
+    """Machine-readable: separate columns for mean, std, n, expected n and status of every score, and the heads."""
     rows = []
     for i, level in enumerate(levels):
         row: dict[str, object] = {axis: level}
+        row |= {f"{transfer}_head": head for transfer, head in heads.items()}
         for score, by_level in summaries.items():
             s, name = by_level[level], f"{score.protocol}_{score.metric}"
             row |= {
@@ -167,6 +181,7 @@ def cells(
     summaries: dict[Score, dict[str, Summary]],
     paper: dict[str, list[str]],
     unresolved: set[Score],
+    heads: dict[str, str],
 ) -> pd.DataFrame:
     """Formatted for reading: one row per level, `mean ± std` in each cell; no number of a score in `unresolved`."""
     columns = {axis: levels}
@@ -176,6 +191,7 @@ def cells(
         if score in unresolved:
             texts |= {level: BELOW_RESOLUTION for level, s in by_level.items() if s.n}
         columns[title] = list(texts.values())
+    columns |= {f"{transfer} head": [head] * len(levels) for transfer, head in heads.items()}
     return pd.DataFrame(columns | paper, dtype=object)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlssl.data.coco import Split
-from mlssl.parts.backbone import global_average_pool, stage_maps
+from mlssl.parts.backbone import image_features, stage_maps
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.transfer.load import autocast, bar, batches, image_tensor, normalise, resize
 
@@ -27,17 +27,17 @@ def extract(
     device: torch.device,
     progress: bool = False,
 ) -> Tensor:
-    """Globally average-pooled features, float32 N x D on `device`, in the order of `split.images`.
+    """One vector per image (see `image_features`), float32 N x D on `device`, in the order of `split.images`.
 
     Images are resized to size x size pixels. The backbone runs in eval mode: weights and batch-norm
     statistics do not change. Raises FloatingPointError for features that are not finite, and RuntimeError
     when an image was not read exactly once.
     """
     found = [
-        global_average_pool(maps.float())
-        for _, maps in frozen(
+        found
+        for _, found in frozen(
             backbone,
-            backbone,
+            partial(image_features, backbone),
             split,
             partial(_example, split, size),
             range(len(split)),

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlssl.runtime import distributed
 from mlssl.runtime.batch_norm import synchronise
@@ -16,6 +18,7 @@ from mlssl.study.settings import Detection, Segmentation
 from mlssl.transfer.load import bar, batches, training_order
 
 SGD_MOMENTUM = 0.9
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def finetune(
@@ -28,6 +31,8 @@ def finetune(
     task: str,
     random: str,
     collate: Callable[[list[Any]], Any] | None = None,
+    samples: np.ndarray | None = None,
+    norm_weight_decay: float | None = None,
     seed: int,
     device: torch.device,
     progress: bool,
@@ -35,6 +40,8 @@ def finetune(
     """Train `model` in place for `config.iterations` batches of `config.batch_size` examples, over all ranks.
 
     `example(t)` reads the t-th training sample; `collate` makes a batch of several (torch's default if None).
+    `samples`, int64 iterations x batch_size, has the samples of each batch (in order from 0 if None).
+    `norm_weight_decay` is the weight decay of norm layers, if it differs from `config.weight_decay`.
     `losses(model, batch)` returns the loss terms of this rank's part of a batch, 0-d tensors whose sum is
     minimised; it calls the model that it is given, which averages the gradients over ranks. `learning_rate(i)` is
     that of iteration i, from 0. `task` is the section of the settings, which messages name. Before each iteration,
@@ -44,10 +51,15 @@ def finetune(
     Raises FloatingPointError, with the iteration and the loss terms, when the loss is not finite; on a GPU one
     iteration later.
     """
-    order = training_order(config.iterations, config.batch_size)
+    if samples is None:
+        samples = np.arange(config.iterations * config.batch_size).reshape(config.iterations, config.batch_size)
+    order = training_order(samples)
     loader = batches(example, order, config.batch_size // distributed.count(), device, collate)
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=SGD_MOMENTUM, weight_decay=config.weight_decay
+        parameter_groups(model, norm_weight_decay),
+        lr=config.lr,
+        momentum=SGD_MOMENTUM,
+        weight_decay=config.weight_decay,
     )
     model.train()
     wrapped = wrap_for_ranks(model, device)
@@ -55,7 +67,8 @@ def finetune(
     last: Sent | None = None
     for iteration, batch in enumerate(steps):
         torch.manual_seed(seed_of(seed, task, random, iteration) + distributed.own())
-        optimiser.param_groups[0]["lr"] = learning_rate(iteration)
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(iteration)
         terms = losses(wrapped, batch)
         loss = sum(terms.values(), start=torch.zeros((), device=device))
         sent = Sent(loss, terms, iteration)
@@ -68,6 +81,17 @@ def finetune(
             steps.set_postfix(loss=f"{due.finite(task, config.lr):.2f}", refresh=False)
     if last:
         last.finite(task, config.lr)
+
+
+def parameter_groups(model: nn.Module, norm_weight_decay: float | None) -> list[dict[str, Any]]:
+    """The model's parameters for an optimiser; those of norm layers apart if they have their own weight decay."""
+    if norm_weight_decay is None:
+        return [{"params": list(model.parameters())}]
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    return [
+        {"params": [p for p in model.parameters() if id(p) not in norms]},
+        {"params": [p for p in model.parameters() if id(p) in norms], "weight_decay": norm_weight_decay},
+    ]
 
 
 class Sent:

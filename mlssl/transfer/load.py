@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -26,6 +25,7 @@ from mlssl.runtime import distributed
 from mlssl.runtime.device import gains_from_bf16
 from mlssl.seeds import seed_of
 from mlssl.tensors import read_own
+from mlssl.transfer import workers
 
 
 def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, dict[str, Any]]:
@@ -39,7 +39,8 @@ def load_backbone(path: Path, *, output_stride: int = 32) -> tuple[nn.Module, di
     weights, meta = content["backbone"], content["meta"]
     if "backbone" not in meta:
         raise ConfigError(f"{path}: meta has no 'backbone', the model's name; export it again")
-    backbone = create_backbone(meta["backbone"], output_stride=output_stride)
+    preprocessing = meta.get("config", {}).get("init_preprocessing")
+    backbone = create_backbone(meta["backbone"], output_stride=output_stride, preprocessing=preprocessing)
     expected = backbone.state_dict()
     shared = expected.keys() & weights.keys()
     wrong = {
@@ -91,9 +92,14 @@ def draw(t: int, count: int, seed: int, protocol: str) -> tuple[int, torch.Gener
     Every epoch visits all images in a new order. Both depend only on seed, protocol and t, so all pretraining
     methods are finetuned on the same samples.
     """
-    epoch, place = divmod(t, count)
-    i = _epoch(count, seed_of(seed, protocol, "order", epoch))[place]
+    i = image_of(t, count, seed, protocol)
     return i, torch.Generator().manual_seed(seed_of(seed, protocol, "augment", t))
+
+
+def image_of(t: int, count: int, seed: int, protocol: str) -> int:
+    """The index of the t-th training sample among `count` images."""
+    epoch, place = divmod(t, count)
+    return _epoch(count, seed_of(seed, protocol, "order", epoch))[place]
 
 
 class Examples(Dataset):
@@ -109,11 +115,9 @@ class Examples(Dataset):
         return self.read(int(self.order[i]))
 
 
-def training_order(iterations: int, batch_size: int) -> np.ndarray:
-    """The training samples (from 0) of this rank: its part of every global batch, in order."""
-    return (
-        np.arange(iterations * batch_size).reshape(iterations, batch_size)[:, distributed.part(batch_size)].ravel()
-    )
+def training_order(samples: np.ndarray) -> np.ndarray:
+    """The training samples of this rank, in order: its part of every global batch, the rows of `samples`."""
+    return samples[:, distributed.part(samples.shape[1])].ravel()
 
 
 def evaluation_order(count: int) -> range:
@@ -130,14 +134,16 @@ def batches(
 ) -> DataLoader:
     """`read(i)` for each i of `order`, in batches; `batch_size` is per rank.
 
-    On a CPU this process reads the examples, because no core is idle; on a GPU one worker per core reads them.
+    On a CPU this process reads the examples, because no core is idle; for a GPU worker processes do (`workers`).
     """
     cuda = device.type == "cuda"
+    processes = workers.count(read(int(order[0])), batch_size) if cuda and len(order) else 0
     return DataLoader(
         Examples(read, order),
         batch_size,
         collate_fn=collate,
-        num_workers=len(os.sched_getaffinity(0)) // distributed.on_this_machine() if cuda else 0,
+        num_workers=processes,
+        multiprocessing_context=workers.context() if processes else None,
         pin_memory=cuda,
         # A separate generator: otherwise the loader would draw from torch's global generator and change its state.
         generator=torch.Generator(),

@@ -14,7 +14,7 @@ from mlssl.data.coco import MAX_CATEGORIES, Split, read_split, read_splits
 from mlssl.data.images import find_images
 from mlssl.data.semantic import check
 from mlssl.errors import DataError
-from mlssl.study.settings import Data, Transfer
+from mlssl.study.settings import Data, Dense, Segmentation, Transfer
 
 QUICK = 32_000_000
 """Bytes of annotation files that are read in about 3 s of CPU time."""
@@ -65,6 +65,12 @@ def masks(train: Split, val: Split) -> str | None:
     """
     if train.semantic and val.semantic:
         check(train.semantic, val.semantic)
+        ignored = train.semantic.first_without_class()
+        if ignored and len(train) - len(ignored) < FEWEST:
+            return (
+                f"{ignored[0]}: every pixel is ignored, as in {len(ignored):,} of {len(train):,} masks for training; "
+                f"give at least {FEWEST} with a class"
+            )
         return too_few(train)
     if train.semantic or val.semantic:
         has, lacks = (train, val) if train.semantic else (val, train)
@@ -78,6 +84,20 @@ def masks(train: Split, val: Split) -> str | None:
             f"{MAX_CATEGORIES}; merge categories"
         )
     return unmasked(train) or unmasked(val) or too_few(train)
+
+
+def unscored(config: Transfer, val: Split) -> str | None:
+    """Why the validation images that a transfer evaluates cannot be scored: semantic masks without a class."""
+    if not isinstance(config, Dense | Segmentation) or val.semantic is None:
+        return None
+    count = min(config.eval_images or len(val), len(val))
+    ignored = val.semantic.first_without_class(count)
+    if len(ignored) < count:
+        return None
+    return (
+        f"{ignored[0]}: every pixel is ignored, as in all of the first {count} masks for validation; evaluate more "
+        "(key 'eval_images')"
+    )
 
 
 def unmasked(split: Split) -> str | None:
@@ -169,6 +189,8 @@ MISSING: dict[str, Callable[[Split, Split], str | None]] = {
     "dense": masks,
     "regions": parts,
     "correspondence": validation_parts,
+    "svm": labels,
+    "classification": labels,
     "detection": boxes,
     "segmentation": masks,
 }
@@ -202,7 +224,7 @@ def report(transfers: Mapping[str, Transfer], read: dict[Data, tuple[Split, Spli
         else:
             if data not in read:
                 read[data] = read_splits(data)
-            why = MISSING[stage](*read[data])
+            why = MISSING[stage](*read[data]) or unscored(config, read[data][1])
         if why:
             yield f"{stage}: left out: {why}"
         elif stage == "detection" and (why := unmasked(read[data][0]) or unmasked(read[data][1])):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,18 +19,24 @@ from ghost import GhostCuda, Trace, ghost_cuda
 from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.parts.backbone import create_backbone
-from mlssl.pretrain.build import build_method, build_optimizer, prepare_method
+from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.settings import Data, Detection, Pretrain, Segmentation, Views
-from mlssl.transfer import detection, finetune, segmentation
+from mlssl.transfer import finetune
+from mlssl.transfer.detection.model import build_model as build_detector
+from mlssl.transfer.detection.train import loss_terms as detection_losses
+from mlssl.transfer.segmentation.model import build_model as build_segmenter
+from mlssl.transfer.segmentation.train import loss_terms as segmentation_losses
 
 CUDA = torch.device("cuda:0")
 MLS, MOCO = "mlssl.method.mls.MLS", "baselines.moco_v2.MoCoV2"
 DENSECL, SUPERVISED = "baselines.densecl.DenseCL", "baselines.supervised.Supervised"
 KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF"
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM)
+PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, SELF_EMD)
+BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
 WARM_UP = 2
@@ -67,6 +74,8 @@ def pretraining(
     place: str = "device",
     backbone: str = "resnet18",
     crop: int = CROP,
+    precision: str = "bf16",
+    each_view: tuple[dict[str, Any], ...] = ({}, {}),
     **params: Any,
 ) -> dict[str, Any]:
     """Views, step and weight check with a full dictionary, after some steps of warm-up."""
@@ -80,13 +89,15 @@ def pretraining(
         backbone=backbone,
         batch_size=BATCH,
         views=Views(crop=crop),
+        each_view=each_view,
         params=params,
-        precision="bf16",
+        precision=precision,
     )
     sizes = (sizes or [(128, 128)]) * (2 * BATCH // len(sizes or [1]))
     labels = torch.zeros(len(sizes), 80, dtype=torch.bool) if supervised else None
     module, _ = build_method(config, CUDA, labels)
-    training = Training(module, build_optimizer(config, module), images="", segments=[])
+    optimizer, scaler = build_optimizer(config, module), build_scaler(config, CUDA)
+    training = Training(module, optimizer, images="", segments=[], scaler=scaler)
     method = prepare_method(config, module, CUDA)
     if has_dictionary:
         module.dictionary.set_extra_state({"written": module.dictionary.size})
@@ -94,7 +105,7 @@ def pretraining(
     outputs: list[torch.Tensor] = []
     module.get_submodule("encoders.query").register_forward_hook(lambda m, x, y: outputs.extend(y))
     for at in range(WARM_UP):
-        step(method, training.optimizer, views[at % 2], at / 10)
+        step(method, training.optimizer, views[at % 2], at / 10, scaler)
     outputs.clear()
     traced = mode.begin()
     ahead = Ahead(views)
@@ -102,7 +113,7 @@ def pretraining(
     pair = ahead[1]
     found = {"views": facts(traced)}
     traced = mode.begin()
-    parts = step(method, training.optimizer, pair, 0.5)
+    parts = step(method, training.optimizer, pair, 0.5, scaler)
     found["step"] = facts(traced)
     traced = mode.begin()
     training.refuse_non_finite()
@@ -117,7 +128,7 @@ def pretraining(
     return found
 
 
-def finetuning(mode: GhostCuda, task: Any, model: torch.nn.Module, config: Any, batch: Any) -> dict[str, Any]:
+def finetuning(mode: GhostCuda, loss_terms: Any, model: torch.nn.Module, config: Any, batch: Any) -> dict[str, Any]:
     """The training steps of `transfer.finetune` on batches in pinned memory; the last one is traced."""
     iterations = WARM_UP + 1
     seen: list[torch.Tensor] = []
@@ -129,7 +140,7 @@ def finetuning(mode: GhostCuda, task: Any, model: torch.nn.Module, config: Any, 
             yield pinned(batch)
 
     def losses(model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        terms = task.loss_terms(model, batch, CUDA)
+        terms = loss_terms(model, batch, CUDA)
         seen.extend(terms.values())
         return terms
 
@@ -159,10 +170,10 @@ def pinned(batch: Any) -> Any:
 
 def segmentation_step(mode: GhostCuda) -> dict[str, Any]:
     config = Segmentation(Data("x"), size=128, iterations=WARM_UP + 1, batch_size=4, head_channels=64)
-    model = segmentation.FCN(create_backbone("resnet18", output_stride=8), 64, 81)
+    model = build_segmenter(create_backbone("resnet18", output_stride=8), config, 81)
     model.to(CUDA).to(memory_format=torch.channels_last)
     batch = [torch.zeros(4, 3, 128, 128, dtype=torch.uint8), torch.zeros(4, 128, 128, dtype=torch.uint8)]
-    return finetuning(mode, segmentation, model, config, batch)
+    return finetuning(mode, partial(segmentation_losses, config=config), model, config, batch)
 
 
 def detection_step(mode: GhostCuda) -> dict[str, Any]:
@@ -176,25 +187,28 @@ def detection_step(mode: GhostCuda) -> dict[str, Any]:
         rois_per_image=32,
         **vars(sizes),
     )
-    model = detection.build_model(create_backbone("resnet18"), config, 80).to(CUDA)
+    model = build_detector(create_backbone("resnet18"), config, 80).to(CUDA)
     target = {
         "boxes": torch.tensor([[10.0, 10, 110, 110], [50, 60, 200, 200]]),
         "labels": torch.tensor([1, 2]),
         "masks": torch.zeros(2, 240, 320, dtype=torch.uint8),
     }
-    batch = ([torch.zeros(3, 240, 320)] * 2, [target] * 2)
-    return finetuning(mode, detection, model, config, batch)
+    batch = ([torch.zeros(3, 240, 320, dtype=torch.uint8)] * 2, [target] * 2)
+    return finetuning(mode, detection_losses, model, config, batch)
 
 
 TRACES = {
     "mls": lambda mode: pretraining(mode, MLS, k=20),
     "mls_mutual": lambda mode: pretraining(mode, MLS, k=20, rule="mutual"),
     "moco_v2": lambda mode: pretraining(mode, MOCO),
+    "moco_v2_fp16": lambda mode: pretraining(mode, MOCO, precision="fp16"),
     "knn_moco": lambda mode: pretraining(mode, KNN_MOCO),
     "nnclr": lambda mode: pretraining(mode, NNCLR),
     "msf": lambda mode: pretraining(mode, MSF),
     "byol": lambda mode: pretraining(mode, BYOL),
     "simsiam": lambda mode: pretraining(mode, SIMSIAM),
+    "pixpro": lambda mode: pretraining(mode, PIXPRO, each_view=BYOL_VIEWS),
+    "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),
     "segmentation": segmentation_step,

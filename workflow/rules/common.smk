@@ -1,5 +1,6 @@
 # Shared by the files of rules: the expanded study, the paths of its files, and what is finished.
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mlssl.analysis import outputs
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.project import study_file
-from mlssl.runtime.launch import Layout
+from mlssl.runtime import gpu_slot
+from mlssl.runtime.launch import Layout, threads_beside
 from mlssl.study import expand
 from mlssl.study.code import stage_code
 from mlssl.study.overrides import from_text
@@ -36,8 +38,12 @@ DRY_RUN = workflow.output_settings.dryrun
 """Whether this is a dry run. `workflow.dryrun` is not set before all rules are read."""
 
 # Commands of a stage: on the CPU, on one GPU, and on all GPUs of a run.
-SLOTS = bool(config.get("gpu_slots"))
-"""Whether jobs reserve GPUs of this machine, which is set in profiles/workstation."""
+# A scheduler gives its jobs their GPUs. On this machine, a call starts as many jobs at a time as there are GPUs for.
+GPUS = gpu_slot.visible() if workflow.local_exec and not workflow.remote_exec else []
+SLOTS = bool(config.get("gpu_slots", GPUS))
+"""Whether jobs reserve GPUs of this machine: by default where it has some."""
+if GPUS and "gpu" not in workflow.global_resources:
+    workflow.global_resources["gpu"] = len(GPUS)
 RUN_LAYOUT = Layout(STUDY.gpus_per_run, STUDY.nodes, SLOTS)
 MLSSL = shlex.join(Layout().command())
 ON_GPU = shlex.join(Layout(slots=SLOTS).command())
@@ -83,6 +89,15 @@ if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
 
 
+if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):
+    # In another process, because reading weights imports torch: a file that is refused is refused by a dry run.
+    CHECKED = subprocess.run(
+        [*Layout().command(), "check", "--weights", f"--study={GIVEN}"], capture_output=True, text=True
+    )
+    if CHECKED.returncode:
+        raise WorkflowError(CHECKED.stderr.strip().splitlines()[-1])
+
+
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)
 PRETRAINED = [STUDY.result(run, "pretrain") for run in STUDY.runs]
 TRANSFERRED = [STUDY.result(run, t) for t, runs in STUDY.transfer_runs.items() for run in runs]
@@ -92,6 +107,8 @@ try:
     CORES = workflow.cores or 1
 except WorkflowError:  # schedulers set no number of cores; the profile sets the threads of these rules
     CORES = 1
+GPU_THREADS = threads_beside(CORES, len(GPUS))
+"""CPU threads of a job for each of its GPUs, which read the images of transfers."""
 
 # Snakemake sees data sets, pretrainings and transfers only while they are unfinished. So a newer input, an edited
 # source or a touched file never makes it delete and repeat finished results; only `mlssl redo` does.

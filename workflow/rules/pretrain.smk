@@ -23,7 +23,7 @@ rule pretrain:
         threads=threads_per_rank,
     log:
         OUT / "logs" / "pretrain" / "{run}.log",
-    threads: RUN_LAYOUT.per_node
+    threads: RUN_LAYOUT.per_node * GPU_THREADS
     resources:
         **RUN_LAYOUT.resources(),
         mem_mb=3000 * RUN_LAYOUT.per_node,

@@ -13,7 +13,7 @@ rule linear:
         run=unfinished("linear"),
     log:
         OUT / "logs" / "linear" / "{run}.log",
-    threads: 1
+    threads: GPU_THREADS
     resources:
         gpu=1,
         mem_mb=3000,
@@ -69,6 +69,33 @@ use rule linear as correspondence with:
         OUT / "benchmarks" / "correspondence" / "{run}.tsv"
 
 
+use rule linear as svm with:
+    output:
+        STUDY.result("{run}", "svm"),
+    wildcard_constraints:
+        run=unfinished("svm"),
+    log:
+        OUT / "logs" / "svm" / "{run}.log",
+    benchmark:
+        OUT / "benchmarks" / "svm" / "{run}.tsv"
+
+
+use rule linear as classification with:
+    output:
+        STUDY.result("{run}", "classification"),
+    wildcard_constraints:
+        run=unfinished("classification"),
+    log:
+        OUT / "logs" / "classification" / "{run}.log",
+    resources:
+        gpu=1,
+        mem_mb=6000,
+        runtime=1440,
+    priority: 15
+    benchmark:
+        OUT / "benchmarks" / "classification" / "{run}.tsv"
+
+
 rule detection:
     """Mask R-CNN on a backbone; all layers are trained."""
     input:
@@ -82,7 +109,7 @@ rule detection:
         threads=threads_per_rank,
     log:
         OUT / "logs" / "detection" / "{run}.log",
-    threads: RUN_LAYOUT.per_node
+    threads: RUN_LAYOUT.per_node * GPU_THREADS
     resources:
         **RUN_LAYOUT.resources(),
         mem_mb=3000 * RUN_LAYOUT.per_node,

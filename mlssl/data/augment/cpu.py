@@ -21,6 +21,7 @@ from mlssl.data.augment.operations import (
     luminance,
     normalise,
     per_sample,
+    solarise,
 )
 from mlssl.data.augment.parameters import Parameters
 
@@ -38,7 +39,8 @@ def augment(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
 def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
     """`augment` for large crops: each image is finished while it is in the cache."""
     out = torch.empty(len(images), 3, crop, crop)
-    drawn = {name: column.tolist() for name, column in vars(p).items()}
+    drawn = {name: column.tolist() for name, column in p.columns().items()}
+    solarised = drawn.get("solarise", [False] * len(images))
     adjust = [compiled(operation) for operation in JITTER]
     with torch.inference_mode():
         for i, image in enumerate(images):
@@ -49,6 +51,8 @@ def one_by_one(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
                 x = luminance(x).expand_as(x)
             if drawn["blur"][i]:
                 x = blur_one(x, drawn["sigma"][i])
+            if solarised[i]:
+                x = solarise(x)
             if drawn["flip"][i]:
                 x = x.flip(3)
             normalise(x, out=out[i : i + 1])
@@ -69,6 +73,8 @@ def in_chunks(images: Sequence[Tensor], p: Parameters, crop: int) -> Tensor:
                 replace(chosen, JITTER[operation], per_sample(drawn.factors[:, operation]), out=x)
             replace(indices(drawn.gray), lambda x: luminance(x).expand_as(x), out=x)
             replace(indices(drawn.blur), gaussian_blur, drawn.sigma, out=x)
+            if drawn.solarise is not None:
+                replace(indices(drawn.solarise), solarise, out=x)
             replace(indices(drawn.flip), lambda x: x.flip(3), out=x)
             normalise(x, out=out[chunk])
     return out

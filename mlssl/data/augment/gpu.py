@@ -20,6 +20,7 @@ from mlssl.data.augment.operations import (
     luminance,
     normalise,
     per_sample,
+    solarise,
 )
 from mlssl.data.augment.parameters import Parameters
 
@@ -34,6 +35,8 @@ def augment(pixels: Tensor, p: Parameters, crop: int) -> Tensor:
     with tf32(x.device):
         blurred = gaussian_blur(x, p.sigma)
     x = torch.where(per_sample(p.blur), blurred, x)
+    if p.solarise is not None:
+        x = torch.where(per_sample(p.solarise), solarise(x), x)
     x = torch.where(per_sample(p.flip), x.flip(3), x)
     return normalise(x, out=torch.empty_like(x, memory_format=torch.channels_last))
 

@@ -86,6 +86,11 @@ def blur_matrix(sigma: Tensor, size: int, radius: int) -> Tensor:
     return kernel.unfold(1, size + 2 * radius, 1).flip(1)
 
 
+def solarise(x: Tensor) -> Tensor:
+    """Invert the values of at least 0.5 (BYOL, arXiv 2006.07733, appendix B)."""
+    return torch.where(x < 0.5, x, 1 - x)
+
+
 def normalise(x: Tensor, *, out: Tensor) -> Tensor:
     """Write x, less ImageNet's mean and divided by its standard deviation per channel, to `out`, and return it."""
     mean, std = (per_channel(values, x.dtype, x.device) for values in (MEAN, STD))

@@ -1,7 +1,8 @@
-"""The random parameters of MoCo-v2's augmentation: per image, drawn on the CPU from one seed, for every device."""
+"""The random parameters of the augmentation: per image, drawn on the CPU from one seed, for every device."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Parameters:
-    """Augmentation parameters of B samples; `jitter`, `gray`, `blur`, `flip` (bool B) say whether to apply it."""
+    """Augmentation parameters of B samples; `jitter`, `gray`, `blur`, `solarise`, `flip` (bool B): whether to."""
 
     box: Tensor
     """int64 B x 4: x, y, width, height in pixels of the image."""
@@ -30,16 +31,23 @@ class Parameters:
     blur: Tensor
     sigma: Tensor
     """float B: of the blur, in pixels of the crop."""
+    solarise: Tensor | None = None
+    """None where the view never is."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """The parameters that there are, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
     def part(self, samples: slice) -> Parameters:
         """The parameters of a slice of the samples."""
-        return Parameters(**{name: column[samples] for name, column in vars(self).items()})
+        return Parameters(**{name: column[samples] for name, column in self.columns().items()})
 
 
-def draw(sizes: Tensor, views: Views, generator: torch.Generator) -> Parameters:
+def draw(sizes: Tensor, views: Views, generator: torch.Generator, earlier: Sequence[Parameters] = ()) -> Parameters:
     """Draw parameters for images of `sizes` (int64 B x 2: height, width), on the CPU.
 
-    The order in which they are drawn is part of the experiment: another order gives other views for a seed.
+    `earlier` are those of the views before, which `views.overlap` may refer to. The order in which parameters are
+    drawn is part of the experiment: another order gives other views for a seed.
     """
     b = len(sizes)
 
@@ -53,13 +61,39 @@ def draw(sizes: Tensor, views: Views, generator: torch.Generator) -> Parameters:
         return uniform(max(0.0, 1 - strength), 1 + strength)
 
     box = crop_boxes(sizes, views.scale, views.ratio, generator)
+    if views.overlap:
+        box = overlapping(box, earlier[views.overlap_view - 1].box, sizes, views, generator)
     flip, jitter = happens(views.flip_p), happens(views.jitter_p)
     order = torch.rand(b, 4, generator=generator).argsort(dim=1)
     brightness, contrast = factor(views.brightness), factor(views.contrast)
     saturation, hue = factor(views.saturation), uniform(-views.hue, views.hue)
     factors = torch.stack([brightness, contrast, saturation, hue], dim=1)
     gray, blur = happens(views.grayscale_p), happens(views.blur_p)
-    return Parameters(box, flip, jitter, order, factors, gray, blur, sigma=uniform(*views.blur_sigma))
+    sigma = uniform(*views.blur_sigma)
+    solarise = happens(views.solarise_p) if views.solarise_p else None
+    return Parameters(box, flip, jitter, order, factors, gray, blur, sigma, solarise)
+
+
+def overlapping(
+    box: Tensor, other: Tensor, sizes: Tensor, views: Views, generator: torch.Generator, tries: int = 10
+) -> Tensor:
+    """The boxes, int64 B x 4, redrawn until a share `views.overlap` of the area lies in `other`, its view's boxes.
+
+    The eleventh is taken as it is, as in SlotCon (arXiv 2205.15288) and the constrained crops of kNN-MoCo
+    (arXiv 2106.05967).
+    """
+    for _ in range(tries):
+        again = crop_boxes(sizes, views.scale, views.ratio, generator)
+        enough = intersection(box, other) >= views.overlap * box[:, 2] * box[:, 3]
+        box = torch.where(enough[:, None], box, again)
+    return box
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Area in which boxes (x, y, width, height) overlap: … x 4 twice -> …."""
+    low = torch.maximum(a[..., :2], b[..., :2])
+    high = torch.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def crop_boxes(

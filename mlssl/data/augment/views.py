@@ -1,4 +1,4 @@
-"""Random views of a batch: MoCo-v2's crop, jitter, grayscale, blur and flip, each sample with its own parameters.
+"""Random views of a batch: crop, jitter, grayscale, blur, solarise and flip, each sample with its own parameters.
 
 Parameters are drawn first, on the CPU (`parameters`); then a CPU makes the views in pieces (`cpu`), and any other
 device the whole batch at once (`gpu`).
@@ -22,26 +22,29 @@ from mlssl.study.settings import Views
 def make_views(
     images: Sequence[Tensor],
     index: Tensor,
-    views: Views,
+    views: Sequence[Views],
     rng: torch.Generator,
     device: torch.device,
     *,
-    count: int = 2,
     part: slice = slice(None),
 ) -> list[View]:
-    """`count` random views of each image, on `device`; a `part` gets the same views as in the full batch.
+    """A random view of each image for each of `views`, on `device`; a `part` gets the same as in the full batch.
 
     `images` are uint8 H x W x 3, each of its own size; `index` (int64 B) has their indices in the dataset.
     """
     sizes = torch.tensor([image.shape[:2] for image in images])
-    drawn = [draw(sizes, views, rng).part(part) for _ in range(count)]
-    images, index = images[part], index[part]
+    complete: list[Parameters] = []
+    for one in views:
+        complete.append(draw(sizes, one, rng, complete))
+    drawn, images, index = [p.part(part) for p in complete], images[part], index[part]
     if device.type == "cpu":
-        return [View(cpu.augment(images, p, views.crop), index, p.box, p.flip) for p in drawn]
+        pairs = zip(drawn, views, strict=True)
+        return [View(cpu.augment(images, p, one.crop), index, p.box, p.flip) for p, one in pairs]
     pixels, origin = gpu.padded(images, [p.box for p in drawn], device)
-    columns = [list(vars(p).values()) for p in drawn]
-    index, origin, *sent = gpu.upload([index, origin, *chain.from_iterable(columns)], device)
-    each = [Parameters(*sent[i * len(columns[0]) : (i + 1) * len(columns[0])]) for i in range(count)]
+    columns = [p.columns() for p in drawn]
+    index, origin, *sent = gpu.upload([index, origin, *chain.from_iterable(c.values() for c in columns)], device)
+    there = iter(sent)
+    each = [Parameters(**{name: next(there) for name in c}) for c in columns]
     inside = [replace(p, box=p.box - origin) for p in each]
-    made = [gpu.augment(pixels, p, views.crop) for p in inside]
+    made = [gpu.augment(pixels, p, one.crop) for p, one in zip(inside, views, strict=True)]
     return [View(x, index, p.box, p.flip) for x, p in zip(made, each, strict=True)]

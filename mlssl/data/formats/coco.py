@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
+from unicodedata import normalize
 
 from pycocotools import mask as rle
 
+from mlssl.data.formats.text import text_of
 from mlssl.errors import DataError
 
 Record = dict[str, Any]
@@ -24,8 +26,10 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
     """Images, categories and annotations of a file, as COCO's records, sorted by id.
 
     Rules:
-    - UTF-8, with or without a byte order mark; at least one image and one category.
-    - Ids are unique integers; 0 and gaps are valid. Category names and file names are unique and not empty.
+    - UTF-8, UTF-16 or UTF-32, with or without a byte order mark; at least one image and one category.
+    - Ids are unique integers; 0 and gaps are valid. Category names and file names are unique and not empty. A
+      category name is read in Unicode's NFC and without spaces around it; it may be an integer.
+    - Integers may be written as 64.0.
     - An image has width and height, positive integers; its file name is a path below the folder of the split.
     - `segmentation` is missing, null or an empty list, which all mean no mask; or a list of polygons; or an RLE,
       plain or compressed, whose size is the image's and whose runs fill it.
@@ -40,9 +44,11 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
     Raises DataError, with file, key, value and remedy, for anything else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = text_of(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; data.root must be a folder in COCO's layout") from None
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); fetch or write it again") from None
     for key in ("images", "annotations", "categories"):
@@ -52,6 +58,9 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
         if not content[key]:
             raise DataError(f"{path}: key '{key}' is empty; give at least one")
         content[key] = by_id(content[key], path, key)
+        for record in content["categories"] if key == "categories" else ():
+            if is_integer(record.get("name")) or isinstance(record.get("name"), str):
+                record["name"] = normalize("NFC", str(record["name"]).strip())
         check_names(content[key], path, key, name)
     sizes = {image["id"]: check_image(image, path, strict=strict) for image in content["images"]}
     known = {category["id"] for category in content["categories"]}
@@ -66,6 +75,8 @@ def read_coco(path: Path, *, strict: bool = True) -> tuple[list[Record], list[Re
 def by_id(records: Sequence[Any], path: Path, key: str) -> list[Record]:
     """The records, sorted by id; DataError if an id is missing, not an integer or not unique."""
     for i, record in enumerate(records):
+        if isinstance(record, dict):
+            as_integers(record, "id")
         if not isinstance(record, dict) or not is_integer(record.get("id")):
             value = record.get("id") if isinstance(record, dict) else record
             refuse(path, f"{key}[{i}]", "id", value, "a record with an integer id")
@@ -96,6 +107,7 @@ def check_image(image: Record, path: Path, *, strict: bool) -> tuple[int, int] |
         refuse(path, where, "file_name", name, "a path below the folder of the split")
     if not strict and image.get("width") is None and image.get("height") is None:
         return None
+    as_integers(image, "width", "height")
     for side in ("width", "height"):
         if not is_integer(image.get(side)) or image[side] <= 0:
             refuse(path, where, side, image.get(side), "its size in pixels")
@@ -108,6 +120,7 @@ def check_annotation(
     """Refuse an invalid annotation; `sizes`: width and height by image id."""
     if not isinstance(a, dict):
         raise DataError(f"{path}: {where} is {shown(a)}; give a record")
+    as_integers(a, "image_id", "category_id")
     for key, known in (("image_id", sizes), ("category_id", categories)):
         value = a.get(key)
         if not is_integer(value) or value not in known:
@@ -232,6 +245,14 @@ def check_files(folder: Path, images: Sequence[Record], path: Path) -> None:
             f"{path}: image '{missing[0]}' is not in {folder} ({len(missing):,} of {len(images):,} are not); "
             "add them, or remove them from the file"
         )
+
+
+def as_integers(record: Record, *keys: str) -> None:
+    """Replace whole numbers written as 64.0, as a table's columns with gaps are, by integers."""
+    for key in keys:
+        value = record.get(key)
+        if type(value) is float and value.is_integer():
+            record[key] = int(value)
 
 
 def is_integer(value: Any) -> bool:

@@ -20,9 +20,20 @@ MARKS = (
 """Byte order marks and the encodings that they announce."""
 
 
+WITHOUT_MARK = (
+    (rb"[^\0]\0\0\0", "utf-32-le"),  # Before UTF-16, of which this is a beginning.
+    (rb"\0\0\0[^\0]", "utf-32-be"),
+    (rb"[^\0]\0", "utf-16-le"),
+    (rb"\0[^\0]", "utf-16-be"),
+)
+"""First bytes of a text that begins with an ASCII character, and its encoding; UTF-8 has no zero bytes."""
+
+
 def encoding(content: bytes) -> str:
-    """The encoding that a byte order mark announces; UTF-8 if there is none."""
-    return next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    """The encoding that a byte order mark announces, or that zero bytes at the beginning do; else UTF-8."""
+    marked = next((name for mark, name in MARKS if content.startswith(mark)), None)
+    plain = next((name for zeros, name in WITHOUT_MARK if re.match(zeros, content, re.DOTALL)), "utf-8")
+    return marked or plain
 
 
 def text_of(path: Path) -> str:

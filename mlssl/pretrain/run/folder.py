@@ -32,6 +32,9 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 REDO = "move the run away with `mlssl redo` to start over"
 
+COMPUTES = ("device", "precision")
+"""Keys of a segment that may change when a run resumes, besides its code."""
+
 OUTPUTS = ("checkpoint.pt", "backbone.pt", "log.jsonl")
 """Outputs of every run, besides the result, which is written last."""
 
@@ -59,13 +62,14 @@ class RunFolder:
         return any(path.exists() for path in (self.state, tensors.previous(self.state)))
 
     def load_state(
-        self, *, images: str, code: dict[str, str], total: int, changed_code: bool
+        self, *, images: str, present: dict[str, Any], total: int, changed_code: bool
     ) -> checkpoint.Newest | None:
-        """The newest state, None if there is none. A state of other code has a new segment, of `code`, at its end.
+        """The newest state, None if there is none; with a new segment at its end where code, device or precision
+        change.
 
-        `images` is the checksum of the images, `code` the present sources, `total` the last step.
-        Raises DataError for a state of other images; ConfigError for an unfinished state of other code, unless
-        `changed_code` is set.
+        `images` is the checksum of the images, `present` the segment of a training that starts now, `total` the
+        last step. Raises DataError for a state of other images; ConfigError for an unfinished state of other code,
+        unless `changed_code` is set.
         """
         newest = checkpoint.load_newest(self.state, experiment=self.about["experiment"])
         if newest is None:
@@ -74,16 +78,26 @@ class RunFolder:
         if state["images"] != images:
             raise DataError(f"{self.state}: was trained on other images than those of the image store; {REDO}")
         step, segments = state["step"], state["segments"]
-        others = differing(segments[-1]["code"], code)
-        if not others or step == total:
+        before = segments[-1]
+        others = differing(before["code"], present["code"])
+        # States of earlier versions do not say what computed them.
+        moved = [key for key in COMPUTES if before.get(key, present[key]) != present[key]]
+        if step == total or not (others or moved):
             return newest
-        if not changed_code:
+        if others and not changed_code:
             raise ConfigError(
                 f"{self.state}: step {step} of {total} was reached by other code ({', '.join(others[:3])}"
                 f"{', …' * (len(others) > 3)}); resume with changed code by --changed-code "
                 f"(Snakemake: --config changed_code=true), or restore the code, or {REDO}"
             )
-        return newest._replace(values=state | {"segments": [*segments, segment(step, code)]})
+        return newest._replace(values=state | {"segments": [*segments, present | {"step": step}]})
+
+    def too_little_memory(self) -> int | None:
+        """Bytes of GPU memory that were free when this run failed for lack of it; None if it did not."""
+        try:
+            return json.loads(self.failed.read_text()).get("gpu_memory_free")
+        except FileNotFoundError:
+            return None
 
     def load_kept_result(self) -> dict[str, Any] | None:
         """The result of this run, if it has ended and only its outputs are missing."""
@@ -162,11 +176,11 @@ class RunWriter:
             results.write_result(folder.result, result)
         self._remove(*checkpoint.all_of(folder.state)[1:], folder.log, folder.failed)
 
-    def write_failure(self, reason: str) -> None:
+    def write_failure(self, reason: str, **more: Any) -> None:
         """Write why the run failed, and remove outputs that look like those of a finished run."""
         self._remove(*(self.folder.out / name for name in (*OUTPUTS, "pseudo_labels.npz")))
         with self.owner.writing():
-            write_json(self.folder.failed, {**self.folder.about, "reason": reason})
+            write_json(self.folder.failed, {**self.folder.about, "reason": reason, **more})
 
     def _remove(self, *paths: Path) -> None:
         with self.owner.writing():
@@ -174,9 +188,15 @@ class RunWriter:
                 path.unlink(missing_ok=True)
 
 
-def segment(step: int, code: dict[str, str]) -> dict[str, Any]:
-    """A part of a training that starts after `step` and is made by `code` (source -> digest)."""
-    return {"step": step, "commit": results.git_commit(), "code": code}
+def segment(step: int, code: dict[str, str], *, device: str, precision: str) -> dict[str, Any]:
+    """A part of a training that starts after `step`: made by `code` (source -> digest), on `device`."""
+    return {
+        "step": step,
+        "commit": results.git_commit(),
+        "code": code,
+        "device": device,
+        "precision": precision,
+    }
 
 
 def code_of(segments: Sequence[dict[str, Any]]) -> dict[str, str]:
