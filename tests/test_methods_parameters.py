@@ -120,7 +120,11 @@ BAD = [
     ("k", 65, "k <= dictionary_size must hold, but k is 65, dictionary_size is 64"),
     ("ml_from", 0.6, "ml_from <= nce_until must hold, but ml_from is 0.6, nce_until is 0.5"),
     ("normalise", "k", "'k' is not allowed; give 'dictionary', 'balanced' or 'positives'"),
-    ("tua", 0.2, "mlssl.method.mls.MLS has no such parameter (did you mean 'tau'?); it has k, dictionary_size, dim, tau, "),
+    (
+        "tua",
+        0.2,
+        "mlssl.method.mls.MLS has no such parameter (did you mean 'tau'?); it has k, dictionary_size, dim, tau, ",
+    ),
 ]
 
 

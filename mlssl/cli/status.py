@@ -77,7 +77,7 @@ def failures(study: Study, progress: Progress) -> list[str]:
 
 
 def report(study: Study) -> str:
-    """All of it as text, for studies that have not begun, run, were interrupted, failed in part, or are finished."""
+    """All of it as text, of a study that has not begun, runs, was interrupted, failed or is finished."""
     progress = Progress(study)
     lines = [progress.status()]
     begun = [found for run in study.runs.values() if (found := training(study, run))]

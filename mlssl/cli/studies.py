@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         commands,
         "status",
         status,
-        "List which results of a study exist, what runs now, what failed and why, and about how long the rest takes.",
+        "List which results of a study exist, what runs now, what failed and why, and the time that is left.",
     )
     add_study(sub)
 
