@@ -125,7 +125,7 @@ BROKEN = {
     "a name that is half a number": (("categories", 0, "name", 1.5), "key 'name' is 1.5; give a name"),
     "a name that is true": (("categories", 0, "name", True), "key 'name' is True; give a name"),
     "names that differ in spaces": (("categories", 1, "name", "cat "), "key 'name' is 'cat'; give another name"),
-    "cut off in UTF-16": (b"\xff\xfe{\x00\"", "not UTF-16 text \\(byte 2\\); save it as UTF-8"),
+    "cut off in UTF-16": (b"\xff\xfe{\x00\"", "not UTF-16 text \\(byte 4\\); save it as UTF-8"),
     "three numbers": (("annotations", 0, "bbox", [1, 2, 3]), "annotation 5: key 'bbox'"),
     "a box of negative size": (("annotations", 0, "bbox", [1, 2, -3, 4]), "annotation 5: key 'bbox'"),
     "a box that is no number": (("annotations", 0, "bbox", [1, 2, float("nan"), 4]), "annotation 5: key 'bbox'"),

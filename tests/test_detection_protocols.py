@@ -296,7 +296,7 @@ def test_masks_of_res5_are_trained_on_the_box_heads_own_features(data):
     model.roi_heads.box_head.register_forward_hook(lambda _m, _i, out: seen.setdefault("boxes", []).append(out))
     model.roi_heads.mask_predictor.register_forward_hook(lambda _m, i, _o: seen.setdefault("masks", i[0]))
     torch.manual_seed(0)
-    losses = model([image], [target])
+    losses = model([image.float() / 255], [target])
     assert len(seen["boxes"]) == 1  # computed once, with one set of batch statistics
     rows = {tuple(row.flatten()[:64].tolist()) for row in seen["boxes"][0].detach()}
     assert 0 < len(seen["masks"]) < len(seen["boxes"][0])
