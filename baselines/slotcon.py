@@ -146,13 +146,12 @@ class SlotCon(nn.Module):
         query = (active(scores) & candidate).flatten()
         keys, own = gathered(F.normalize(k, dim=2).flatten(0, 1))
         kept, _ = gathered(candidate.flatten())
-        queries = mean_over_ranks(query.float().sum())
-        if queries < 2:  # too few for a batch norm; the same on all ranks
-            return sum((p.sum() * 0 for p in self.predictor.parameters()), queries * 0)
+        if gathered(query)[0].sum() < 2:  # too few for a batch norm; the same on all ranks
+            return sum((p.sum() * 0 for p in self.predictor.parameters()), torch.zeros_like(scores[0, 0, 0, 0]))
         p = F.normalize(self.predictor(q.flatten(0, 1)[query]), dim=1)
         label = (kept.cumsum(0) - 1)[own][query]
         total = F.cross_entropy(p @ keys[kept].T / self.tau, label, reduction="sum")
-        return 2 * self.tau * total / queries
+        return 2 * self.tau * total / mean_over_ranks(query.float().sum())
 
     def diagnostics(self) -> dict[str, Tensor]:
         """`spread` of the last step's projections of view 1, mean over cells (`parts.embeddings.spread`)."""

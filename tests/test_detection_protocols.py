@@ -451,6 +451,7 @@ def test_a_protocol_names_every_setting(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_res5_learns_rectangles_without_masks(data, tmp_path):
     """On 11-point AP: a net that learned nothing has about 9 % (one right detection at recall 0)."""
     config = small(

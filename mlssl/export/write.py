@@ -123,7 +123,7 @@ def to_timm(source: Source, out: Path) -> tuple[str, str, list[str]]:
         "classifier": given.get("classifier"),
     }
     if isinstance(source.backbone, VisionTransformer):  # its position embedding is of this size
-        described["input_size"] = list(given["input_size"])
+        described |= {"input_size": list(given["input_size"]), "fixed_input_size": True}
     header = {
         "architecture": source.architecture,
         "num_classes": 0,
