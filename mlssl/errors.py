@@ -19,5 +19,9 @@ class DataError(ValueError):
     """Data that cannot be used."""
 
 
+class Resumable(DataError):
+    """Data or a machine that stopped a command, which goes on where it ended when it is called again."""
+
+
 class MissingLabels(DataError):
     """Data without the labels that an evaluator needs."""

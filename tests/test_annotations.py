@@ -190,10 +190,12 @@ def floats(values):
 
 MEANT = {
     "64.0 for 64": (floats, ["cat", "dog"]),
-    "names that are numbers": (lambda c: c | {"categories": [{"id": 3, "name": 0}, {"id": 90, "name": 17}]}, ["0", "17"]),
+    "names that are numbers": (lambda c: c | {"categories": [{"id": 3, "name": 0}, {"id": 90, "name": 17}]},
+                               ["0", "17"]),
     "spaces around a name": (lambda c: c | {"categories": [{"id": 3, "name": " cat"}, {"id": 90, "name": "dog\n"}]},
                              ["cat", "dog"]),
-    "a decomposed accent": (lambda c: c | {"categories": [{"id": 3, "name": "cafe\u0301"}, {"id": 90, "name": "no"}]},
+    "a decomposed accent": (lambda c: c | {"categories": [{"id": 3, "name": "cafe\u0301"},
+                                                          {"id": 90, "name": "no"}]},
                             ["caf\u00e9", "no"]),
 }  # fmt: skip
 

@@ -87,12 +87,12 @@ def test_random_masks_are_imported_equal(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("set")
     form = data.draw(st.sampled_from(sorted(FORMS)))
     values = data.draw(st.lists(st.integers(0, FORMS[form] - 1), min_size=2, max_size=4, unique=True))
-    ending = data.draw(st.sampled_from(["", "_mask", "-label", "_gt"]))
+    form_of_name = data.draw(st.sampled_from(["{}", "{}_mask", "{}-label", "{}_gt", "mask_{}", "gt-{}", "{}.jpg"]))
     rng, expected = np.random.default_rng(data.draw(st.integers(0, 99))), {}
     for i in range(5):
         pixels = rng.choice(values, (SIDE, SIDE))
         photo(root / "photos" / f"p{i}.jpg", i)
-        save(root / "masks" / f"p{i}{ending}.png", pixels, form)
+        save(root / "masks" / f"{form_of_name.format(f'p{i}')}.png", pixels, form)
         expected[f"p{i}.jpg"] = pixels
     (root / "masks" / "classes.txt").write_text("".join(f"{v} class {v}\n" for v in values))
     out, record = imported(root / "photos", root, labels=root / "masks")
@@ -484,6 +484,18 @@ BAD = {
         r"classes\.txt: names 1 classes; give 2 to 255",
     ),
     "not a PNG": (lambda r: (r / "masks" / "p0.png").write_bytes(b"GIF89a"), r"masks/p0\.png: is not a PNG"),
+    "JPEGs": (
+        lambda r: [path.rename(path.with_suffix(".jpg")) for path in (r / "masks").glob("*.png")],
+        r"masks/p0\.jpg: is a JPEG, whose compression changes the values of a mask; save masks as PNG",
+    ),
+    "JPEGs called PNG": (
+        lambda r: Image.new("L", (SIDE, SIDE)).save(r / "masks" / "p3.png", format="JPEG"),
+        r"masks/p3\.png: is a JPEG, whose compression",
+    ),
+    "TIFFs with a mark": (
+        lambda r: [path.rename(path.with_name(f"{path.stem}_mask.tif")) for path in (r / "masks").glob("*.png")],
+        r"masks/p0_mask\.tif: is not a PNG, which masks have to be; convert the masks",
+    ),
     "masks of other photos": (
         lambda r: [(r / "masks" / f"p{i}.png").rename(r / "masks" / f"q{i}.png") for i in range(3)],
         r"masks: 3 of 6 labelled photos are not found",
@@ -500,6 +512,33 @@ def test_masks_that_do_not_fit_are_refused(tmp_path, case):
         imported(root, tmp_path, labels=tmp_path / "masks")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_png_and_what_is_ignored_is_named(tmp_path, capsys):
+    root = semantic_set(tmp_path)
+    (tmp_path / "masks" / "p1.png").unlink()
+    Image.new("L", (SIDE, SIDE)).save(tmp_path / "masks" / "p1.jpg")
+    save(tmp_path / "masks" / "p2.png", np.full((SIDE, SIDE), 9))
+    imported(root, tmp_path, labels=tmp_path / "masks")
+    said = capsys.readouterr().out
+    assert "not read    1 image is no PNG: p1.jpg" in said
+    assert "CAUTION     1 masks have only pixels that are ignored (of p2.jpg)" in said
+
+
+@pytest.mark.parametrize("name", ["cafe\u0301", "caf\u00e9 ", " caf\u00e9"])
+def test_class_folders_of_one_name_are_one_class(tmp_path, name):
+    for i, place in enumerate(("train/caf\u00e9", f"val/{name}", "train/tea", "val/tea")):
+        photo(tmp_path / "photos" / place / f"{i}.jpg", i)
+    _, record = imported(tmp_path / "photos", tmp_path, labels=tmp_path / "photos")
+    assert [(c["name"], c["train"], c["val"]) for c in record["categories"]] == [("caf\u00e9", 1, 1), ("tea", 1, 1)]
+
+
+def test_a_refusal_after_photos_were_written_leaves_nothing(tmp_path):
+    for i, place in enumerate(("train/cup", "train/tea", "val/bowl")):
+        photo(tmp_path / "photos" / place / f"{i}.jpg", i)
+    with pytest.raises(DataError, match="category 'bowl' is in split val and not in train"):
+        imported(tmp_path / "photos", tmp_path, labels=tmp_path / "photos")
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("photos", ".out.lock")]
 
 
 def test_masks_do_not_say_who_is_to_be_hidden(tmp_path):

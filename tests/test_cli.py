@@ -42,6 +42,29 @@ def test_a_mistake_is_one_clear_sentence(tmp_path):
     assert "has no run or transfer 'mls-nothing'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["settings", "--out", "folder"], "folder: is a directory; give another path, or change what is there"),
+        (["settings", "--out", "file/x"], "file: file exists; give another path, or change what is there"),
+        (["scenes", "--out", "x", "--images", "0"], "images: 0 is less than 1; give 1 or more"),
+        (["scenes", "--out", "x", "--images", "4", "--size", "8"], "size: 8 x 8 pixels are too few for scenes"),
+        (["status", "--study", "empty.yaml"], "empty.yaml: holds nothing; give a mapping of keys to values"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "empty.yaml").touch()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["mlssl", *arguments])
+    assert main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mlssl {arguments[0]}: {message}")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_a_reader_that_closes_the_pipe_gets_no_traceback():
     ran = subprocess.run(

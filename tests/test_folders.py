@@ -59,6 +59,8 @@ FOLDERS = {
         "captions_train.json": '{"images": [], "annotations": [{"image_id": 1, "id": 2, "caption": "a cup"}]}',
         "person_keypoints_train.json": coco("a.jpg", "person").replace('"name"', '"keypoints": ["nose"], "name"'),
     },
+    "VOC with the photo's suffix": {"a.jpg.xml": voc(), "c.jpg.xml": voc()},
+    "YOLO with the photo's suffix": {"classes.txt": "cup", "labels/a.jpg.txt": ROW, "labels/c.JPG.txt": ""},
     "VOC with CVAT's own XML": {
         "a.xml": voc(),
         "annotations.xml": "<annotations><version>1.1</version></annotations>",
@@ -102,6 +104,8 @@ FOREIGN = {
         ('[{"id": 1, "annotations": [{"result": [{"from_name": "label"}]}]}]', "Label Studio's JSON"),
         ('[{"image": "a.jpg", "annotations": [{"label": "cup", "coordinates": {"x": 1}}]}]', "Create ML's JSON"),
         ('{"a.jpg1": {"filename": "a.jpg", "regions": [{"shape_attributes": {}}]}}', "VIA's JSON"),
+        ('{"classes": ["cup"], "labels": {"a": 0}}', "FiftyOne's JSON of image labels"),
+        ('{"file_name": "a.jpg", "text": "cup"}\n{"file_name": "c.jpg"}\n', "JSON lines"),
         ('{"objects": [{"classTitle": "cup"}]}', "Supervisely's JSON"),
         ('{"images": [], "annotations": [{"segments_info": []}], "categories": []}', "panoptic"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "detection results"),

@@ -22,6 +22,9 @@ from mlssl.photos.masks import find_masks
         (["leftImg8bit/{}_leftImg8bit.png", "gtFine/{}_gtFine_labelIds.png", "gtFine/{}_gtFine_color.png"], "L"),
         (["{}.JPG", "{}_mask_1.tif"], "1"),
         (["{}.jpeg", "{}_instanceIds.png"], "I;16"),
+        (["{}.jpg", "mask_{}.png"], "L"),
+        (["images/{}.jpg", "masks/{}.jpg.png"], "P"),
+        (["{}.jpg", "{}_mask.jpg"], "black and white"),
     ],
 )
 def test_masks_beside_photos_are_left_out_with_one_line(tmp_path, capsys, files, masks):
@@ -34,6 +37,8 @@ def test_masks_beside_photos_are_left_out_with_one_line(tmp_path, capsys, files,
             values[10:30, 10 + i : 30] = 1
             if name == files[0]:
                 picture(i).save(path)
+            elif masks == "black and white":
+                Image.fromarray(values * 255).save(path, quality=75)
             elif masks == "RGB":
                 Image.fromarray(np.stack([values * 128, values * 64, values], 2)).save(path)
             else:

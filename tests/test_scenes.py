@@ -9,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
+from mlssl.errors import ConfigError
 from mlssl.scenes import write_scenes
 from mlssl.scenes.categories import CATEGORIES, CATEGORY_IDS
 from mlssl.scenes.render import MIN_IMAGE_SHARE, draw_object, render_scene
@@ -169,8 +170,10 @@ def test_existing_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="32 x 32"):
+    with pytest.raises(ConfigError, match="size: 16 x 16 pixels are too few for scenes; give at least 32 x 32"):
         write_scenes(tmp_path / "coco", images=2, val_images=1, size=(16, 16), seed=0, workers=1)
-    with pytest.raises(ValueError, match="negative"):
-        write_scenes(tmp_path / "coco", images=2, val_images=1, size=SIZE, seed=-1, workers=1)
+    for name, value in (("images", 0), ("val_images", -2), ("seed", -1), ("workers", 0)):
+        good = {"images": 2, "val_images": 1, "size": SIZE, "seed": 0, "workers": 1}
+        with pytest.raises(ConfigError, match=rf"{name}: {value} is less than \d; give \d or more"):
+            write_scenes(tmp_path / "coco", **good | {name: value})
     assert list(tmp_path.iterdir()) == []

@@ -177,8 +177,8 @@ LEVELS = "ablations: {k: {levels: {one: {method: mls}, one: {method: random}}}}\
 FILES = {
     "not UTF-8": (b"name: caf\xe9\n", "byte 9 is not UTF-8; save the file as UTF-8"),
     "UTF-16": ("name: small\n".encode("utf-16"), "byte 0 is not UTF-8; save the file as UTF-8"),
-    "empty": (b"", "holds NoneType; give a mapping of keys to values"),
-    "only a comment": (b"# nothing\n", "holds NoneType; give a mapping of keys to values"),
+    "empty": (b"", "holds nothing; give a mapping of keys to values"),
+    "only a comment": (b"# nothing\n", "holds nothing; give a mapping of keys to values"),
     "a list": (b"- name: small\n", "holds list; give a mapping of keys to values"),
     "a text": (b"small", "holds str; give a mapping of keys to values"),
     "tabs": (b"pretrain:\n\tlr: 1\n", "not valid YAML"),

@@ -103,7 +103,20 @@ def arguments(commands: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def sentence(error: Exception) -> str:
+    """What an error says; of one that the operating system reports, with the path and without its number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        path = error.filename if error.filename2 is None else error.filename2
+        return f"{path}: {error.strerror.lower()}; give another path, or change what is there"
+    return str(error)
+
+
 def main() -> int:
+    """Run the command of `sys.argv` and return its exit code.
+
+    0: done. 1: refused, with one sentence on stderr. 2: wrong usage (argparse). RUN_AGAIN_LATER, NOT_OWNER:
+    interrupted, or taken over by another process.
+    """
     commands = parser()
     args = arguments(commands)
     for option in NEEDED.get(args.command, {}):
@@ -119,7 +132,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, RunInUse, TakenOver) as error:
-        print(f"mlssl {args.command}: {error}", file=sys.stderr)
+        print(f"mlssl {args.command}: {sentence(error)}", file=sys.stderr)
         if isinstance(error, TakenOver):
             return NOT_OWNER
         return RUN_AGAIN_LATER if isinstance(error, Interrupted | RunInUse) else 1

@@ -107,7 +107,7 @@ def scenes(args: argparse.Namespace) -> None:
     write_scenes(
         args.out,
         images=args.images,
-        val_images=args.val_images or max(1, args.images // 4),
+        val_images=max(1, args.images // 4) if args.val_images is None else args.val_images,
         size=args.size,
         seed=args.seed,
         workers=args.workers,

@@ -71,6 +71,10 @@ def read_classes(path: Path) -> SemanticClasses:
     if not numbered and any(matches):
         line, row = next(row for row, match in zip(rows, matches, strict=True) if bool(match) != bool(matches[0]))
         raise DataError(f"{path}: line {line}: '{row[:60]}' differs from line {rows[0][0]}; {FORM}")
+    ends = [int(match[1]) for _, row in rows if (match := re.fullmatch(r"\S.*[\s:=,;](\d+)", row))]
+    counted = any(ends == list(range(first, first + len(rows))) for first in (0, 1))
+    if rows and not numbered and len(set(ends)) == len(rows) and not counted:
+        raise DataError(f"{path}: line {rows[0][0]}: '{rows[0][1][:60]}' has a number at its end; {FORM}")
     names: dict[str, int] = {}
     values: dict[int, int] = {}
     for place, ((line, row), match) in enumerate(zip(rows, matches, strict=True)):
@@ -204,7 +208,7 @@ class SemanticMasks:
 
     def first_without_class(self, count: int | None = None) -> list[Path]:
         """Those of the first `count` masks (None: of all) in which every pixel is ignored."""
-        return [self.path(i) for i in np.flatnonzero(~self.presence[:count].any(axis=1))]
+        return [self.path(int(i)) for i in np.flatnonzero(~self.presence[:count].any(axis=1))]
 
 
 def class_presence(mask: np.ndarray, classes: SemanticClasses) -> np.ndarray:
@@ -249,8 +253,9 @@ def check(train: SemanticMasks, val: SemanticMasks) -> None:
     lacking = np.flatnonzero((in_val > 0) & (in_train == 0))
     if train.classes.file and len(lacking):
         i = int(lacking[0])
+        mask = val.path(int(val.presence[:, i].argmax()))
         raise DataError(
-            f"{val.path(int(val.presence[:, i].argmax()))}: class '{names[i]}' is in {in_val[i]:,} masks of {val.folder.name} and in none of "
+            f"{mask}: class '{names[i]}' is in {in_val[i]:,} masks of {val.folder.name} and in none of "
             f"{train.folder.name} ({len(lacking)} such classes); add training images with it, or name its value "
             f"void in {train.classes.file}"
         )

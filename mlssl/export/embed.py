@@ -32,7 +32,8 @@ def embed(
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise ConfigError(f"embed: {out}: parquet needs pyarrow; pip install 'mlssl[parquet]', or give .npz") from None
+            why = f"embed: {out}: parquet needs pyarrow; pip install 'mlssl[parquet]', or give .npz"
+            raise ConfigError(why) from None
     if out.exists():
         raise FileExistsError(f"{out}: exists already; give another file")
     backbone, meta = load_backbone(path)

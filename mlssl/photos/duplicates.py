@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 NEAR = 6
-"""Bits. Two of 60 scenes of 160 x 120 pixels differ in at least 18; one and its copy (half size, JPEG quality 40) in at
-most 4."""
+"""Bits. Two of 60 scenes of 160 x 120 pixels differ in at least 18; one and its copy (half size, JPEG quality 40)
+in at most 4."""
 
 
 SIDE = 32

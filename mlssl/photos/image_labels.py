@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from mlssl.data.formats.class_folders import read_class_folders
 from mlssl.data.formats.splits import of_lists
+from mlssl.data.images import SUFFIXES
 from mlssl.data.semantic import (
     CLASSES_FILE,
     JPEG,
@@ -24,11 +25,8 @@ from mlssl.data.semantic import (
 )
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, LabelledObject, PhotoLabels
-from mlssl.photos.masks import MASK_MARK
+from mlssl.photos.masks import LOSSY, unmarked
 from mlssl.photos.matching import Names
-
-LOSSY = (".jpg", ".jpeg")
-"""Suffixes of formats that cannot hold masks."""
 
 
 def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path | None) -> LabelFile | None:
@@ -44,22 +42,21 @@ def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path
         return None if flat and any(f.suffix.lower() == ".csv" for f in files) else from_class_folders(path, photos)
     masks = [file for file in files if file.suffix.lower() == ".png"]
     inside = pictures.resolve()
-    others = [f for f in files if f.suffix.lower() in LOSSY and not f.resolve().is_relative_to(inside)]
-    jpegs = [f for f in others if photos.has_stem(unmarked(f.name))]
-    if not masks and jpegs:
-        raise is_jpeg(jpegs[0])
+    images = [f for f in files if f.name.lower().endswith(SUFFIXES) and f.suffix.lower() != ".png"]
+    others = [
+        f for f in images if not f.resolve().is_relative_to(inside) and photos.has_stem(unmarked(f.stem) + ".png")
+    ]
+    if not masks and others:
+        if others[0].suffix.lower() in LOSSY:
+            raise is_jpeg(others[0])
+        raise DataError(f"{others[0]}: is not a PNG, which masks have to be; convert the masks")
     if not masks:
         return None
     content = from_semantic(path, masks, photos)
-    if not jpegs:
+    if not others:
         return content
-    shown = f"{len(jpegs):,} {'JPEG is' if len(jpegs) == 1 else 'JPEGs are'} no masks: {jpegs[0].relative_to(path)}"
-    return replace(content, notes=[*content.notes, shown])
-
-
-def unmarked(name: str) -> str:
-    """The name of a mask's file without what tools append to a photo's stem."""
-    return MASK_MARK.sub("", PurePath(name).stem) + PurePath(name).suffix
+    what = "image is" if len(others) == 1 else "images are"
+    return replace(content, notes=[*content.notes, f"{len(others):,} {what} no PNG: {others[0].relative_to(path)}"])
 
 
 def from_class_folders(path: Path, photos: Names) -> LabelFile:
@@ -79,7 +76,7 @@ def from_class_folders(path: Path, photos: Names) -> LabelFile:
 def from_semantic(path: Path, files: Sequence[Path], photos: Names) -> LabelFile:
     """Semantic masks, one PNG per photo, and `classes.txt` in their folder or beside it.
 
-    A mask has the name of its photo, or that name and an ending such as `_mask` (see MASK_MARK). Lists beside the
+    A mask has the name of its photo, or that name and an ending such as `_mask` (see `unmarked`). Lists beside the
     masks are official splits. Raises DataError if there is no classes file, or a mask is not a PNG.
     """
     file = next((f for f in (path / CLASSES_FILE, path.parent / CLASSES_FILE) if f.is_file()), None)
@@ -98,7 +95,7 @@ def from_semantic(path: Path, files: Sequence[Path], photos: Names) -> LabelFile
         except OSError as error:
             raise DataError(f"{mask}: is not a PNG that can be decoded ({error}); write the mask again") from None
         alias = mask.relative_to(path).as_posix()
-        shorter = mask.relative_to(path).with_name(unmarked(mask.name)).as_posix()
+        shorter = mask.relative_to(path).with_name(unmarked(mask.stem) + mask.suffix).as_posix()
         entries.append(Entry(tuple(dict.fromkeys((alias, shorter))), PhotoLabels(str(mask), [], size, mask=mask)))
     values = {name: value for value, index in classes.values.items() for name in classes.names[index : index + 1]}
     categories: list[tuple[str, Any]] = [(name, values[name]) for name in classes.names]

@@ -6,6 +6,7 @@ import errno
 import filecmp
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from mlssl.data.formats.classes import YAML
 from mlssl.data.images import by_suffix, find_files, stamp
 from mlssl.digest import digest_of
-from mlssl.errors import ConfigError, DataError
+from mlssl.errors import ConfigError, DataError, Resumable
 from mlssl.files import write_text
 from mlssl.photos.duplicates import NEAR
 from mlssl.photos.image_labels import check_masks
@@ -124,6 +125,10 @@ def import_photos(
             written = write_dataset(
                 part, jobs, results, header, found, denied, masks, named=hidden is not None, presence=shown
             )
+        except DataError as error:
+            if not isinstance(error, Resumable):
+                shutil.rmtree(part, ignore_errors=True)
+            raise
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -182,7 +187,7 @@ def work(
             bar.update(len(made))
             if len(skipped) > max_skipped * len(jobs):
                 write_text(skipped_table(out), table(("file", "reason"), skipped))
-                raise DataError(
+                raise Resumable(
                     f"{skipped_table(out)}: {len(skipped):,} of {len(jobs):,} photos cannot be used, more than "
                     f"max_skipped {max_skipped:g}; the first: {skipped[0][0]} {skipped[0][1]}; "
                     "repair or remove them, or raise max_skipped"

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mlssl.data.images import SUFFIXES as PHOTO_SUFFIXES
 from mlssl.photos.matching import STEM
 
 SUFFIXES = (".bmp", ".gif", ".png", ".tif", ".tiff")
 """Formats without loss, as masks need."""
+LOSSY = (".jpg", ".jpeg")
+BLACK, BLACK_OR_WHITE = 16, 0.95
+"""Farthest value from 0 or 255 of 8 bits that is black or white; least share of them in a mask that is a JPEG."""
 MAX_VALUES = 64
 """Most values or colours of a mask; a photo has more."""
 PHOTO_MARK = re.compile(r"_leftimg8bit$")
@@ -25,6 +29,14 @@ MASK_MARK = re.compile(
     re.IGNORECASE,
 )
 """What tools append to a photo's stem."""
+MASK_PREFIX = re.compile(r"^(masks?|labels?|seg|gt)[-_]", re.IGNORECASE)
+"""What tools write before a photo's stem."""
+
+
+def unmarked(stem: str) -> str:
+    """The stem of a mask's photo: without what tools append or write before it, and without a photo's suffix."""
+    base = MASK_PREFIX.sub("", MASK_MARK.sub("", stem))
+    return base.rpartition(".")[0] if base.lower().endswith(PHOTO_SUFFIXES) else base
 
 
 def find_masks(paths: Mapping[str, Path]) -> dict[str, str]:
@@ -32,7 +44,7 @@ def find_masks(paths: Mapping[str, Path]) -> dict[str, str]:
 
     A mask is an image in a format without loss with at most MAX_VALUES values or colours, whose stem, with or
     without a mark such as `_mask` or `_labelIds`, is that of another image that has more, and the same ratio of
-    its sides.
+    its sides. With such a mark, a JPEG that is almost only black and white is a mask too.
     Only images that share their stem with another are opened.
     """
     by_stem: dict[str, list[str]] = defaultdict(list)
@@ -42,8 +54,8 @@ def find_masks(paths: Mapping[str, Path]) -> dict[str, str]:
         by_stem[exact[name]].append(name)
     twins: dict[str, list[str]] = {}
     for name, stem in exact.items():
-        if name.lower().endswith(SUFFIXES):
-            base = MASK_MARK.sub("", stem)
+        base = unmarked(stem)
+        if name.lower().endswith(SUFFIXES) or (name.lower().endswith(LOSSY) and base != stem):
             same = [other for other in by_stem[stem] if other != name]
             same += by_stem.get(base, []) if base != stem else []
             if same:
@@ -60,12 +72,17 @@ def find_masks(paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def has_few_values(path: Path) -> bool:
-    """Whether an image has at most MAX_VALUES values or colours; False if it cannot be read."""
+    """Whether an image has at most MAX_VALUES values or colours; False if it cannot be read.
+
+    Compression blurs the edges of a JPEG's values, so that one is recognised if it is black and white.
+    """
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image)
     except Exception:  # `read_image` says what is wrong with it.
         return False
+    if path.suffix.lower() in LOSSY:
+        return bool(((pixels <= BLACK) | (pixels >= 255 - BLACK)).mean() >= BLACK_OR_WHITE)
     if pixels.ndim == 2:
         return len(np.unique(pixels)) <= MAX_VALUES
     colours = pixels.reshape(-1, pixels.shape[2]).astype(np.uint32) @ (

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unicodedata import normalize
 
+from mlssl.data.images import SUFFIXES
 from mlssl.errors import DataError
 from mlssl.photos.formats import Entry, LabelFile, PhotoLabels
 
@@ -89,9 +90,14 @@ class Names:
         return self._known[level]
 
     def of(self, name: str, level: Level) -> list[str]:
-        """The photos that a name means on a level: those of its whole text, else those of it without its suffix."""
+        """The photos that a name means on a level: those of its whole text, else those of it without its suffix.
+
+        A label file may also be called `photo.jpg.txt`.
+        """
         known, name = self.known(level), plain(name)
-        return known.get(level.key(name, strip=False)) or known.get(level.key(name), [])
+        hits = known.get(level.key(name, strip=False)) or known.get(level.key(name), [])
+        shorter = without_suffix(name)
+        return hits or (known.get(level.key(shorter), []) if shorter.lower().endswith(SUFFIXES) else [])
 
     def best(self, name: str) -> list[str]:
         """The photos that a name means on the first level on which it means any."""

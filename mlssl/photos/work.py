@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from mlssl.data.images import UnusableImage, nearly_black, read_image
-from mlssl.errors import DataError
+from mlssl.errors import Resumable
 from mlssl.files import write_text
 from mlssl.photos.duplicates import perceptual_hash
 from mlssl.photos.formats import PhotoLabels
@@ -154,7 +154,7 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise DataError(
+        raise Resumable(
             "workers: a process was killed, probably out of memory; call again with fewer workers, "
             "the import resumes"
         ) from None

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
+from mlssl.errors import ConfigError
 from mlssl.scenes.categories import CATEGORIES, CATEGORY_IDS
 from mlssl.scenes.render import render_scene
 
@@ -85,13 +86,18 @@ def write_scenes(
     `out` gets COCO's layout: {train,val}2017/*.jpg, annotations/instances_{train,val}2017.json and, as 8-bit
     PNG with the category id of the visible object (0 = background), semantic/{train,val}2017/*.png. An image
     depends only on the seed, its split and its index in the split. `workers`: number of processes (default: all
-    cores). Raises FileExistsError if `out` exists; removes partial output on failure.
+    cores). Raises FileExistsError if `out` exists, and ConfigError for other arguments; removes partial output.
     """
     out = Path(out)
     if out.exists():
-        raise FileExistsError(f"{out} exists already; remove it or choose another folder.")
+        raise FileExistsError(f"{out} exists already; remove it or choose another folder")
     if min(size) < 32:
-        raise ValueError(f"Scenes need at least 32 x 32 pixels, not {size[0]} x {size[1]}.")
+        raise ConfigError(f"size: {size[0]} x {size[1]} pixels are too few for scenes; give at least 32 x 32")
+    for name, value, least in (("images", images, 1), ("val_images", val_images, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ConfigError(f"{name}: {value} is less than {least}; give {least} or more")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: {workers} is less than 1; give 1 or more")
     workers = workers or os.cpu_count() or 1
     jobs = [(0, i, i + 1) for i in range(images)] + [(1, i, VAL_FIRST_ID + i) for i in range(val_images)]
     out.parent.mkdir(parents=True, exist_ok=True)

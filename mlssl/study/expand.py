@@ -223,7 +223,8 @@ def load(path: Path | str, *, in_job: bool = False, overrides: Iterable[str] = (
         raise ConfigError(f"{path}: no such file{like}; give the path of a study, or the name of one of {names}")
     values = read_extended(path)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+        held = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: holds {held}; give a mapping of keys to values")
     overrides = tuple(overrides)
     values = merged(values, as_values(overrides))
     if in_job and (frozen := Path("results") / str(values.get("name")) / FROZEN).exists():

@@ -172,7 +172,8 @@ def read(cls: type[T], path: Path) -> T:
     """Read the settings `cls` from a YAML file. Raises ConfigError."""
     values = read_yaml(path)
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path}: holds {type(values).__name__}; give a mapping of keys to values")
+        held = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: holds {held}; give a mapping of keys to values")
     if A_STUDY & values.keys() - known_keys(cls, []):
         raise ConfigError(
             f"{path}: is a study, not the settings of one stage; give it by --study with --run-name, or write the "

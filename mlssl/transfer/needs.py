@@ -67,10 +67,8 @@ def masks(train: Split, val: Split) -> str | None:
         check(train.semantic, val.semantic)
         ignored = train.semantic.first_without_class()
         if ignored and len(train) - len(ignored) < FEWEST:
-            return (
-                f"{ignored[0]}: every pixel is ignored, as in {len(ignored):,} of {len(train):,} masks for training; "
-                f"give at least {FEWEST} with a class"
-            )
+            share = f"{len(ignored):,} of {len(train):,} masks for training"
+            return f"{ignored[0]}: every pixel is ignored, as in {share}; give at least {FEWEST} with a class"
         return too_few(train)
     if train.semantic or val.semantic:
         has, lacks = (train, val) if train.semantic else (val, train)

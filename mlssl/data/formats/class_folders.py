@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from mlssl.data.formats.splits import SPLITS, of_folders, of_lists
 from mlssl.errors import DataError
@@ -27,8 +28,8 @@ def read_class_folders(folder: Path, names: Sequence[str]) -> ClassFolders:
         train/class/photo.jpg, val/…, test/…           official splits by folders (see `of_folders`)
         train.txt, test.txt beside the classes         official splits by lists (see `of_lists`)
 
-    Folders around all classes do not count. A photo in no folder has no category; with lists, one on no list has
-    none either. Raises DataError if there are fewer than two categories, and for invalid lists.
+    Folders around all classes do not count. Classes are in Unicode's NFC, without spaces around them. A photo in
+    no folder has no category; with lists, one on no list has none either. Raises DataError if there are fewer than two categories, and for invalid lists.
     """
     by_folder = of_folders(name for name in names if "/" in name)
     splits, place = by_folder or ({}, -1)
@@ -41,7 +42,7 @@ def read_class_folders(folder: Path, names: Sequence[str]) -> ClassFolders:
             parts[name] = folders
     while parts and len({folders[0] for folders in parts.values()}) == 1 and min(map(len, parts.values())) > 1:
         parts = {name: folders[1:] for name, folders in parts.items()}
-    categories = {name: folders[0] for name, folders in parts.items()}
+    categories = {name: normalize("NFC", folders[0].strip()) for name, folders in parts.items()}
     if not splits:
         splits = of_lists(folder, names)
         if splits:

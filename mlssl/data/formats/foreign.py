@@ -39,6 +39,8 @@ JSON = (
     ((r'"bounding_box"\s*:', r'"(item|dataset|image)"\s*:'), "V7 Darwin's JSON"),
     ((r'"imgHeight"\s*:', r'"objects"\s*:'), "Cityscapes' JSON"),
     ((r'"score"\s*:', r'"image_id"\s*:', r"\A\s*\[\s*\{"), "COCO's JSON of detection results"),
+    ((r'\A\s*\{\s*"classes"\s*:', r'"labels"\s*:'), "FiftyOne's JSON of image labels"),
+    ((r"\A\s*\{[^\n]*\}\s*\n\s*\{",), "JSON lines"),
     ((r'"caption"\s*:', r'"image_id"\s*:'), "COCO's JSON of captions"),
 )
 """Patterns that all occur in such a file, and what it is; the first that fits."""
