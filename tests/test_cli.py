@@ -47,8 +47,7 @@ def test_a_mistake_is_one_clear_sentence(tmp_path):
     [
         (["settings", "--out", "folder"], "folder: is a directory; give another path, or change what is there"),
         (["settings", "--out", "file/x"], "file: file exists; give another path, or change what is there"),
-        (["scenes", "--out", "x", "--images", "0"], "images: 0 is less than 1; give 1 or more"),
-        (["scenes", "--out", "x", "--images", "4", "--size", "8"], "size: 8 x 8 pixels are too few for scenes"),
+        (["scenes", "--out", "x", "--images", "4", "--size", "8"], "--size: 8 x 8 pixels are too few"),
         (["status", "--study", "empty.yaml"], "empty.yaml: holds nothing; give a mapping of keys to values"),
     ],
 )

@@ -29,7 +29,8 @@ def read_class_folders(folder: Path, names: Sequence[str]) -> ClassFolders:
         train.txt, test.txt beside the classes         official splits by lists (see `of_lists`)
 
     Folders around all classes do not count. Classes are in Unicode's NFC, without spaces around them. A photo in
-    no folder has no category; with lists, one on no list has none either. Raises DataError if there are fewer than two categories, and for invalid lists.
+    no folder has no category; with lists, one on no list has none either. Raises DataError if there are fewer than
+    two categories, and for invalid lists.
     """
     by_folder = of_folders(name for name in names if "/" in name)
     splits, place = by_folder or ({}, -1)
