@@ -315,8 +315,9 @@ def test_noise_is_the_mean_over_all_pairs_of_levels(study_of):
     assert found.detectable > found.sd_paired
 
 
-def test_levels_of_one_seed_do_not_hide_the_noise_of_the_others(study_of):
-    study = study_of(axes=["k"], axis_seeds=[0])
+@pytest.mark.parametrize("axis_seeds", [[0], [0, 1]])
+def test_levels_of_fewer_seeds_do_not_hide_the_noise_of_the_others(study_of, axis_seeds):
+    study = study_of(axes=["k"], axis_seeds=axis_seeds)
     (found,) = noise(study, *simulate(study, noise=0.7))
     assert (found.levels, found.n) == (3, 5)
     assert found.sd_paired > 0.1

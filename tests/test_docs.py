@@ -41,15 +41,18 @@ def test_reference_results_have_the_columns_that_are_written_now(folder):
         assert list(pd.read_csv(REFERENCE / folder / name, sep="\t").columns) == columns
 
 
-@pytest.mark.parametrize("study", ["demo", "pilot_lr", "ablations"])
-def test_reference_results_are_of_the_runs_that_the_studies_have_now(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("folder", "study"),
+    [("demo", "demo"), ("pilot_lr", "pilot_lr"), ("ablations", "ablations"), ("study", "reference")],
+)
+def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no data set is there, as in a fresh clone
     shutil.copytree(ROOT / "config", "config")
     # Version 0.1 computed the ablations; its backbones started with scale 0 at the end of residual branches.
     older = {"pretrain": {"zero_init_residual": True}} if study == "ablations" else {}
     runs = load(write(Path("config/study.yaml"), {"extends": f"{study}.yaml", **older})).runs
     for name in ("metrics.tsv", "runs.tsv"):
-        found = pd.read_csv(REFERENCE / study / name, sep="\t", dtype=str)
+        found = pd.read_csv(REFERENCE / folder / name, sep="\t", dtype=str)
         assert set(found.run) == set(runs)
         assert set(found.digest) == {run.digest for run in runs.values()}
 

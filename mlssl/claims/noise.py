@@ -48,7 +48,7 @@ def noise(
 
 
 def of(study: Study, samples: Samples, score: Score, repeats: pd.DataFrame | None) -> Noise:
-    """Pooled over all trained levels of the study whose seeds are all there; a run in two tables counts once."""
+    """Pooled over the trained levels with all of their n seeds; a run in two tables counts once."""
     found, runs_of = [], []
     for axis, levels in samples.axes.items():
         for level in levels:
@@ -59,9 +59,8 @@ def of(study: Study, samples: Samples, score: Score, repeats: pd.DataFrame | Non
                 found.append(sample)
                 runs_of.append(runs)
     counts = [len(sample.values) for sample in found]
-    # The number of seeds that most levels have; levels of one seed say nothing about noise where others have more.
-    usual = [count for count in counts if count > 1] or counts
-    n = max(set(usual), key=usual.count) if usual else 0
+    # The largest number of seeds that two levels have, which can be paired; else that of one level.
+    n = max((count for count in counts if counts.count(count) > 1 and count > 1), default=max(counts, default=0))
     seeds = next((sorted(s.values) for s in found if len(s.values) == n), [])
     found = [s for s in found if sorted(s.values) == seeds]
     repeat = repeat_sd(samples.metrics, repeats, score)

@@ -202,7 +202,7 @@ def noise_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame,
     about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
     text = (
         f"Noise of the evaluators. {about}. Pretraining: {budget(study)}. "
-        "Standard deviations in percentage points, pooled over the trained levels of all axes: of one level over "
+        "Standard deviations in percentage points, pooled over the trained levels of n seeds: of one level over "
         "seeds; of the difference of two levels over seeds, paired; of this difference over evaluation images; "
         "of a run that is made again. Detectable: the "
         f"smallest true difference that a study of n seeds finds with 80 % power. {RULES}. "
