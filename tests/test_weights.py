@@ -1,9 +1,11 @@
 """Rows of a study whose weights are from a file: input and stride, vision transformers, and what is refused."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -207,6 +209,17 @@ def test_a_dry_run_refuses_a_file_that_does_not_fit():
     found = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
     assert found.returncode
     assert "methods.theirs.weights: w.pth: has 55 of the backbone's 7" in found.stdout + found.stderr
+
+
+def test_the_document_shows_what_imagenet_weights_measured():
+    root = Path(__file__).parents[1]
+    text = (root / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (m\w+) \| ([\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    found = pd.read_csv(root / "results" / "reference" / "imagenet_weights" / "metrics.tsv", sep="\t")
+    assert len(rows) == 6
+    for protocol, metric, *values in rows:
+        own = found[(found["protocol"] == protocol) & (found["metric"] == metric)].set_index("method")["value"]
+        assert values == [f"{own[method]:.2f}" for method in ("random", "imagenet")]
 
 
 # --- Vision transformers
