@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from support.study import loaded
 
 from mlssl.analysis import failures, outputs
 from mlssl.data.coco import read_split
+from mlssl.figures.write import same_images
 from mlssl.pictures.contact_sheet import palette, tile
 
 PHOTOS = {"photos": {"folder": "shop", "labels": "shop.csv"}}
@@ -118,3 +120,18 @@ def test_each_category_has_a_colour_of_its_own(tmp_path):
     data = boxes(tmp_path)
     data.categories.extend({"id": 100 + i, "name": str(i)} for i in range(78))
     assert len(set(palette(data).values())) == 80
+
+
+def test_shares_of_few_labels_that_are_the_same_images_are_named(here):
+    study = loaded({"data": PHOTOS, "transfers": {"linear": {"size": 64, "fractions": [1.0, 0.25, 0.1, 0.02]}}})
+    protocols = ["linear", "linear_25pct", "linear_10pct", "linear_2pct"]
+
+    def said(*counts):
+        rows = [
+            {"protocol": p, "metric": "train_images", "value": n} for p, n in zip(protocols, counts, strict=True)
+        ]
+        return same_images(study, pd.DataFrame(rows, columns=["protocol", "metric", "value"]))
+
+    assert said(36.0, 10.0, 10.0, 10.0) == ". The same 10 images: 25, 10, 2 %"
+    assert said(600.0, 150.0, 60.0, 12.0) == ""
+    assert same_images(study, pd.DataFrame({"protocol": [], "metric": [], "value": []})) == ""

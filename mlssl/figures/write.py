@@ -205,5 +205,16 @@ def labels(study: Study, metrics: pd.DataFrame) -> Figure:
     ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     missing = absent(dict(zip(scores, results, strict=True)))
-    finish(figure, "Linear probe with few labels", f"{budget(study)}. {HOW_TO_READ}", missing)
+    notes = f"{budget(study)}. {HOW_TO_READ}{same_images(study, metrics)}"
+    finish(figure, "Linear probe with few labels", notes, missing)
     return figure
+
+
+def same_images(study: Study, metrics: pd.DataFrame) -> str:
+    """Which shares of the labels are the same number of images, as the probe uses at least ten; else empty."""
+    rows = metrics[metrics["metric"] == "train_images"].groupby("protocol")["value"].min()
+    images = {score.protocol: rows.get(score.protocol) for score in linear_scores(study)}
+    shares = dict(zip(images, linear_fractions(study), strict=True))
+    fewest = min((n for n in images.values() if n is not None), default=None)
+    same = [f"{100 * shares[protocol]:g}" for protocol, n in images.items() if n is not None and n == fewest]
+    return f". The same {fewest:.0f} images: {', '.join(same)} %" if len(same) > 1 else ""
