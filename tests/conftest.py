@@ -8,6 +8,15 @@ from support.finished import finished_study
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread whatever a test before has set, so that sums keep their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def float32_unless_asked(monkeypatch):
     """A CPU with AMX tiles would take bfloat16 by itself; tests compare in float32 and ask for bf16 by name."""

@@ -99,11 +99,12 @@ def add(commands: Any) -> None:
 
 
 def scenes(args: argparse.Namespace) -> None:
-    from mlssl.scenes import write_scenes
+    from mlssl.scenes.write import SMALLEST, write_scenes
     from mlssl.study import sources
 
-    if min(args.size) < 32:
-        raise ConfigError(f"--size: {args.size[0]} x {args.size[1]} pixels are too few; give at least 32 x 32")
+    if min(args.size) < SMALLEST:
+        shortest = f"{SMALLEST} x {SMALLEST}"
+        raise ConfigError(f"--size: {args.size[0]} x {args.size[1]} pixels are too few; give at least {shortest}")
     write_scenes(
         args.out,
         images=args.images,

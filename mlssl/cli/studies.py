@@ -150,7 +150,7 @@ def own_study(args: argparse.Namespace) -> Path:
 
         budget, cores = own.seconds_of(args.budget), requested_cores(args.snakemake)
         if args.images.is_dir():
-            find_images(args.images)
+            find_images(args.images)  # a folder without photos is refused before anything is priced
 
         def seconds(epochs: int) -> float:
             with tempfile.TemporaryDirectory() as folder:

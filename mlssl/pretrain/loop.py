@@ -85,39 +85,16 @@ def pretrain(
                 print(f"{run}: has ended already; nothing is left to do", file=sys.stderr)
             return
         try:
-            free = memory.free_on_gpu(device)
-            before = folder.too_little_memory()
-            if free is not None and before is not None and free <= 1.02 * before:
-                raise ConfigError(
-                    f"{run}: {memory.explanation(config, device)} (it failed with as much free before)"
-                )
-            for at_most in PLACES:
-                prepared = prepare(
-                    config, store_path, folder, writer, device=device, changed_code=changed_code, at_most=at_most
-                )
-                if progress and distributed.is_main():
-                    print(f"{run}: {prepared.placement}", file=sys.stderr)
-                stop.defer()
-                work = partial(train, prepared, writer, stop, progress=progress)
-                if not prepared.total or not memory.runs_out_of_memory(work):
-                    finish(prepared, writer)
-                    return
-                place = prepared.place
-                del prepared, work
-                # Other ranks are in the middle of a step, and would wait for this one.
-                if place == "mapped" or distributed.count() > 1:
-                    break
-                print(
-                    f"{run}: the memory of {device} is full; the images leave it for the page cache, and training "
-                    "goes on from the last saved state",
-                    file=sys.stderr,
-                )
-            raise torch.OutOfMemoryError
-        except torch.OutOfMemoryError as error:
-            reason = memory.explanation(config, device)
-            if writer:
-                writer.write_failure(reason, gpu_memory_free=free)
-            raise ConfigError(f"{run}: {reason}") from error
+            train_where_it_fits(
+                config,
+                store_path,
+                folder,
+                writer,
+                stop,
+                device=device,
+                progress=progress,
+                changed_code=changed_code,
+            )
         except NonFiniteLoss as error:
             if writer:
                 writer.write_failure(str(error))
@@ -138,6 +115,54 @@ def pretrain(
                 error.errno,
                 f"{error.strerror or error}; check the disk, then run the same command again to {effect}",
             ) from error
+
+
+def train_where_it_fits(
+    config: Pretrain,
+    store_path: Path,
+    folder: RunFolder,
+    writer: RunWriter | None,
+    stop: Stop,
+    *,
+    device: torch.device,
+    progress: bool,
+    changed_code: bool,
+) -> None:
+    """Train and finish with the images in GPU memory, or in the page cache if that memory runs out.
+
+    Raises ConfigError if the memory is not enough then either, or was not with as much of it free before.
+    """
+    run, free, before = folder.about["run"], memory.free_on_gpu(device), folder.too_little_memory()
+    why = memory.explanation(config, device)
+    if free is not None and before is not None and free <= 1.02 * before:
+        raise ConfigError(f"{run}: {why} (it failed with as much free before)")
+    try:
+        for at_most in PLACES:
+            prepared = prepare(
+                config, store_path, folder, writer, device=device, changed_code=changed_code, at_most=at_most
+            )
+            if progress and distributed.is_main():
+                print(f"{run}: {prepared.placement}", file=sys.stderr)
+            stop.defer()
+            work = partial(train, prepared, writer, stop, progress=progress)
+            if not prepared.total or not memory.runs_out_of_memory(work):
+                finish(prepared, writer)
+                return
+            place = prepared.place
+            del prepared, work
+            # Other ranks are in the middle of a step, and would wait for this one.
+            if place == "mapped" or distributed.count() > 1:
+                break
+            print(
+                f"{run}: the memory of {device} is full; the images leave it for the page cache, and training "
+                "goes on from the last saved state",
+                file=sys.stderr,
+            )
+        raise torch.OutOfMemoryError
+    except torch.OutOfMemoryError as error:
+        if writer:
+            writer.write_failure(why, gpu_memory_free=free)
+        raise ConfigError(f"{run}: {why}") from error
 
 
 @dataclass

@@ -18,8 +18,6 @@ from mlssl.runtime.machine_lock import alone
 from mlssl.runtime.precision import REDUCED
 from mlssl.study.settings import Pretrain
 
-VIEWS = 2
-
 
 def put_images(
     store: ImageStore, device: torch.device, *, training: int, at_most: Place = "device"
@@ -49,14 +47,17 @@ def gpu_id(device: torch.device) -> str:
 def training_bytes(config: Pretrain, method: nn.Module, backbone: nn.Module, precision: str) -> int:
     """Estimate of what training allocates on this rank's GPU beside the method, in bytes; rather too much.
 
-    Gradients and momentum of the weights, two pairs of views, and the outputs of all layers of the backbone for
-    both views: a method that needs the gradient of one alone takes less.
+    Gradients and momentum of the weights, the views of this step and the next, and the outputs of all layers of the
+    backbone for all views: a method that needs the gradient of one alone takes less.
     """
     weights = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     images = config.batch_size // distributed.count()
-    views = torch.empty(images, 3, config.views.crop, config.views.crop, device="meta")
-    outputs = output_elements(backbone, views) * (2 if precision in REDUCED else 4)
-    return 2 * weights + 2 * VIEWS * views.numel() * views.element_size() + VIEWS * outputs
+    size = 2 if precision in REDUCED else 4
+    total = 2 * weights
+    for view in config.view_set():
+        pixels = torch.empty(images, 3, view.crop, view.crop, device="meta")
+        total += 2 * pixels.numel() * pixels.element_size() + size * output_elements(backbone, pixels)
+    return total
 
 
 def output_elements(model: nn.Module, images: Tensor) -> int:

@@ -19,6 +19,8 @@ from mlssl.scenes.render import render_scene
 
 SPLITS = ("train2017", "val2017")
 VAL_FIRST_ID = 1_000_000_001  # fixed, so that validation ids do not depend on the number of training images
+SMALLEST = 32
+"""Pixels: the shortest side of an image whose objects can be told from each other."""
 LICENCE = {"id": 1, "name": "Procedurally drawn: no rights reserved", "url": ""}
 
 
@@ -91,8 +93,9 @@ def write_scenes(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists already; remove it or choose another folder")
-    if min(size) < 32:
-        raise ConfigError(f"size: {size[0]} x {size[1]} pixels are too few for scenes; give at least 32 x 32")
+    if min(size) < SMALLEST:
+        shortest = f"{SMALLEST} x {SMALLEST}"
+        raise ConfigError(f"size: {size[0]} x {size[1]} pixels are too few for scenes; give at least {shortest}")
     for name, value, least in (("images", images, 1), ("val_images", val_images, 1), ("seed", seed, 0)):
         if value < least:
             raise ConfigError(f"{name}: {value} is less than {least}; give {least} or more")

@@ -34,6 +34,7 @@ from mlssl.transfer.load import (
     normalise,
     private_rng,
     read_splits,
+    resize_short,
 )
 from mlssl.transfer.metrics import single_label_scores
 from mlssl.transfer.needs import labels as missing
@@ -82,18 +83,9 @@ def learning_rate(step: int, per_epoch: int, config: Classification) -> float:
     return config.lr * 0.1**passed
 
 
-def resized(image: Tensor, side: int) -> Tensor:
-    """uint8 3 x H x W with `side` pixels on its short side."""
-    scale = side / min(image.shape[1:])
-    height, width = (round(scale * length) for length in image.shape[1:])
-    if (height, width) == image.shape[1:]:
-        return image
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
-
-
 def crop_of(image: Tensor, config: Classification) -> Tensor:
     """The centre, uint8 3 x size x size, of an image resized to `resize` (at least `size`) on its short side."""
-    image, size = resized(image, max(config.resize, config.size)), config.size
+    image, size = resize_short(image, max(config.resize, config.size)), config.size
     top, left = ((length - size) // 2 for length in image.shape[1:])
     return image[:, top : top + size, left : left + size]
 
@@ -108,7 +100,7 @@ def augmented(image: Tensor, config: Classification, generator: torch.Generator)
         part = image[None, :, top : top + height, left : left + width]
         image = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0]
     elif config.crop == "random":
-        image = resized(image, max(config.resize, size))
+        image = resize_short(image, max(config.resize, size))
         top, left = (int(torch.randint(length - size + 1, (), generator=generator)) for length in image.shape[1:])
         image = image[:, top : top + size, left : left + size]
     else:

@@ -70,6 +70,15 @@ def resize(image: Tensor, size: int) -> Tensor:
     return F.interpolate(image[None], size=(size, size), mode="bilinear", antialias=True)[0]
 
 
+def resize_short(image: Tensor, side: int) -> Tensor:
+    """uint8 3 x H x W with `side` pixels on its short side: bilinear, antialiased; the aspect ratio is kept."""
+    scale = side / min(image.shape[1:])
+    height, width = (round(scale * length) for length in image.shape[1:])
+    if (height, width) == image.shape[1:]:
+        return image
+    return F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 B x 3 x H x W to float32 normalised with ImageNet's mean and standard deviation per channel."""
     mean, std = (per_channel(values, torch.float32, images.device) for values in (MEAN, STD))

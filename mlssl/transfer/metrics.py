@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,15 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
     if not targets.any():
         raise ValueError("average precision is undefined without a positive example")
     return float(_average_precisions(scores[:, None], targets[:, None])[0])
+
+
+def area_under_envelope(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC's average precision from 2010 on, in [0, 1]: the precision at a recall is the highest at it or above.
+
+    `recall` and `precision` float N, after each example, best score first; recall does not fall.
+    """
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(recall, prepend=0.0) * envelope).sum())
 
 
 def mean_average_precision(scores: Tensor, targets: Tensor) -> tuple[float, int]:

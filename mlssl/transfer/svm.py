@@ -28,7 +28,8 @@ from mlssl.seeds import seed_of
 from mlssl.study.settings import Svm
 from mlssl.transfer.features import frozen
 from mlssl.transfer.jackknife import row, without_each
-from mlssl.transfer.load import bar, image_tensor, load_backbone, read_splits, resize
+from mlssl.transfer.load import bar, image_tensor, load_backbone, read_splits, resize, resize_short
+from mlssl.transfer.metrics import area_under_envelope
 from mlssl.transfer.needs import labels as missing
 
 POOLING = {"c1": (10, 10, 4), "c2": (16, 8, 0), "c3": (13, 5, 0), "c4": (8, 3, 0), "c5": (6, 1, 0)}
@@ -60,9 +61,8 @@ def all_point_ap(scores: np.ndarray, positive: np.ndarray) -> float:
     if not positive.any():
         raise ValueError("average precision is undefined without a positive example")
     right = positive[np.argsort(-scores, kind="stable")]
-    precision = right.cumsum() / np.arange(1, len(right) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return 100 * float(envelope[right].sum() / right.sum())
+    hits = right.cumsum()
+    return 100 * area_under_envelope(hits / hits[-1], hits / np.arange(1, len(right) + 1))
 
 
 def pool(maps: Tensor, layer: str, size: int) -> Tensor:
@@ -92,10 +92,8 @@ def layer_maps(backbone: nn.Module, layers: Sequence[str], size: int, images: Te
 def read_example(split: Split, config: Svm, i: int) -> tuple[int, Tensor]:
     """The i-th image as the protocol resizes it: its short side first, then both sides to `size`."""
     image = image_tensor(split, i)
-    if config.resize is not None and min(image.shape[1:]) != config.resize:
-        scale = config.resize / min(image.shape[1:])
-        height, width = (round(scale * side) for side in image.shape[1:])
-        image = F.interpolate(image[None], size=(height, width), mode="bilinear", antialias=True)[0]
+    if config.resize is not None:
+        image = resize_short(image, config.resize)
     return i, resize(image, config.size)
 
 

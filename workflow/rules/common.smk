@@ -91,11 +91,11 @@ if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
 
 if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):
     # In another process, because reading weights imports torch: a file that is refused is refused by a dry run.
-    CHECKED = subprocess.run(
-        [*Layout().command(), "check", "--weights", f"--study={GIVEN}"], capture_output=True, text=True
-    )
+    CHECK = [*Layout().command(), "check", "--weights", f"--study={GIVEN}"]
+    CHECK += ["--set", *STUDY.overrides] if STUDY.overrides else []
+    CHECKED = subprocess.run(CHECK, capture_output=True, text=True)
     if CHECKED.returncode:
-        raise WorkflowError(CHECKED.stderr.strip().splitlines()[-1])
+        raise SystemExit(CHECKED.stderr.strip())
 
 
 DATA, TRANSFER_DATA = made(STUDY.source), made(STUDY.transfer_source)

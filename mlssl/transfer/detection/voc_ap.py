@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlssl.data.coco import Split
+from mlssl.transfer.metrics import area_under_envelope
 
 OVERLAPS = tuple(percent / 100 for percent in range(50, 100, 5))
 POINTS = 11
@@ -26,8 +27,7 @@ def average_precision(recall: np.ndarray, precision: np.ndarray, *, points: bool
     if points:
         reached = [precision[recall >= i / (POINTS - 1) - 1e-12] for i in range(POINTS)]
         return float(np.mean([p.max(initial=0.0) for p in reached]))
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((np.diff(recall, prepend=0.0) * envelope).sum())
+    return area_under_envelope(recall, precision)
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
