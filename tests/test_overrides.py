@@ -85,6 +85,7 @@ def test_run_hands_overrides_and_options_to_snakemake(monkeypatch, tmp_path):
 def test_own_photos_become_a_study_file(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "My Shop").mkdir()
+    (tmp_path / "My Shop" / "a.jpg").touch()
     (tmp_path / "labels.csv").write_text("a.jpg,cat\n")
     words = ("--images", "My Shop", "--labels", "labels.csv", "--method", "mls", "--cores", "2")
     assert called(monkeypatch, *words) == ["--cores", "2", "--config", "study=my-shop.yaml"]
@@ -99,6 +100,43 @@ def test_own_photos_become_a_study_file(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["mlssl", "run", "--images", "My Shop"])
     assert main() == 1
     assert "my-shop.yaml: exists already and has other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "labelled", "batch"),
+    [
+        (1000, True, 64),
+        (92, True, 64),
+        (91, True, 32),
+        (60, True, 32),
+        (60, False, 32),
+        (68, False, 64),
+        (3, True, 2),
+    ],
+)
+def test_a_few_photos_fill_their_batches(tmp_path, monkeypatch, images, labelled, batch):
+    """Training has at least 95 % of them without labels, and 70 % with: 0.7 x 92 = 64.4."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "café 1").mkdir()
+    for i in range(images):
+        (tmp_path / "café 1" / f"{i}.jpg").touch()
+    (tmp_path / "l.csv").write_text("0.jpg,cat\n")
+    called(monkeypatch, "--images", "café 1", *(("--labels", "l.csv") if labelled else ()), "--cores", "1")
+    (path,) = tmp_path.glob("*.yaml")
+    pretrain = next(run.config for run in load(path).runs.values() if run.config.target)
+    assert (pretrain.batch_size, pretrain.lr) == (batch, pytest.approx(0.075 * batch / 64))
+
+
+def test_a_budget_does_not_price_a_batch_that_the_photos_do_not_fill(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    for i in range(9):
+        (tmp_path / "p" / f"{i}.jpg").touch()
+    words = ["--images", "p", "--budget", "1d", "--cores", "1", "--set", "pretrain.batch_size=10"]
+    monkeypatch.setattr(sys, "argv", ["mlssl", "run", *words])
+    assert main() == 1
+    assert "pretrain.batch_size: 10 is more than the 9 photos; give less" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.yaml"))
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("2h", 7200), ("1.5 d", 129600)])

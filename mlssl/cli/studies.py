@@ -141,27 +141,33 @@ def run(args: argparse.Namespace) -> None:
 def own_study(args: argparse.Namespace) -> Path:
     """Write the study of `--images`, with the epochs that `--budget` allows; returns its path."""
     from mlssl.cost.estimate import seconds_left
+    from mlssl.data.images import find_images
     from mlssl.study import own
     from mlssl.study.expand import load
 
+    own.values(args.images, args.labels, args.method)  # names what is not there
+    images = len(find_images(args.images))
     if args.budget is None:
-        path = own.write(own.values(args.images, args.labels, args.method))
+        path = own.write(own.values(args.images, args.labels, args.method, images=images))
     else:
-        from mlssl.data.images import find_images
-
         budget, cores = own.seconds_of(args.budget), requested_cores(args.snakemake)
-        if args.images.is_dir():
-            find_images(args.images)  # a folder without photos is refused before anything is priced
 
         def seconds(epochs: int) -> float:
             with tempfile.TemporaryDirectory() as folder:
-                content = own.values(args.images, args.labels, args.method, epochs)
+                content = own.values(args.images, args.labels, args.method, epochs, images)
                 tried = Path(folder) / "study.yaml"
                 write_text(tried, json.dumps(content))
-                return seconds_left(load(tried, overrides=args.set), cores)
+                study = load(tried, overrides=args.set)
+                for run in study.runs.values():
+                    if run.config.target and run.config.batch_size > images:
+                        raise ConfigError(
+                            f"--set: pretrain.batch_size: {run.config.batch_size} is more than the {images} "
+                            "photos; give less"
+                        )
+                return seconds_left(study, cores)
 
         epochs = own.epochs_within(budget, seconds)
-        path = own.write(own.values(args.images, args.labels, args.method, epochs))
+        path = own.write(own.values(args.images, args.labels, args.method, epochs, images))
         print(
             f"{args.budget}: {epochs} epochs, about {seconds(epochs) / 60:.0f} min on {cores} cores",
             file=sys.stderr,

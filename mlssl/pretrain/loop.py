@@ -221,7 +221,9 @@ def prepare(
             "restore the file, or call snakemake again, which gives the run another name"
         )
     if config.batch_size > len(store):
-        raise ConfigError(f"batch_size {config.batch_size} is larger than the dataset of {len(store)} images")
+        raise ConfigError(
+            f"pretrain.batch_size: {config.batch_size} is more than the {len(store)} training images; give less"
+        )
     total = config.total_steps(len(store)) if config.target else 0
     if config.target and not total:
         raise ConfigError(f"epochs {config.epochs:g} of {len(store)} images are 0 optimiser steps; give more")

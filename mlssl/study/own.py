@@ -19,11 +19,20 @@ UNTRAINED = "random"
 """The method of BASE that is not trained; the gain is measured over it."""
 LONGEST = 800
 """Epochs of the paper's longest training (table 1); a budget is not spent on more."""
+FEWEST = {False: 0.95, True: 0.7}
+"""Share of the photos that training has at least, without and with labels: an import may skip 5 %, and validates on
+a quarter of those with labels unless it has official splits."""
 UNITS = {"min": 60, "h": 3600, "d": 86400}
 
 
-def values(folder: Path, labels: Path | None, method: str | None, epochs: int | None = None) -> dict[str, Any]:
-    """What the study file says: whatever is not given is as in BASE."""
+def values(
+    folder: Path, labels: Path | None, method: str | None, epochs: int | None = None, images: int | None = None
+) -> dict[str, Any]:
+    """What the study file says: whatever is not given is as in BASE.
+
+    `images`: number of photos in the folder. If they may not fill a batch of BASE, the batch is smaller, and the
+    learning rate in proportion.
+    """
     if not folder.is_dir():
         raise ConfigError(f"--images: {folder}: no such folder; give a folder of photos")
     if labels is not None and not labels.exists():
@@ -37,9 +46,23 @@ def values(folder: Path, labels: Path | None, method: str | None, epochs: int | 
             like = did_you_mean(method, known)
             raise ConfigError(f"--method: '{method}' is not known{like}; give one of {', '.join(known)}")
         found["compare"] = [UNTRAINED, method]
-    if epochs is not None:
-        found["pretrain"] = {"epochs": epochs}
-    return found
+    pretrain: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    usual = read_yaml(BASE)["pretrain"]
+    size, rate = usual["batch_size"], usual["lr"]
+    if images is not None and (batch := batch_size(images, size, labels is not None)) < size:
+        pretrain |= {"batch_size": batch, "lr": rate * batch / size}
+    return found | ({"pretrain": pretrain} if pretrain else {})
+
+
+def batch_size(images: int, usual: int, labelled: bool) -> int:
+    """`usual`, or the largest half, quarter, … of it, at least 2, that the photos for training fill.
+
+    Some of the `images` may be unusable, and some for validation if there are labels: FEWEST counts on both.
+    """
+    size = usual
+    while size > 2 and size > images * FEWEST[labelled]:
+        size //= 2
+    return size
 
 
 def write(content: dict[str, Any]) -> Path:
