@@ -46,6 +46,7 @@ TARGETS = {
     "byol": "baselines.byol.BYOL",
     "simsiam": "baselines.simsiam.SimSiam",
     "pixpro": "baselines.pixpro.PixPro",
+    "pixcontrast": "baselines.pixcontrast.PixContrast",
     "slotcon": "baselines.slotcon.SlotCon",
     "self_emd": "baselines.self_emd.SelfEMD",
 }

@@ -40,6 +40,7 @@ METHODS = (
     "baselines.byol.BYOL",
     "baselines.simsiam.SimSiam",
     "baselines.pixpro.PixPro",
+    "baselines.pixcontrast.PixContrast",
     "baselines.slotcon.SlotCon",
     "baselines.self_emd.SelfEMD",
 )
