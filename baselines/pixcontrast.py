@@ -1,4 +1,4 @@
-"""PixContrast: contrast of the cells of two views, PixPro without its propagation (Xie et al., CVPR 2021, 2011.10043).
+"""PixContrast: contrast of cells, PixPro without its propagation (Xie et al., CVPR 2021, arXiv 2011.10043).
 
 x_i         projection of cell i of a view's map by the online network, R^dim; x'_j that of the target network
 A_ij        1 where cells i and j of the two views are less than T cell diagonals apart in the image (eq. 1)

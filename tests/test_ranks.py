@@ -118,6 +118,7 @@ SETTINGS = {
     "pixcontrast": make_settings("pixcontrast", steps=STEPS),
     "slotcon": make_settings("slotcon", steps=STEPS),
     "self_emd": make_settings("self_emd", steps=STEPS),
+    "resim": make_settings("resim", steps=STEPS),
 }
 WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd")
 

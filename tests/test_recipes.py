@@ -58,6 +58,7 @@ PUBLISHED = {
     "densecl": (0.3, 1e-4, "sgd"),
     "mls": (0.3, 1e-4, "sgd"),
     "mls_balanced": (0.3, 1e-4, "sgd"),
+    "resim": (0.3, 1e-4, "sgd"),
     "knn_moco": (0.3, 1e-4, "sgd"),
     "knn_moco_others": (0.3, 1e-4, "sgd"),
     "nnclr": (0.3, 1e-6, "lars"),

@@ -43,6 +43,7 @@ METHODS = (
     "baselines.pixcontrast.PixContrast",
     "baselines.slotcon.SlotCon",
     "baselines.self_emd.SelfEMD",
+    "baselines.resim.ReSim",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,

@@ -19,6 +19,7 @@ LONG = (
     "pixpro",
     "pixcontrast",
     "self_emd",
+    "resim",
     "mls_mutual",
     "photos",
 )
