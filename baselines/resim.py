@@ -29,9 +29,9 @@ from mlssl.ranges import Count, Positive, Probability
 
 
 class Grid(NamedTuple):
-    """Windows of one map: `count` x `count` squares, in pixels of a view of FRAME pixels."""
+    """Windows of one map: `rows` x `rows` squares, in pixels of a view of FRAME pixels."""
 
-    count: int
+    rows: int
     stride: int
     side: int
 
@@ -61,8 +61,8 @@ class PyramidEncoder(nn.Module):
 
 
 def windows(grid: Grid, device: torch.device) -> Tensor:
-    """The grid's windows, row by row, count² x 4: left, top, right, bottom as shares of the view's sides."""
-    start = torch.arange(grid.count, device=device) * (grid.stride / FRAME)
+    """The grid's windows, row by row, rows² x 4: left, top, right, bottom as shares of the view's sides."""
+    start = torch.arange(grid.rows, device=device) * (grid.stride / FRAME)
     top, left = torch.meshgrid(start, start, indexing="ij")
     corner = torch.stack([left, top], dim=2).flatten(0, 1)
     return torch.cat([corner, corner + grid.side / FRAME], dim=1)

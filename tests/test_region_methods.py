@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -208,7 +209,7 @@ def test_negatives_are_drawn_evenly_if_there_are_more():
     assert len(everyone) == B * 9
     assert 10 <= len(few) < 20
     at = [int((everyone == row).all(dim=1).nonzero()) for row in few]
-    assert {b - a for a, b in zip(at, at[1:], strict=False)} == {5}
+    assert {b - a for a, b in pairwise(at)} == {5}
 
 
 def test_a_backbone_without_stages_is_refused():

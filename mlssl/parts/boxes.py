@@ -1,7 +1,7 @@
 """Boxes in a view: carried to the image and to other views through crop and flip, and pooled from a map.
 
-In a view, a box is left, top, right, bottom as shares of the view's sides, left where it is seen; in the image, it is
-the same in pixels of the stored image. All are B x n x 4, n boxes for each image of a batch.
+In a view, a box is left, top, right, bottom as shares of the view's sides, left where it is seen; in the image, it
+is the same in pixels of the stored image. All are B x n x 4, n boxes for each image of a batch.
 """
 
 from __future__ import annotations
