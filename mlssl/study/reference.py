@@ -41,8 +41,10 @@ METHODS = (
     "baselines.byol.BYOL",
     "baselines.simsiam.SimSiam",
     "baselines.pixpro.PixPro",
+    "baselines.pixcontrast.PixContrast",
     "baselines.slotcon.SlotCon",
     "baselines.self_emd.SelfEMD",
+    "baselines.resim.ReSim",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
