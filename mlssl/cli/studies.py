@@ -211,8 +211,14 @@ def requested_cores(words: list[str]) -> int:
 
 def status(args: argparse.Namespace) -> None:
     from mlssl.cli.status import report
-    from mlssl.study.expand import load
+    from mlssl.study.expand import FROZEN, load
 
+    if args.study.is_dir():
+        frozen = args.study.resolve() / FROZEN
+        if not frozen.is_file() or frozen.parents[1].name != "results":
+            raise ConfigError(f"{args.study}: is no folder results/<study> with {FROZEN}; give it, or a study file")
+        os.chdir(frozen.parents[2])  # the paths of a frozen study begin with results/
+        args.study = frozen
     print(report(load(args.study, overrides=args.set)))
 
 
