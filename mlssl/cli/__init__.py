@@ -38,7 +38,7 @@ GROUPS = {
     "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
     "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
-    "results": ("collect", "tables", "figures", "page"),
+    "results": ("collect", "tables", "figures", "page", "leaderboard"),
     "this machine": ("doctor", "completion"),
 }
 """What `mlssl --help` lists under which title; other commands come last."""

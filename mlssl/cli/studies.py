@@ -104,12 +104,46 @@ def add(commands: Any) -> None:
         ("collect", collect, "Collect the result files of a study in metrics.tsv, runs.tsv and image_groups.tsv."),
         ("tables", tables, "Write the tables of a study (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
         ("figures", figures, "Draw the figures of a study (PNG, PDF) from metrics.tsv and runs.tsv."),
-        ("page", page, "Write the results page of a study, index.html, from metrics.tsv and its figures."),
     ):
         sub = command(commands, name, function, text)
         add_study(sub)
         if name == "tables":
             sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
+
+    sub = command(
+        commands,
+        "page",
+        page,
+        "Write the results page of a study, index.html, from metrics.tsv and its figures. Several studies are "
+        "compared with the first, in a page of their own.",
+        "mlssl page demo                                      results/demo/index.html",
+        "mlssl page demo old/results/demo --out changed.html  two commits of a study, from their metrics.tsv",
+    )
+    add_study(sub)
+    sub.add_argument(
+        "others",
+        nargs="*",
+        type=study_file,
+        metavar="STUDY",
+        help="compared with the first: studies or their folders",
+    )
+    sub.add_argument("--out", type=Path, help="page of a comparison (default: comparison.html)")
+
+    sub = command(
+        commands,
+        "leaderboard",
+        leaderboard,
+        "Rank the methods of several studies by their metrics.tsv, in a table per evaluator, head and data set.",
+        "mlssl leaderboard results                            all studies in this folder",
+        "mlssl leaderboard demo shared/results/photos --out board",
+    )
+    sub.add_argument("studies", nargs="+", type=study_file, metavar="STUDY", help="studies, or folders of results")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leaderboard"),
+        help="folder of leaderboard.tsv, .md and index.html",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -192,8 +226,14 @@ def requested_cores(words: list[str]) -> int:
 
 def status(args: argparse.Namespace) -> None:
     from mlssl.cli.status import report
-    from mlssl.study.expand import load
+    from mlssl.study.expand import FROZEN, load
 
+    if args.study.is_dir():
+        frozen = args.study.resolve() / FROZEN
+        if not frozen.is_file() or frozen.parents[1].name != "results":
+            raise ConfigError(f"{args.study}: is no folder results/<study> with {FROZEN}; give it, or a study file")
+        os.chdir(frozen.parents[2])  # the paths of a frozen study begin with results/
+        args.study = frozen
     print(report(load(args.study, overrides=args.set)))
 
 
@@ -315,4 +355,19 @@ def page(args: argparse.Namespace) -> None:
     from mlssl.page.write import write_page
     from mlssl.study.expand import load
 
-    print(write_page(load(args.study, overrides=args.set)))
+    if args.others:
+        from mlssl.analysis.several import read
+        from mlssl.page.several import write_comparison
+
+        print(write_comparison(read([args.study, *args.others]), args.out or Path("comparison.html")))
+    elif args.out:
+        raise ConfigError("--out: is for the page of several studies; that of one is in its folder")
+    else:
+        print(write_page(load(args.study, overrides=args.set)))
+
+
+def leaderboard(args: argparse.Namespace) -> None:
+    from mlssl.analysis.several import read
+    from mlssl.page.several import write_leaderboard
+
+    print(write_leaderboard(read(args.studies), args.out))
