@@ -156,6 +156,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("give a study before the options: `mlssl run demo -n`, or the path of a study file")
     if args.images is not None and named:
         raise ConfigError(f"give --images or the study {words[0]}, not both")
+    requested_cores(words)
     given = [f"study={own_study(args) if args.images is not None else study_file(words.pop(0))}"]
     if args.set:
         as_values(args.set)
@@ -219,8 +220,15 @@ def own_study(args: argparse.Namespace) -> Path:
 
 
 def requested_cores(words: list[str]) -> int:
-    """The number after `--cores` or `-c` among Snakemake's options, else that of this machine."""
-    found = re.search(r"(?:^| )(?:--cores|-c)[ =]?(\d+)", " ".join(words))
+    """The number after `--cores` or `-c` among Snakemake's options, else that of this machine.
+
+    Raises ConfigError if it, or a number of jobs, is below 1.
+    """
+    given = " ".join(words)
+    for option, number in re.findall(r"(?:^| )(--cores|-c|--jobs|-j)[ =]?(-?\d+)(?= |$)", given):
+        if int(number) < 1:
+            raise ConfigError(f"{option}: {number} is not allowed; give at least 1")
+    found = re.search(r"(?:^| )(?:--cores|-c)[ =]?(\d+)", given)
     return int(found[1]) if found else os.cpu_count() or 1
 
 
