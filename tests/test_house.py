@@ -60,7 +60,15 @@ ALLOWED = {
         "mlssl.datasets.counts",
     },
     "mlssl/page": LEAVES
-    | {"mlssl.page", "mlssl.tables", "mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
+    | {
+        "mlssl.page",
+        "mlssl.cost_benchmark.table",
+        "mlssl.tables",
+        "mlssl.claims",
+        "mlssl.statistics",
+        "mlssl.analysis",
+        "mlssl.study",
+    },
     "mlssl/pictures": LEAVES
     | {
         "mlssl.pictures",
