@@ -33,7 +33,7 @@ NEEDED = {
 
 
 GROUPS = {
-    "a whole study": ("run", "estimate", "status", "redo", "check", "resolve", "settings"),
+    "a whole study": ("run", "estimate", "cost-benchmark", "status", "redo", "check", "resolve", "settings"),
     "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
     "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
