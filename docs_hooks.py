@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import posixpath
 import contextlib
+import posixpath
 import re
 import shutil
 import tempfile
