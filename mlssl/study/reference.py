@@ -15,6 +15,7 @@ from mlssl.study.settings import (
     RESOLVED,
     TRANSFERS,
     Ablation,
+    CostBenchmark,
     Dataset,
     DataSource,
     Kind,
@@ -61,6 +62,7 @@ SECTIONS: dict[str, type] = {
     **{f"transfers.{name}": cls for name, cls in TRANSFERS.items()},
     "pictures": Pictures,
     "search_benchmark": SearchBenchmark,
+    "cost_benchmark": CostBenchmark,
 }
 INTRODUCTION = """# Settings
 

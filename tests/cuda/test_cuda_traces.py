@@ -91,6 +91,13 @@ def test_launches_and_memory_keep_within_their_budget(trace):
         assert parts[part]["peak_mb"] <= most["peak_mb"]
 
 
+def test_the_memory_reserved_for_training_is_enough_and_not_far_more(trace):
+    name, parts = trace
+    if name not in ("segmentation", "detection"):
+        needed, estimated = (parts["training_mb"][key] for key in ("needed", "estimated"))
+        assert needed <= estimated <= 3 * needed
+
+
 def test_what_the_tracer_sees(libraries):
     """A wait of each kind is found at its line, mixed devices raise, and memory is counted."""
     found = json.loads(run_with_ghost(HERE / "selftest.py", [], libraries))
@@ -109,7 +116,7 @@ def table(found):
     rows = ["| trace | part | waits | uploads | launches | GB touched | peak, GB |", "| --- " * 7 + "|"]
     for name, parts in found.items():
         for part, t in parts.items():
-            if part != "dtypes":
+            if part not in ("dtypes", "training_mb"):
                 numbers = sum(t["waits"].values()), t["uploads"], t["launches"]
                 memory = f"{t['touched_mb'] / 1000:.1f}", f"{t['peak_mb'] / 1000:.2f}"
                 rows.append("| " + " | ".join(map(str, (name, part, *numbers, *memory))) + " |")
