@@ -365,6 +365,7 @@ def test_papers_defaults():
     assert constructor("baselines.self_emd.SelfEMD").defaults == maps | {"eps": 0.05, "iterations": 10}
     resim = {"pyramid": 256, "negatives": 16384}
     assert constructor("baselines.resim.ReSim").defaults == shared | baseline | resim
+    assert constructor("baselines.soco.SoCo").defaults == maps | {"proposals": "random", "boxes": 4}
     slotcon = {"prototypes": 256, "tau": 0.2, "student_tau": 0.1, "teacher_tau": 0.07}
     slotcon |= {"centre_momentum": 0.9, "lam": 0.5}
     assert constructor("baselines.slotcon.SlotCon").defaults == maps | slotcon

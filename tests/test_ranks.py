@@ -119,8 +119,9 @@ SETTINGS = {
     "slotcon": make_settings("slotcon", steps=STEPS),
     "self_emd": make_settings("self_emd", steps=STEPS),
     "resim": make_settings("resim", steps=STEPS),
+    "soco": make_settings("soco", steps=STEPS),
 }
-WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd")
+WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco")
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.long])])

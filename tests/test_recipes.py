@@ -68,6 +68,7 @@ PUBLISHED = {
     "simsiam": (0.05, 1e-4, "sgd"),
     "pixpro": (1.0, 1e-5, "lars"),
     "pixcontrast": (1.0, 1e-5, "lars"),
+    "soco_random_boxes": (1.0, 1e-5, "lars"),
     "slotcon": (1.0, 1e-5, "lars"),
 }
 """Learning rate per 256 images, weight decay, optimiser."""

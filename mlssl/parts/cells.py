@@ -43,13 +43,20 @@ def overlap_in(view: View, other: View) -> Tensor:
     In a flipped view, left is where it is seen. Where the views share nothing, right <= left or bottom <= top.
     """
     low, high = _corners(view)
-    other_low, other_high = _corners(other)
     size = high - low
-    start = (torch.maximum(low, other_low) - low) / size
-    end = (torch.minimum(high, other_high) - low) / size
+    start, end = ((corner - low) / size for corner in shared_rectangle(view, other))
     left = torch.where(view.flip, 1 - end[:, 0], start[:, 0])
     right = torch.where(view.flip, 1 - start[:, 0], end[:, 0])
     return torch.stack([left, start[:, 1], right, end[:, 1]], dim=1)
+
+
+def shared_rectangle(view: View, other: View) -> tuple[Tensor, Tensor]:
+    """First and last corner of what two views share, in pixels of the image: x and y, B x 2 each.
+
+    Where they share nothing, the last is not to the right of the first, or not below it.
+    """
+    (low, high), (other_low, other_high) = _corners(view), _corners(other)
+    return torch.maximum(low, other_low), torch.minimum(high, other_high)
 
 
 def _corners(view: View) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,7 @@ METHODS = (
     "baselines.slotcon.SlotCon",
     "baselines.self_emd.SelfEMD",
     "baselines.resim.ReSim",
+    "baselines.soco.SoCo",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,

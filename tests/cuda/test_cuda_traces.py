@@ -20,6 +20,7 @@ LONG = (
     "pixcontrast",
     "self_emd",
     "resim",
+    "soco",
     "mls_mutual",
     "photos",
 )

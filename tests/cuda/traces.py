@@ -38,7 +38,8 @@ KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "b
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
 PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
 PIXCONTRAST, RESIM = "baselines.pixcontrast.PixContrast", "baselines.resim.ReSim"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD)
+SOCO = "baselines.soco.SoCo"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO)
 BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
@@ -223,6 +224,7 @@ TRACES = {
     "pixpro": lambda mode: pretraining(mode, PIXPRO, each_view=BYOL_VIEWS),
     "pixcontrast": lambda mode: pretraining(mode, PIXCONTRAST, each_view=BYOL_VIEWS),
     "resim": lambda mode: pretraining(mode, RESIM),
+    "soco": lambda mode: pretraining(mode, SOCO),
     "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.errors import ConfigError
-from mlssl.parts.backbone import stage_channels, stage_maps
+from mlssl.parts.backbone import stage_channels, stage_maps, third_stage
 from mlssl.study.settings import Detection
 from mlssl.transfer.detection.heads import Heads, MeanPredictor, ProposalNetwork, Res5, initialise_as_detectron2
 from mlssl.transfer.detection.pooling import RegionPool
@@ -71,9 +71,7 @@ class ThirdStage(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with autocast(images.device):
             x = images.contiguous(memory_format=torch.channels_last)
-            (c4,) = cast(Any, self.backbone).forward_intermediates(
-                x, indices=[3], intermediates_only=True, stop_early=True
-            )
+            c4 = third_stage(self.backbone, x)
         return OrderedDict([("0", c4.float())])
 
 
