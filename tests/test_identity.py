@@ -224,6 +224,8 @@ KEEPS = {
         "init_preprocessing": {"init": "elsewhere.pth", "init_preprocessing": {"channels": "BGR"}},  # so is this
         "log_every": 3,
         "label_records": 3,
+        "knn_every": 3,
+        "log_to": ["tensorboard"],
         "checkpoint_seconds": 3,
     },
     Views: {},

@@ -249,6 +249,11 @@ class Pretrain:
     """Number of steps, evenly spread over the run, whose pseudo-labels are saved for `pseudo_labels`."""
     checkpoint_seconds: Annotated[NotNegative, OPERATION] = 60.0
     """Seconds between two checkpoints."""
+    knn_every: Annotated[Positive | None, OPERATION] = None
+    """Epochs between two scores by nearest neighbours during training (`knn_mAP` in the log), on training images
+    alone; null: none. They need annotations of the training images, and do not change the training."""
+    log_to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], EACH_ONCE, OPERATION] = ()
+    """Where the lines of the log go besides log.jsonl; the library has to be installed."""
 
     @model_validator(mode="after")
     def _one_length(self) -> typing.Self:
