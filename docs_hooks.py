@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from mlssl.analysis.several import read
+from mlssl.page.content import gather
+from mlssl.page.several import leaderboard_page
+from mlssl.page.write import rendered
+from mlssl.study.expand import load
+from mlssl.tables.leaderboard import ranked
+
 ROOT = Path(__file__).parent
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "baselines/README.md",
          "results/reference/README.md")  # fmt: skip
+SCORES = "results/reference/scores.html"
+"""The page of all reference results, made from each of their metrics.tsv."""
+STUDIES = {"demo": "demo", "pilot_lr": "pilot_lr", "study": "reference"}
+"""Folder of reference results -> its study under config/; each has its results page beside its files."""
 LINK = re.compile(r"(\]\()([^)#\s]+)")
 """A relative or absolute link of Markdown, up to its anchor."""
 
@@ -35,6 +50,14 @@ def listing(folder: Path) -> str:
     return "\n\n".join([*lines, "## Files", "\n".join(f"- [{name}]({name})" for name in others)])
 
 
+def results_page(folder: str, study: str) -> str:
+    """The results page of a folder of reference results, as `mlssl page` would write it."""
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
+        loaded = load(ROOT / "config" / f"{study}.yaml")
+        shutil.copytree(ROOT / "results" / "reference" / folder, loaded.out)
+        return rendered("template.html", gather(loaded))
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the files of docs/ by the pages under their paths in the repository, and add what they link to."""
     site = Files([file for file in files if file.src_dir != config.docs_dir])
@@ -53,6 +76,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                         site.append(File.generated(config, uri, abs_src_path=str(file)))
         elif path.is_file() and site.get_file_from_path(name) is None:
             site.append(File.generated(config, name, abs_src_path=str(path)))
+    results = read([ROOT / "results" / "reference"])
+    page = leaderboard_page([replace(one, folder=one.folder.relative_to(ROOT)) for one in results], ranked(results))
+    site.append(File.generated(config, SCORES, content=rendered("leaderboard.html", page)))
+    for folder, study in STUDIES.items():
+        name = f"results/reference/{folder}/page.html"
+        site.append(File.generated(config, name, content=results_page(folder, study)))
     return site
 
 

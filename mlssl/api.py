@@ -44,7 +44,12 @@ def pretrain(
     devices.set_up(on, threads)
     data, store = config.data, Path(store) if store else out / "store"
     build_store(Path(data.root) / data.train, store, short_side=data.short_side, images_id=data.images_id)
-    loop.pretrain(config, store, out, run=out.name, device=on, progress=progress)
+    score = None
+    if config.knn_every is not None:
+        from mlssl.transfer.during import Neighbours
+
+        score = Neighbours(config, on)
+    loop.pretrain(config, store, out, run=out.name, device=on, progress=progress, score=score)
     return out / "backbone.pt"
 
 

@@ -84,3 +84,17 @@ def test_the_readme_shows_the_numbers_of_the_reference_study():
     shown, reference = rows(ROOT / "README.md"), rows(REFERENCE / "demo" / "tables" / "main.md")
     methods = ("random", "colour_histogram", "moco_v2", "densecl", "mls", "supervised")
     assert {method: shown[method] for method in methods} == {method: reference[method] for method in methods}
+
+
+def test_every_interval_that_is_quoted_from_the_reference_study_is_in_its_tables():
+    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
+    text = text[text.index("`study/` is") :].split("\n\n")[0]
+    quoted = set(re.findall(r"([-+]?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", text))
+    assert quoted
+    tables = [pd.read_csv(REFERENCE / "study" / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]
+    rows = pd.concat([table[["difference", "low", "high"]] for table in tables]).dropna()
+    known = {tuple(f"{value:.2f}" for value in row) for row in rows.itertuples(index=False)}
+    assert {(difference.lstrip("+"), low, high) for difference, low, high in quoted} <= known
+    finished, planned = re.search(r"(\d+) of (\d+) runs", text).groups()
+    assert int(finished) == len(list((REFERENCE / "study" / "runs").iterdir()))
+    assert int(planned) == len(load(ROOT / "config" / "reference.yaml").runs)

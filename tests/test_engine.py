@@ -46,10 +46,22 @@ TARGETS = {
     "byol": "baselines.byol.BYOL",
     "simsiam": "baselines.simsiam.SimSiam",
     "pixpro": "baselines.pixpro.PixPro",
+    "pixcontrast": "baselines.pixcontrast.PixContrast",
     "slotcon": "baselines.slotcon.SlotCon",
     "self_emd": "baselines.self_emd.SelfEMD",
+    "resim": "baselines.resim.ReSim",
+    "soco": "baselines.soco.SoCo",
 }
-SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4, "prototypes": 3}
+SMALL = {
+    "dictionary_size": 10,
+    "dim": 8,
+    "k": 2,
+    "hidden": 8,
+    "predictor_hidden": 4,
+    "prototypes": 3,
+    "pyramid": 8,
+    "boxes": 2,
+}
 """Of these, a method is given those that it has."""
 
 

@@ -163,7 +163,12 @@ def pretrain(args: argparse.Namespace) -> None:
                 build_store(images, store_path, short_side=data.short_side, images_id=data.images_id)
             distributed.wait_for_all()
             device.set_up(on, args.threads)
-            pretrain(config, store_path, out, run=name, device=on, stop=stop, changed_code=args.changed_code)
+            how: dict[str, Any] = {"stop": stop, "changed_code": args.changed_code}
+            if config.knn_every is not None and distributed.is_main():
+                from mlssl.transfer.during import Neighbours
+
+                how["score"] = Neighbours(config, on)
+            pretrain(config, store_path, out, run=name, device=on, **how)
 
 
 def transfer(args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from mlssl.analysis.outputs import budget
 from mlssl.figures.style import WIDTH, colours, finish, folded
 from mlssl.study.expand import COMPARE, Study
 
-NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics")
+NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics", "knn_mAP", "knn_seconds")
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

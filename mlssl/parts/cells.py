@@ -27,19 +27,36 @@ def cell_diagonal(view: View, side: int) -> Tensor:
     return (view.box[:, 2:].float() / side).norm(dim=1)
 
 
+def pairs_of(view1: View, view2: View, side: int, threshold: float) -> Tensor:
+    """PixPro's A (arXiv 2011.10043, eq. 1), bool B x side² x side²: which cells of two views show the same place.
+
+    Their distance in pixels of the image, over the larger cell diagonal of both views, is below `threshold`.
+    """
+    distance = torch.cdist(centres(view1, side), centres(view2, side), compute_mode="donot_use_mm_for_euclid_dist")
+    diagonal = torch.maximum(cell_diagonal(view1, side), cell_diagonal(view2, side))
+    return distance / diagonal[:, None, None] < threshold
+
+
 def overlap_in(view: View, other: View) -> Tensor:
     """The rectangle that two views share, in `view`: B x 4, left, top, right, bottom as shares of its sides.
 
     In a flipped view, left is where it is seen. Where the views share nothing, right <= left or bottom <= top.
     """
     low, high = _corners(view)
-    other_low, other_high = _corners(other)
     size = high - low
-    start = (torch.maximum(low, other_low) - low) / size
-    end = (torch.minimum(high, other_high) - low) / size
+    start, end = ((corner - low) / size for corner in shared_rectangle(view, other))
     left = torch.where(view.flip, 1 - end[:, 0], start[:, 0])
     right = torch.where(view.flip, 1 - start[:, 0], end[:, 0])
     return torch.stack([left, start[:, 1], right, end[:, 1]], dim=1)
+
+
+def shared_rectangle(view: View, other: View) -> tuple[Tensor, Tensor]:
+    """First and last corner of what two views share, in pixels of the image: x and y, B x 2 each.
+
+    Where they share nothing, the last is not to the right of the first, or not below it.
+    """
+    (low, high), (other_low, other_high) = _corners(view), _corners(other)
+    return torch.maximum(low, other_low), torch.minimum(high, other_high)
 
 
 def _corners(view: View) -> tuple[Tensor, Tensor]:

@@ -46,6 +46,16 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return distributed.total(values) / distributed.count()
 
 
+def random_numbers(images: int, *shape: int, device: torch.device) -> Tensor:
+    """Uniform in [0, 1), `images` x `shape`, for this rank's images; the number of ranks changes none of them.
+
+    Drawn from torch's global CPU generator, which has the same state on every rank and is part of a checkpoint.
+    """
+    everyone = torch.rand(distributed.count() * images, *shape)
+    mine = everyone[distributed.part(len(everyone))]
+    return (mine.pin_memory() if device.type == "cuda" else mine).to(device, non_blocking=True)
+
+
 @torch.no_grad()
 def gathered(rows: Tensor) -> tuple[Tensor, slice]:
     """The rows of all ranks, without gradient, and where this rank's are among them."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 Line = dict[str, Any]
-"""`step`, the mean of every part of the loss, `lr`, `images_per_s`, and `diagnostics` of methods that have some."""
+"""`step`, the mean of every part of the loss, `lr`, `images_per_s`, `diagnostics` of methods that have some, and at
+some steps `knn_mAP` (percent) and `knn_seconds`."""
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -100,3 +101,7 @@ class Throughput:
         rate = (step - self._step) * self._batch_size / (now - self._measured)
         self._step, self._measured = step, now
         return round(rate, 1)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these seconds, in which nothing was trained."""
+        self._measured += seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +29,12 @@ from mlssl.pretrain import memory
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method, set_learning_rate
 from mlssl.pretrain.labels import image_labels
 from mlssl.pretrain.log import NonFiniteLoss, Throughput
+from mlssl.pretrain.loggers import Loggers
 from mlssl.pretrain.records import record_steps
 from mlssl.pretrain.run.folder import COMPUTES, DISK, RunFolder, RunWriter, StateNotSaved, code_of, segment
 from mlssl.pretrain.run.owner import own
 from mlssl.pretrain.run.signals import Interrupted, Stop
-from mlssl.pretrain.schedule import cosine
+from mlssl.pretrain.schedule import cosine, score_steps
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.runtime import distributed
@@ -48,6 +50,9 @@ from mlssl.study.sources import CACHE, by_content, contents
 PLACES: tuple[Place, ...] = ("device", "mapped")
 """The fastest places of the images that a run tries, one after the other."""
 
+Score = Callable[[nn.Module], float]
+"""mAP in percent of a backbone that is being trained; leaves it as it is (`transfer.during.Neighbours`)."""
+
 
 def pretrain(
     config: Pretrain,
@@ -59,6 +64,7 @@ def pretrain(
     progress: bool = True,
     stop: Stop | None = None,
     changed_code: bool = False,
+    score: Score | None = None,
 ) -> None:
     """Train a method on a store's images and write the outputs to `out`; every rank calls it.
 
@@ -68,13 +74,16 @@ def pretrain(
 
     Does nothing for a run that has ended already, perhaps by another trainer while this one waited for it. If only
     the outputs of a finished run are missing, they are written again from its last state. A run that other code
-    started is resumed only with `changed_code`; its result then lists the segments.
+    started is resumed only with `changed_code`; its result then lists the segments. `score`, which the first rank
+    needs where `knn_every` is set, scores the backbone at these steps; its time is no part of the run's.
     Raises ConfigError for invalid settings and for a GPU with too little memory, FileExistsError if `out` has the
     result of another run, NonFiniteLoss for divergence, Interrupted when `stop` is requested, after saving the
     state; RunInUse when another trainer owns this run, TakenOver when another trainer takes it over.
     """
     stop = stop or Stop()
     config = identified(config)
+    if config.knn_every is not None and score is None and distributed.is_main():
+        raise ConfigError("knn_every: nothing scores the backbone; call with score, or set knn_every to null")
     folder = RunFolder(out, about_run(config, run))
     folder.is_complete()  # refuses another run's result before anything is written or waited for
     with own(folder.state.parent) if distributed.is_main() else nullcontext() as owner:
@@ -94,6 +103,7 @@ def pretrain(
                 device=device,
                 progress=progress,
                 changed_code=changed_code,
+                score=score,
             )
         except NonFiniteLoss as error:
             if writer:
@@ -127,6 +137,7 @@ def train_where_it_fits(
     device: torch.device,
     progress: bool,
     changed_code: bool,
+    score: Score | None,
 ) -> None:
     """Train and finish with the images in GPU memory, or in the page cache if that memory runs out.
 
@@ -144,7 +155,7 @@ def train_where_it_fits(
             if progress and distributed.is_main():
                 print(f"{run}: {prepared.placement}", file=sys.stderr)
             stop.defer()
-            work = partial(train, prepared, writer, stop, progress=progress)
+            work = partial(train, prepared, writer, stop, progress=progress, score=score)
             if not prepared.total or not memory.runs_out_of_memory(work):
                 finish(prepared, writer)
                 return
@@ -278,7 +289,7 @@ def prepare(
     )
 
 
-def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> None:
+def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool, score: Score | None = None) -> None:
     """The training loop, on every rank.
 
     Raises Interrupted, after saving the state, when a stop is requested on any rank; NonFiniteLoss for divergence.
@@ -286,9 +297,11 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
     config, training, total = run.config, run.training, run.total
     method = prepare_method(config, run.method, run.device)
     recorded = record_steps(total, config.label_records)
+    scored = score_steps(config, len(run.store), total) if score else frozenset()
     views = Ahead(run.views)
     throughput, last_save = Throughput(training.step, config.batch_size), time.monotonic()
-    with progress_bar(run, shown=progress and distributed.is_main()) as bar:
+    logs = Loggers(config.log_to if writer else (), run.folder.out, run.folder.about, from_step=training.step)
+    with logs, progress_bar(run, shown=progress and distributed.is_main()) as bar:
         for at in range(training.step, total):
             lr = cosine(at, total, base=config.lr, warmup=config.warmup)
             set_learning_rate(training.optimizer, lr, config.lr)
@@ -305,12 +318,18 @@ def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool) -> 
             save_is_due = time.monotonic() - last_save >= config.checkpoint_seconds
             stopping, saving = distributed.anyone(stop.requested, save_is_due)
             if done % config.log_every == 0 or done == total:
-                rate = throughput.measure(done)
-                lines = training.losses.flush(done, diagnostics(run.method), lr=lr, images_per_s=rate)
+                more = {"lr": lr, "images_per_s": throughput.measure(done)}
+                if score and done in scored:
+                    value, seconds = timed_score(score, run)
+                    throughput.leave_out(seconds)
+                    training.watch.started += seconds
+                    more |= {"knn_mAP": round(value, 3), "knn_seconds": round(seconds, 3)}
+                lines = training.losses.flush(done, diagnostics(run.method), **more)
                 if saving or done == total:
                     lines += training.losses.settle()
                 if writer:
                     writer.append_log(lines)
+                logs.write(lines)
                 for line in lines:
                     bar.set_postfix(loss=f"{line['loss']:.3f}", images_s=line["images_per_s"])
                 if saving:
@@ -324,6 +343,15 @@ def diagnostics(method: nn.Module) -> dict[str, Tensor]:
     """What the method measures about its last step, means over the ranks; most methods measure nothing."""
     found = method.diagnostics() if isinstance(method, Diagnoses) else {}
     return distributed.mean(found) if found else {}
+
+
+def timed_score(score: Score, run: Run) -> tuple[float, float]:
+    """The score of the backbone, and the seconds that it took after the device had finished its training steps."""
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    started = time.monotonic()
+    value = score(run.backbone)
+    return value, time.monotonic() - started
 
 
 def progress_bar(run: Run, *, shown: bool) -> tqdm:
@@ -389,6 +417,7 @@ def result_of(run: Run) -> dict[str, Any]:
         "ranks": distributed.count(),
         **run.notes,
         **collapse(run.folder.log),
+        **scores_during(run.folder.log),
     }
     if len(training.segments) > 1:
         notes["segments"] = [
@@ -430,6 +459,16 @@ def collapse(log: Path) -> dict[str, str]:
         "collapse": f"the embeddings have collapsed: their spread is {last:.3g} at the end; random "
         f"directions have 1, and less than {COLLAPSED:g} counts as a collapse"
     }
+
+
+def scores_during(log: Path) -> dict[str, Any]:
+    """A note about the scores that were taken during training: their number, the last one, and their time."""
+    found = [line for line in map(json.loads, log.read_text().splitlines()) if "knn_mAP" in line]
+    if not found:
+        return {}
+    seconds = round(sum(line["knn_seconds"] for line in found), 2)
+    last = found[-1]["knn_mAP"]
+    return {"knn_during_training": {"scores": len(found), "last_mAP": last, "seconds_beside_training": seconds}}
 
 
 def initial_id(config: Pretrain) -> str | None:

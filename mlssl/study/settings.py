@@ -249,6 +249,11 @@ class Pretrain:
     """Number of steps, evenly spread over the run, whose pseudo-labels are saved for `pseudo_labels`."""
     checkpoint_seconds: Annotated[NotNegative, OPERATION] = 60.0
     """Seconds between two checkpoints."""
+    knn_every: Annotated[Positive | None, OPERATION] = None
+    """Epochs between two scores by nearest neighbours during training (`knn_mAP` in the log), on training images
+    alone; null: none. They need annotations of the training images, and do not change the training."""
+    log_to: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], EACH_ONCE, OPERATION] = ()
+    """Where the lines of the log go besides log.jsonl; the library has to be installed."""
 
     @model_validator(mode="after")
     def _one_length(self) -> typing.Self:
@@ -705,6 +710,18 @@ class SearchBenchmark:
     """Of the images and crops."""
 
 
+@settings
+class CostBenchmark:
+    """What a training step of each compared method costs, measured in turns on random images."""
+
+    relative_to: Annotated[str, LABEL] = "moco_v2"
+    """One of the methods under `compare`, whose step has the cost 1."""
+    rounds: Annotated[int, Field(ge=6)] = 9
+    """Turns of every method; an interval of 95 % needs six."""
+    steps: Count = 2
+    """Timed steps per turn, after one that is not."""
+
+
 # Where images come from
 
 
@@ -915,3 +932,5 @@ class StudyFile:
     """Sheets of neighbours and histograms of scores; null draws none."""
     search_benchmark: SearchBenchmark | None = None
     """Benchmark of the searches; null runs none."""
+    cost_benchmark: CostBenchmark | None = None
+    """Benchmark of the compared methods' costs; null runs none."""

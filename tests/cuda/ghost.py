@@ -122,26 +122,13 @@ class GhostCuda(FakeTensorMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         leaves, name = tree_leaves((args, kwargs)), func._schema.name.split("::")[1]
-        fake = any(isinstance(x, FakeTensor) for x in leaves)
-        target = kwargs.get("device")
-        to_cuda = target is not None and torch.device(target).type == "cuda"
-        if not fake and name in ("pin_memory", "_pin_memory"):
-            return self._pin(args[0].clone())
-        if not fake and name == "is_pinned":
-            return self._is_pinned(args[0])
+        device = kwargs.get("device")
+        to_cuda = device is not None and torch.device(device).type == "cuda"
         pinning = kwargs.pop("pin_memory", False)
-        if not fake and not to_cuda:
-            out = func(*args, **kwargs)
-            return self._pin(out) if pinning else out
-        if name in ("_to_copy", "copy_"):
-            source, to = (args[0], to_cuda or (target is None and on_cuda(args[0])))
-            if name == "copy_":
-                source, to = args[1], on_cuda(args[0])
-            at_once = kwargs.get("non_blocking", False) or (name == "copy_" and args[2:3] == (True,))
-            if on_cuda(source) and not to:
-                return self._download(name, args, kwargs.get("dtype") or source.dtype, at_once)
-            if to and not on_cuda(source):
-                self._upload(source, at_once)
+        if not to_cuda and not any(isinstance(x, FakeTensor) for x in leaves):
+            return self._on_host(name, func, args, kwargs, pinning)
+        if name in ("_to_copy", "copy_") and (download := self._copied(name, args, kwargs, to_cuda)) is not None:
+            return download
         if name == "_local_scalar_dense":
             self._wait("a value is read")
             return self.guess(args[0])
@@ -155,6 +142,35 @@ class GhostCuda(FakeTensorMode):
             assert all(x.is_cuda for x in leaves if isinstance(x, Tensor))
             self._launch(name, 1 + len(args[0]) // 30, [x for x in leaves if on_cuda(x)])
             return None
+        out, nested = self._shapes(func, types, args, kwargs)
+        if not nested:
+            self._count(name, args, leaves, out)
+        return out
+
+    def _on_host(self, name: str, func: Any, args: Any, kwargs: Any, pinning: bool) -> Any:
+        """An operation of real tensors."""
+        if name in ("pin_memory", "_pin_memory"):
+            return self._pin(args[0].clone())
+        if name == "is_pinned":
+            return self._is_pinned(args[0])
+        out = func(*args, **kwargs)
+        return self._pin(out) if pinning else out
+
+    def _copied(self, name: str, args: Any, kwargs: Any, to_cuda: bool) -> Tensor | None:
+        """The result of a copy from the device; a copy to it is counted, and made as any other operation."""
+        if name == "copy_":
+            source, to = args[1], on_cuda(args[0])
+        else:
+            source, to = args[0], to_cuda or (kwargs.get("device") is None and on_cuda(args[0]))
+        at_once = kwargs.get("non_blocking", False) or (name == "copy_" and args[2:3] == (True,))
+        if on_cuda(source) and not to:
+            return self._download(name, args, kwargs.get("dtype") or source.dtype, at_once)
+        if to and not on_cuda(source):
+            self._upload(source, at_once)
+        return None
+
+    def _shapes(self, func: Any, types: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+        """What torch's FakeTensorMode makes of it, and whether it was a part of a decomposition."""
 
         def as_fake(x: object) -> object:  # FakeTensorMode would compute with small real tensors
             real = isinstance(x, Tensor) and not isinstance(x, FakeTensor)
@@ -163,18 +179,17 @@ class GhostCuda(FakeTensorMode):
         args, kwargs = tree_map(as_fake, (args, kwargs))
         outer, self._nested = self._nested, True
         try:
-            out = super().__torch_dispatch__(func, types, args, kwargs)
+            return super().__torch_dispatch__(func, types, args, kwargs), outer
         finally:
             self._nested = outer
-        if outer:  # a decomposition, which only finds out the shape
-            return out
+
+    def _count(self, name: str, args: Any, leaves: list[Any], out: object) -> None:
         self._allocated(out)
         operands = [x for x in {id(x): x for x in [*leaves, *tree_leaves(out)]}.values() if on_cuda(x)]
         if operands and name not in WITHOUT_KERNEL and any(x.numel() for x in operands):
             self._launch(name, 1 + len(args[0]) // 30 if name.startswith("_foreach") else 1, operands)
         if name in BATCH_NORMS and args[1] is not None:
             self.trace.batch_norms.add(str(args[1].dtype))
-        return out
 
     def _launch(self, name: str, kernels: int, operands: list[Tensor]) -> None:
         self.trace.launches[name] += kernels

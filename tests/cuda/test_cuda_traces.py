@@ -9,7 +9,21 @@ from runtime import compiler, run_with_ghost
 
 HERE = Path(__file__).parent
 QUICK = ("mls", "moco_v2", "densecl", "supervised", "segmentation", "detection")
-LONG = ("moco_v2_fp16", "knn_moco", "nnclr", "msf", "byol", "simsiam", "pixpro", "self_emd", "mls_mutual", "photos")
+LONG = (
+    "moco_v2_fp16",
+    "knn_moco",
+    "nnclr",
+    "msf",
+    "byol",
+    "simsiam",
+    "pixpro",
+    "pixcontrast",
+    "self_emd",
+    "resim",
+    "soco",
+    "mls_mutual",
+    "photos",
+)
 BUDGET = json.loads((HERE / "budget.json").read_text())
 """Most launches and peak MB per part, 3 % above those of torch 2.15; executed, this file prints them."""
 
@@ -77,6 +91,13 @@ def test_launches_and_memory_keep_within_their_budget(trace):
         assert parts[part]["peak_mb"] <= most["peak_mb"]
 
 
+def test_the_memory_reserved_for_training_is_enough_and_not_far_more(trace):
+    name, parts = trace
+    if name not in ("segmentation", "detection"):
+        needed, estimated = (parts["training_mb"][key] for key in ("needed", "estimated"))
+        assert needed <= estimated <= 3 * needed
+
+
 def test_what_the_tracer_sees(libraries):
     """A wait of each kind is found at its line, mixed devices raise, and memory is counted."""
     found = json.loads(run_with_ghost(HERE / "selftest.py", [], libraries))
@@ -95,7 +116,7 @@ def table(found):
     rows = ["| trace | part | waits | uploads | launches | GB touched | peak, GB |", "| --- " * 7 + "|"]
     for name, parts in found.items():
         for part, t in parts.items():
-            if part != "dtypes":
+            if part not in ("dtypes", "training_mb"):
                 numbers = sum(t["waits"].values()), t["uploads"], t["launches"]
                 memory = f"{t['touched_mb'] / 1000:.1f}", f"{t['peak_mb'] / 1000:.2f}"
                 rows.append("| " + " | ".join(map(str, (name, part, *numbers, *memory))) + " |")

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 from ghost import GhostCuda, Trace, ghost_cuda
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import ImageStore
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
+from mlssl.pretrain.memory import training_bytes
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.settings import Data, Detection, Pretrain, Segmentation, Views
@@ -35,7 +37,9 @@ DENSECL, SUPERVISED = "baselines.densecl.DenseCL", "baselines.supervised.Supervi
 KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF"
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
 PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, SELF_EMD)
+PIXCONTRAST, RESIM = "baselines.pixcontrast.PixContrast", "baselines.resim.ReSim"
+SOCO = "baselines.soco.SoCo"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO)
 BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
@@ -95,6 +99,7 @@ def pretraining(
     )
     sizes = (sizes or [(128, 128)]) * (2 * BATCH // len(sizes or [1]))
     labels = torch.zeros(len(sizes), 80, dtype=torch.bool) if supervised else None
+    estimate = estimated_mb(config, labels)
     module, _ = build_method(config, CUDA, labels)
     optimizer, scaler = build_optimizer(config, module), build_scaler(config, CUDA)
     training = Training(module, optimizer, images="", segments=[], scaler=scaler)
@@ -102,6 +107,7 @@ def pretraining(
     if has_dictionary:
         module.dictionary.set_extra_state({"written": module.dictionary.size})
     views = Steps(store_of(sizes, place), config, CUDA)
+    before = mode.begin().peak
     outputs: list[torch.Tensor] = []
     module.get_submodule("encoders.query").register_forward_hook(lambda m, x, y: outputs.extend(y))
     for at in range(WARM_UP):
@@ -115,6 +121,7 @@ def pretraining(
     traced = mode.begin()
     parts = step(method, training.optimizer, pair, 0.5, scaler)
     found["step"] = facts(traced)
+    found["training_mb"] = {"needed": round((traced.peak - before) / 1e6), "estimated": estimate}
     traced = mode.begin()
     training.refuse_non_finite()
     found["check"] = facts(traced)
@@ -126,6 +133,13 @@ def pretraining(
         "views": [str(pair[0].pixels.dtype), list(pair[0].pixels.stride())],
     }
     return found
+
+
+def estimated_mb(config: Pretrain, labels: torch.Tensor | None) -> int:
+    """What `mlssl.pretrain.memory` reserves for training, from a method on the CPU."""
+    with _disable_current_modes():
+        labels = None if labels is None else torch.zeros(labels.shape, dtype=torch.bool)
+        return round(training_bytes(config, *build_method(config, torch.device("cpu"), labels), "bf16") / 1e6)
 
 
 def finetuning(mode: GhostCuda, loss_terms: Any, model: torch.nn.Module, config: Any, batch: Any) -> dict[str, Any]:
@@ -208,6 +222,9 @@ TRACES = {
     "byol": lambda mode: pretraining(mode, BYOL),
     "simsiam": lambda mode: pretraining(mode, SIMSIAM),
     "pixpro": lambda mode: pretraining(mode, PIXPRO, each_view=BYOL_VIEWS),
+    "pixcontrast": lambda mode: pretraining(mode, PIXCONTRAST, each_view=BYOL_VIEWS),
+    "resim": lambda mode: pretraining(mode, RESIM),
+    "soco": lambda mode: pretraining(mode, SOCO),
     "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),

@@ -2,8 +2,9 @@
 
 
 def labels_of(wildcards):
-    """The annotations, for a supervised run; the others train without."""
-    return DATA if STUDY.runs[wildcards.run].config.supervised else []
+    """The annotations, for a supervised run or one that is scored meanwhile; the others train without."""
+    config = STUDY.runs[wildcards.run].config
+    return DATA if config.supervised or config.knn_every is not None else []
 
 
 rule pretrain:
