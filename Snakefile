@@ -37,6 +37,7 @@ rule all:
         FIGURES,
         PICTURES,
         STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
+        STUDY.cost_out / "cost.json" if STUDY.cost_benchmark else [],
         OUT / "index.html",
 
 

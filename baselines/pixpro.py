@@ -16,20 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mlssl.parts.backbone import channels
-from mlssl.parts.cells import cell_diagonal, centres
+from mlssl.parts.cells import pairs_of
 from mlssl.parts.embeddings import spread
 from mlssl.parts.encoder import MapEncoder
 from mlssl.parts.heads import mlp
 from mlssl.parts.momentum import MomentumPair, ramp
 from mlssl.parts.view import View
 from mlssl.ranges import Count, Positive, Probability
-
-
-def pairs_of(view1: View, view2: View, side: int, threshold: float) -> Tensor:
-    """A (eq. 1), bool B x side² x side²: distance in pixels of the image over the larger cell diagonal of both."""
-    distance = torch.cdist(centres(view1, side), centres(view2, side), compute_mode="donot_use_mm_for_euclid_dist")
-    diagonal = torch.maximum(cell_diagonal(view1, side), cell_diagonal(view2, side))
-    return distance / diagonal[:, None, None] < threshold
 
 
 def propagated(x: Tensor, values: Tensor, gamma: float) -> Tensor:

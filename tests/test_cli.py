@@ -1,5 +1,6 @@
 """The commands, called by hand."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from support.snakemake import small, write
 from support.tiny_coco import write_backbone, write_coco
 
 from mlssl import results
-from mlssl.cli import main
+from mlssl.cli import main, parser
 from mlssl.errors import ConfigError
+from mlssl.project import study_file
 from mlssl.study.expand import load
 from mlssl.transfer import linear
 
@@ -62,6 +64,34 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"mlssl {arguments[0]}: {message}")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+ZERO = {"--seed", "--near", "--max-skipped", "--val-share"}
+"""Options of the command line that may be 0."""
+SETTINGS = ("neighbours", "histograms", "search-benchmark")
+"""Commands whose options are settings, which have a range of their own."""
+
+
+def test_every_number_of_the_command_line_is_refused_below_its_range():
+    (commands,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
+    checked = 0
+    for name, command in commands.items():
+        for action in command._actions:
+            if action.type in (None, Path, study_file):
+                continue
+            option, checked = action.option_strings[0], checked + 1
+            for value in ("-1", "x", *(["0"] if option not in ZERO and name not in SETTINGS else [])):
+                with pytest.raises(argparse.ArgumentTypeError, match="is not allowed; give"):
+                    action.type(value)
+                    pytest.fail(f"{name} {option} {value} is accepted")
+    assert checked > 40
+
+
+@pytest.mark.parametrize("words", ["--cores 0", "--cores=0", "-c -1", "-c0", "-n --jobs 0"])
+def test_a_study_on_no_core_is_refused(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mlssl", "run", "tiny", *words.split()])
+    assert main() == 1
+    assert capsys.readouterr().err.endswith("is not allowed; give at least 1\n")
 
 
 @pytest.mark.slow

@@ -325,6 +325,7 @@ VERBS = {
     "contact_sheet": ("contact_sheet",),
     "picture": ("neighbours", "histograms"),
     "search_benchmark": ("search_benchmark",),
+    "cost_benchmark": ("cost_benchmark",),
 }
 NAMING = {"mlssl.study", *(f"mlssl.study.{name}" for name in ("sources", "code", "identity"))}
 """What says which experiment a result belongs to, and decides no number in it."""

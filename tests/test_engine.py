@@ -46,10 +46,12 @@ TARGETS = {
     "byol": "baselines.byol.BYOL",
     "simsiam": "baselines.simsiam.SimSiam",
     "pixpro": "baselines.pixpro.PixPro",
+    "pixcontrast": "baselines.pixcontrast.PixContrast",
     "slotcon": "baselines.slotcon.SlotCon",
     "self_emd": "baselines.self_emd.SelfEMD",
+    "resim": "baselines.resim.ReSim",
 }
-SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4, "prototypes": 3}
+SMALL = {"dictionary_size": 10, "dim": 8, "k": 2, "hidden": 8, "predictor_hidden": 4, "prototypes": 3, "pyramid": 8}
 """Of these, a method is given those that it has."""
 
 

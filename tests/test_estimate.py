@@ -178,6 +178,17 @@ def test_totals_by_hand(loaded):
     assert line.split() == [mls, "50", "2", "min", "31", "s", "3", "min"]
 
 
+def test_every_job_of_snakemake_is_counted_once():
+    planned = ["pretrain"] * 2 + ["linear"] + ["store", "scenes", "search_benchmark", "tables", "collect", "all"]
+    assert estimate.counted(planned, ("pretrain", "linear")) == (
+        "9 jobs of Snakemake: 3 of them are in the estimate, the other 6: 2 of seconds each (collect, tables); "
+        "3 not priced (scenes, search_benchmark, store); `all`, which does nothing."
+    )
+    assert estimate.counted(["linear"], ["linear"]) == (
+        "1 jobs of Snakemake: 1 of them are in the estimate, no other."
+    )
+
+
 def test_what_is_done_is_not_still_to_do(loaded):
     everything(loaded)
     text = estimate.report(loaded, 1, reference=NOWHERE)

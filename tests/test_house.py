@@ -48,7 +48,8 @@ ALLOWED = {
     # Pure functions on arrays.
     "mlssl/statistics": {"mlssl.statistics"},
     "mlssl/claims": LEAVES | {"mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
-    "mlssl/figures": LEAVES | {"mlssl.figures", "mlssl.claims", "mlssl.analysis", "mlssl.study"},
+    "mlssl/figures": LEAVES
+    | {"mlssl.figures", "mlssl.claims", "mlssl.analysis", "mlssl.study", "mlssl.cost_benchmark.table"},
     "mlssl/tables": LEAVES
     | {
         "mlssl.tables",
@@ -59,7 +60,15 @@ ALLOWED = {
         "mlssl.datasets.counts",
     },
     "mlssl/page": LEAVES
-    | {"mlssl.page", "mlssl.tables", "mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
+    | {
+        "mlssl.page",
+        "mlssl.cost_benchmark.table",
+        "mlssl.tables",
+        "mlssl.claims",
+        "mlssl.statistics",
+        "mlssl.analysis",
+        "mlssl.study",
+    },
     "mlssl/pictures": LEAVES
     | {
         "mlssl.pictures",
@@ -73,6 +82,9 @@ ALLOWED = {
     "mlssl/search_benchmark": LEAVES
     | {"mlssl.search_benchmark", "mlssl.pictures.embed", "mlssl.figures.style", "mlssl.cost.timing"}
     | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},
+    "mlssl/cost_benchmark": LEAVES
+    | {"mlssl.cost_benchmark", "mlssl.cost.speed", "mlssl.parts.dictionary"}
+    | {"mlssl.study.code", "mlssl.study.settings"},
     "mlssl/cost": LEAVES
     | {"mlssl.cost", "mlssl.study", "mlssl.pretrain", "mlssl.transfer", "mlssl.scenes", "mlssl.data", "mlssl.parts"}
     | {"mlssl.runtime", "mlssl.tensors", "mlssl.pictures.size"},

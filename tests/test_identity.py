@@ -20,6 +20,7 @@ from mlssl.study.identity import kind_of
 from mlssl.study.settings import (
     Classification,
     Correspondence,
+    CostBenchmark,
     Data,
     Dataset,
     DataSource,
@@ -312,13 +313,14 @@ PICTURED = {
         "graph_up_to": 8,
         "seed": 5,
     },
+    CostBenchmark: {"rounds": 7, "steps": 3},
 }
 
 
 @pytest.mark.parametrize("cls", PICTURED, ids=lambda cls: cls.__name__)
 def test_every_setting_of_the_search_and_of_pictures_counts(cls):
     base = {"method": "mls", "sizes": [64]} if cls is SearchBenchmark else {}
-    assert set(PICTURED[cls]) == {f.name for f in dataclasses.fields(cls)} - {"method"}
+    assert set(PICTURED[cls]) == {f.name for f in dataclasses.fields(cls)} - {"method", "relative_to"}
     names = [digest_of(identity.experiment(build(cls, base, "test")))]
     for field, value in PICTURED[cls].items():
         names.append(digest_of(identity.experiment(build(cls, base | {field: value}, "test"))))

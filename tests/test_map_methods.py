@@ -8,19 +8,20 @@ import torch
 import torch.nn.functional as F
 from test_methods import B, make, view
 
-from baselines import pixpro, self_emd, slotcon
+from baselines import pixcontrast, pixpro, self_emd, slotcon
+from baselines.pixcontrast import PixContrast
 from baselines.pixpro import PixPro
 from baselines.self_emd import SelfEMD
 from baselines.slotcon import SlotCon
 from mlssl.errors import ConfigError
-from mlssl.parts.cells import cell_diagonal, centres, overlap_in
+from mlssl.parts.cells import cell_diagonal, centres, overlap_in, pairs_of
 from mlssl.parts.embeddings import spread
 from mlssl.parts.view import View
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.methods import resolve
 
-METHODS = pytest.mark.parametrize("cls", [PixPro, SlotCon, SelfEMD])
+METHODS = pytest.mark.parametrize("cls", [PixPro, PixContrast, SlotCon, SelfEMD])
 
 
 def build(cls, **scalars):
@@ -69,17 +70,17 @@ WHOLE, LEFT, QUARTER = (0, 0, 224, 224), (0, 0, 112, 224), (0, 0, 112, 112)
     ],
 )
 def test_pairs_of_cells_by_hand(box, other, threshold, expected):
-    pairs = pixpro.pairs_of(boxes(box), boxes(other), 7, threshold)
+    pairs = pairs_of(boxes(box), boxes(other), 7, threshold)
     assert pairs.sum() == expected
-    assert pixpro.pairs_of(boxes(other), boxes(box), 7, threshold).mT.equal(pairs)
+    assert pairs_of(boxes(other), boxes(box), 7, threshold).mT.equal(pairs)
     if expected == 49:
         assert torch.equal(pairs[0], torch.eye(49).bool())
 
 
 def test_a_flipped_view_pairs_with_the_mirrored_cell():
-    pairs = pixpro.pairs_of(boxes(WHOLE), boxes(WHOLE, flips=[True]), 7, 0.7)[0]
+    pairs = pairs_of(boxes(WHOLE), boxes(WHOLE, flips=[True]), 7, 0.7)[0]
     assert pairs.nonzero().tolist() == [[7 * r + c, 7 * r + 6 - c] for r in range(7) for c in range(7)]
-    both = pixpro.pairs_of(boxes(WHOLE, flips=[True]), boxes(WHOLE, flips=[True]), 7, 0.7)[0]
+    both = pairs_of(boxes(WHOLE, flips=[True]), boxes(WHOLE, flips=[True]), 7, 0.7)[0]
     assert torch.equal(both, torch.eye(49).bool())
 
 
@@ -156,12 +157,60 @@ def test_pixpros_step_is_its_equations():
     x = [reference.encoders.query(placed(s).pixels)[0] for s in (1, 2)]
     reference.encoders.update(0.8)
     target = [reference.encoders.key(placed(s).pixels)[0].flatten(2) for s in (1, 2)]
-    pairs = pixpro.pairs_of(placed(1), placed(2), 4, 0.9)
+    pairs = pairs_of(placed(1), placed(2), 4, 0.9)
     y = [pixpro.propagated(m.flatten(2), reference.transform(m).flatten(2), 3.0) for m in x]
     expected = pixpro.consistency(y[0], target[1], pairs) + pixpro.consistency(y[1], target[0], pairs.mT)
     torch.testing.assert_close(parts["loss"], expected)
     assert parts["without_pairs"].item() == pytest.approx(1 / B)
     assert parts["pairs"].item() == pytest.approx(pairs.sum().item() / B)
+
+
+# PixContrast
+
+
+def test_pixcontrast_is_a_slow_loop():
+    x, target = cells(3, 4, 6), cells(3, 4, 5, seed=2)
+    pairs = cells(3, 6, 5, seed=3) > 0.3
+    pairs[0, 1], pairs[2] = False, False
+    total = 0.0
+    for b in range(3):
+        terms = []
+        for i in range(6):
+            near = [math.exp(F.cosine_similarity(x[b, :, i], target[b, :, j], dim=0) / 0.3) for j in range(5)]
+            positive = sum(value for j, value in enumerate(near) if pairs[b, i, j])
+            terms += [-math.log(positive / sum(near))] if positive else []
+        total += sum(terms) / len(terms) / 3 if terms else 0
+    x.requires_grad_()
+    found = pixcontrast.contrast(x, target, pairs, 0.3)
+    assert found.item() == pytest.approx(total, rel=1e-9)
+    found.backward()
+    assert x.grad.isfinite().all()
+    tells_apart = pairs.any(dim=2) & ~pairs.all(dim=2)
+    assert torch.equal(x.grad.norm(dim=1) > 1e-9, tells_apart)
+
+
+def test_pixcontrast_by_hand():
+    """Of n cells that are all alike, of which one is positive, log n; of orthonormal ones, as below."""
+    alike, own = torch.ones(2, 3, 9).double(), torch.eye(9).bool().expand(2, 9, 9)
+    assert pixcontrast.contrast(alike, alike, own, 0.3).item() == pytest.approx(math.log(9))
+    assert pixcontrast.contrast(alike, alike, torch.ones(2, 9, 9).bool(), 0.3).item() == pytest.approx(0)
+    apart = torch.eye(9).double().expand(2, 9, 9)
+    expected = math.log(1 + 8 * math.exp(-1 / 0.3))  # 0.2516
+    assert pixcontrast.contrast(apart, apart, own, 0.3).item() == pytest.approx(expected)
+    assert pixcontrast.contrast(apart, apart, torch.zeros(2, 9, 9).bool(), 0.3).item() == 0
+
+
+def test_pixcontrasts_step_is_its_equation():
+    method = moved(build(PixContrast, momentum=0.6, tau=0.5, threshold=0.9))
+    reference = copy.deepcopy(method)
+    parts = method.step(placed(1), placed(2), progress=0.5)
+    x = [reference.encoders.query(placed(s).pixels)[0].flatten(2) for s in (1, 2)]
+    reference.encoders.update(0.8)
+    target = [reference.encoders.key(placed(s).pixels)[0].flatten(2) for s in (1, 2)]
+    pairs = pairs_of(placed(1), placed(2), 4, 0.9)
+    both = pixcontrast.contrast(x[0], target[1], pairs, 0.5), pixcontrast.contrast(x[1], target[0], pairs.mT, 0.5)
+    torch.testing.assert_close(parts["loss"], sum(both) / 2)
+    assert parts["without_pairs"].item() == pytest.approx(1 / B)
 
 
 # Self-EMD
@@ -441,6 +490,7 @@ def test_the_loss_falls(cls):
     [
         ("pixpro.PixPro", {"gamma": 0.5}, "gamma: 0.5 is not allowed; give at least 1"),
         ("pixpro.PixPro", {"threshold": 0.0}, "threshold: 0.0 is not allowed; give more than 0"),
+        ("pixcontrast.PixContrast", {"tau": 0.0}, "tau: 0.0 is not allowed; give more than 0"),
         ("self_emd.SelfEMD", {"eps": 0.01}, "eps: 0.01 is not allowed; give at least 0.03"),
         ("slotcon.SlotCon", {"prototypes": 0}, "prototypes: 0 is not allowed; give at least 1"),
     ],

@@ -361,7 +361,10 @@ def test_papers_defaults():
     assert constructor("baselines.simsiam.SimSiam").defaults == {"dim": 2048, "predictor_hidden": 512}
     maps = {"dim": 256, "momentum": 0.99, "hidden": 4096}
     assert constructor("baselines.pixpro.PixPro").defaults == maps | {"gamma": 2.0, "threshold": 0.7}
+    assert constructor("baselines.pixcontrast.PixContrast").defaults == maps | {"tau": 0.3, "threshold": 0.7}
     assert constructor("baselines.self_emd.SelfEMD").defaults == maps | {"eps": 0.05, "iterations": 10}
+    resim = {"pyramid": 256, "negatives": 16384}
+    assert constructor("baselines.resim.ReSim").defaults == shared | baseline | resim
     slotcon = {"prototypes": 256, "tau": 0.2, "student_tau": 0.1, "teacher_tau": 0.07}
     slotcon |= {"centre_momentum": 0.9, "lam": 0.5}
     assert constructor("baselines.slotcon.SlotCon").defaults == maps | slotcon

@@ -162,5 +162,8 @@ def test_snakemake_puts_no_frame_around_a_sentence(tmp_path):
 def test_a_dry_run_has_plan_and_price_first_and_counts_what_snakemake_counts(tmp_path):
     output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n")
     total = next(line.split()[1] for line in output.splitlines() if line.startswith("total "))
-    assert f"{total} jobs of Snakemake: 47 of them are in the estimate, the other " in output.splitlines()[-1]
+    assert (
+        f"{total} jobs of Snakemake: 47 of them are in the estimate, the other 10: 6 of seconds"
+        in output.splitlines()[-1]
+    )
     assert "6 runs, 47 jobs" in output

@@ -88,6 +88,29 @@ TABLES = [
     ("a.jpg,cup\r\r\nb.png,mug\r\r\n", {"shop/a.jpg": ["cup"], "shop/b.png": ["mug"]}),
     (f"a.jpg,{NFC}\nb.png,{NFD}\n", {"shop/a.jpg": [NFC], "shop/b.png": [NFC]}),
     ("a.jpg,1.0\nb.png,no\n", {"shop/a.jpg": ["1.0"], "shop/b.png": ["no"]}),
+    # A column of 0 and 1 for each category.
+    ("file,cup\na.jpg,1\nb.png,0\n", {"shop/a.jpg": ["cup"], "shop/b.png": []}),
+    ("Bild,defekt\na.jpg,1.0\nb.png,0.0\n", {"shop/a.jpg": ["defekt"], "shop/b.png": []}),
+    ("file,label\na.jpg,1\nb.png,0\n", {"shop/a.jpg": ["1"], "shop/b.png": ["0"]}),
+    ("file,Class ID\na.jpg,1\nb.png,0\n", {"shop/a.jpg": ["1"], "shop/b.png": ["0"]}),
+    ("file,cup\na.jpg,1\nb.png,2\n", {"shop/a.jpg": ["1"], "shop/b.png": ["2"]}),
+    ("a.jpg,1\nb.png,0\n", {"shop/a.jpg": ["1"], "shop/b.png": ["0"]}),
+    ("file,cup,mug\na.jpg,1,1\nb.png,0,1\n", {"shop/a.jpg": ["cup", "mug"], "shop/b.png": ["mug"]}),
+    ("filename, cup, mug\na.jpg, 1, 0\nb.png, 0, 1\n", {"shop/a.jpg": ["cup"], "shop/b.png": ["mug"]}),
+    ("datei;cup;mug\na.jpg;0;0\nb.png;1;1\n", {"shop/a.jpg": [], "shop/b.png": ["cup", "mug"]}),
+    ("path\tcup\tmug\na.jpg\tTRUE\tFALSE\nb.png\tFalse\tTrue\n", {"shop/a.jpg": ["cup"], "shop/b.png": ["mug"]}),
+    ("file,split,cup,mug\na.jpg,train,1,0\nb.png,val,0,1\n", {"shop/a.jpg": ["cup"], "shop/b.png": ["mug"]}),
+    ("file,cup,split\na.jpg,1,train\nb.png,0,val\n", {"shop/a.jpg": ["cup"], "shop/b.png": []}),
+    ("file,cup,mug\na.jpg,1,0\na.jpg,0,1\n", {"shop/a.jpg": ["cup", "mug"]}),
+    ("file,cup,mug\na.jpg,1,0\nb.png,0,2\n", r"line 3: '2' in the column 'mug' is not 0 or 1; write 1 if"),
+    ("file,cup,mug\na.jpg,1,0\nb.png,,1\n", r"line 3: '' in the column 'cup' is not 0 or 1"),
+    ("file,cup\na.jpg,1\nb.png,\n", r"line 3: '' in the column 'cup' is not 0 or 1"),
+    ("file,cup,mug\na.jpg,1,0\n,0,1\n", r"line 3: has no file"),
+    ("file,cup,cup\na.jpg,1,0\n", r"line 1: two columns are called 'cup'"),
+    ("file,cup,\na.jpg,1,0\n", r"line 1: a column has no name"),
+    ("file,cup,mug\na.jpg,yes,no\n", r"line 1 has 3 cells .*or a column of 0 and 1 for each category"),
+    ("file,cup,mug\na.jpg,1,0\nb.png,1\n", r"line 1 has 3 cells"),
+    ("a.jpg,1,0\nb.png,0,1\n", r"line 1 has 3 cells"),
 ]
 
 
@@ -104,6 +127,15 @@ def test_a_table_is_read_as_meant(tmp_path, text, expected, encoding):
         labels = read_labels(path, photos)
         assert found(labels) == expected
         assert {name for name, _ in labels.categories} == {name for same in expected.values() for name in same}
+
+
+def test_a_table_with_a_column_for_each_category_keeps_those_that_no_photo_has_and_its_splits(tmp_path):
+    write(tmp_path, {"l.csv": "file,cup,rare,split\na.jpg,1,0,train\nb.png,1,0,test\n"})
+    labels = read_labels(tmp_path / "l.csv", PHOTOS)
+    assert [name for name, _ in labels.categories] == ["cup", "rare"]
+    assert labels.splits == {"shop/a.jpg": "train", "shop/b.png": "test"}
+    assert labels.notes == ["l.csv: its cells of 0 and 1 say which photos have cup, rare; they are no labels"]
+    assert not labels.exclusive
 
 
 @pytest.mark.parametrize("first", ["gone.jpg,rare", "photo,cup", "c,rare"])

@@ -26,6 +26,7 @@ from mlssl.claims.best import best_levels
 from mlssl.claims.evaluate import Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
 from mlssl.claims.gains import gains
+from mlssl.cost_benchmark.table import tsv
 from mlssl.errors import ConfigError
 from mlssl.figures.write import write_figures
 from mlssl.page.content import gather
@@ -262,6 +263,26 @@ def test_cost_counts_every_result_file_once(study):
     assert facts["all results so far"] == f"{files * 1.5:.1f} minutes of computing"
     relative = {row[0].text: row[2].text for row in page.costs.rows}
     assert relative["moco_v2"] == relative["mls"] == "1.00 ×"
+
+
+def test_the_cost_of_a_step_is_that_of_the_benchmark_and_absent_without_one(study, tmp_path):
+    assert gather(study).step_costs is None
+    study = filled(STUDY | {"cost_benchmark": {"rounds": 6}})
+    collect(study)
+    page = gather(study)
+    assert page.step_costs is None  # it has not run yet
+    assert "Missing: this figure has not been made yet" in "".join(read(study).text)
+    row = dict.fromkeys(("gflop", "saved_mb", "state_mb", "passes_trained", "step_s", "images_per_s"), 2.0)
+    row |= {"passes_frozen": 1.0, "peak_mb": None, "parameters_trained": 2_000_000, "code_lines": 40}
+    row |= {"relative_low": 1.0, "relative_high": 1.0}
+    costs = {"moco_v2": row | {"relative": 1.0}, "mls": row | {"relative": 1.125, "relative_high": 1.25}}
+    study.cost_out.mkdir(parents=True)
+    (study.cost_out / "cost.tsv").write_text(tsv(costs))
+    write_figures(study)
+    page = gather(study)
+    assert [row[1].text for row in page.step_costs.rows] == ["1.000 [1.000, 1.000]", "1.125 [1.000, 1.250]"]
+    assert "Cost of one training step" in [region.get("aria-label") for region in read(study).of("div")]
+    assert page.gain_cost.source
 
 
 def test_a_thousand_runs_with_twenty_metrics_in_ten_seconds_and_five_megabytes(tmp_path, monkeypatch):

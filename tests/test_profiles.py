@@ -15,7 +15,7 @@ from mlssl.study import expand as studies
 
 PROFILES = ROOT / "profiles"
 RULES = {"scenes", "dataset", "photos", "store", "pretrain", "linear", "detection", "segmentation", "neighbours"}
-RULES |= {"classification", "histograms", "search_benchmark"}
+RULES |= {"classification", "histograms", "search_benchmark", "cost_benchmark"}
 
 
 def tiny(cwd, **changes):

@@ -115,10 +115,12 @@ SETTINGS = {
     "byol": make_settings("byol", steps=STEPS),
     "simsiam": make_settings("simsiam", steps=STEPS),
     "pixpro": make_settings("pixpro", steps=STEPS),
+    "pixcontrast": make_settings("pixcontrast", steps=STEPS),
     "slotcon": make_settings("slotcon", steps=STEPS),
     "self_emd": make_settings("self_emd", steps=STEPS),
+    "resim": make_settings("resim", steps=STEPS),
 }
-WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "slotcon", "self_emd")
+WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd")
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.long])])

@@ -58,6 +58,7 @@ PUBLISHED = {
     "densecl": (0.3, 1e-4, "sgd"),
     "mls": (0.3, 1e-4, "sgd"),
     "mls_balanced": (0.3, 1e-4, "sgd"),
+    "resim": (0.3, 1e-4, "sgd"),
     "knn_moco": (0.3, 1e-4, "sgd"),
     "knn_moco_others": (0.3, 1e-4, "sgd"),
     "nnclr": (0.3, 1e-6, "lars"),
@@ -66,6 +67,7 @@ PUBLISHED = {
     "self_emd": (0.2, 1e-4, "sgd"),
     "simsiam": (0.05, 1e-4, "sgd"),
     "pixpro": (1.0, 1e-5, "lars"),
+    "pixcontrast": (1.0, 1e-5, "lars"),
     "slotcon": (1.0, 1e-5, "lars"),
 }
 """Learning rate per 256 images, weight decay, optimiser."""

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
+import sys
 import time
 
 import pytest
+from support.results import put
 from support.snakemake import small, write
 
-from mlssl.cli import status
+from mlssl.cli import main, status
 from mlssl.cost import estimate
 from mlssl.errors import ConfigError
-from mlssl.study.expand import load
+from mlssl.study.expand import freeze, load
 
 
 @pytest.fixture
@@ -61,6 +64,54 @@ def test_the_first_error_of_a_failed_stage_is_shown(study):
     text = status.report(study)
     assert "training:" not in text
     assert f"failed: step 4: not finite: {run} (pretrain), {run} (linear), {run} (pseudo_labels)" in text
+
+
+def test_running_transfers_have_the_last_line_of_their_log(study):
+    run = study.compared["mls"]
+    log = study.out / "logs" / "linear" / f"{run}.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("features 1/2\rfeatures 2/2\r\n")
+    text = status.report(study)
+    assert f"evaluating:\n  {run} (linear): features 2/2 (last news 0 s ago)" in text
+    os.utime(log, (time.time() - 7200,) * 2)
+    assert "features 2/2 (last news 2 h 0 min ago: silent for long, or interrupted" in status.report(study)
+    log.write_text("mlssl linear: no labels\n")
+    assert "evaluating:" not in status.report(study)
+    put(study, study.runs[run], "linear", [])
+    log.write_text("features 2/2\n")
+    assert "evaluating:" not in status.report(study)
+
+
+def test_failed_tables_and_figures_have_their_error(study):
+    logs = study.out / "logs"
+    logs.mkdir(parents=True)
+    for name in ("tables", "figures"):
+        (logs / f"{name}.log").write_text("Traceback (most recent call last):\nOSError: disk full\n")
+    assert "failed: OSError: disk full: tables, figures\n" in status.report(study)
+    (logs / "tables.log").write_text("")
+    assert "failed: OSError: disk full: figures\n" in status.report(study)
+
+
+def test_files_alone_are_enough_on_another_machine(study, tmp_path, monkeypatch, capsys):
+    begin(study, LINES)
+    freeze(study)
+    here = status.report(load(study.frozen))
+    copied = tmp_path / "elsewhere" / "results" / study.name
+    shutil.copytree(study.out, copied)
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    monkeypatch.setattr(sys, "argv", ["mlssl", "status", str(copied)])
+    assert main() == 0
+    there = capsys.readouterr().out
+    assert "step 3 of 4" in there
+    assert [line for line in there.splitlines() if " of " in line and "news" not in line] == [
+        line for line in here.splitlines() if " of " in line and "news" not in line
+    ]
+    monkeypatch.chdir(other)
+    monkeypatch.setattr(sys, "argv", ["mlssl", "status", str(tmp_path)])
+    assert main() == 1
+    assert "is no folder results/<study> with study.json; give it, or a study file" in capsys.readouterr().err
 
 
 def test_time_left_is_by_known_rates(study, monkeypatch):

@@ -7,6 +7,7 @@ import statistics
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -75,15 +76,19 @@ class Summary:
 
 def read_metrics(study: Study) -> pd.DataFrame:
     """Read `metrics.tsv` of a study; ConfigError, with the command to run, if it does not exist."""
-    path = study.out / "metrics.tsv"
+    return read_metrics_file(study.out / "metrics.tsv", f"mlssl collect --study {study.path}")
+
+
+def read_metrics_file(path: Path, command: str) -> pd.DataFrame:
+    """Read a `metrics.tsv`; ConfigError, with the command that writes it, if it cannot be used."""
     if not path.exists():
-        raise ConfigError(f"{path}: no such file; run `mlssl collect --study {study.path}` first")
+        raise ConfigError(f"{path}: no such file; run `{command}` first")
     # Digests such as 12e4… would be read as numbers, and a method named `null` as NA.
     frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, na_values=["NA"])
     if missing := [column for column in METRICS if column not in frame]:
         raise ConfigError(
             f"{path}: has no column {', '.join(missing)}, because it was written by another version; "
-            f"run `mlssl collect --study {study.path}`"
+            f"run `{command}`"
         )
     frame[list(NUMBERS)] = frame[list(NUMBERS)].astype(float)
     return frame.astype({"seed": int})

@@ -38,6 +38,8 @@ CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
 GAINS = "gains"
 """File stem of the table and the figure of gains over untrained weights."""
+GAIN_COST = "gain_cost"
+"""File stem of the figure of gains against the time of a training step."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -209,6 +211,8 @@ def figure_names(study: Study) -> list[str]:
     names = table_names(study)
     if has_gains(study):
         names.append(GAINS)
+    if has_gains(study) and study.cost_benchmark:
+        names.append(GAIN_COST)
     if len(linear_scores(study)) > 1:
         names.append("labels")
     if any(study.runs[c.run].config.target for c in study.cells if c.axis == COMPARE):
@@ -296,6 +300,7 @@ AXIS_TITLES = {
     "main": COMPARE,
     "labels": "number of labels",
     GAINS: "gain over untrained weights",
+    GAIN_COST: "gain against cost",
     SAVINGS: "labels saved by pretraining",
 }
 """File stem -> its axis in the report, for stems that are not the name of an axis."""

@@ -33,12 +33,12 @@ NEEDED = {
 
 
 GROUPS = {
-    "a whole study": ("run", "estimate", "status", "redo", "check", "resolve", "settings"),
+    "a whole study": ("run", "estimate", "cost-benchmark", "status", "redo", "check", "resolve", "settings"),
     "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
     "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
     "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
-    "results": ("collect", "tables", "figures", "page"),
+    "results": ("collect", "tables", "figures", "page", "leaderboard"),
     "this machine": ("doctor", "completion"),
 }
 """What `mlssl --help` lists under which title; other commands come last."""

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import add_device, command
+from mlssl.cli.options import add_device, command, count
 
 TARGETS = ("timm", "torchvision", "detectron2", "mmdet", "safetensors", "onnx")
 """What `mlssl.export.write` writes; named here, so that `--help` imports no torch."""
@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
     sub.add_argument("backbone", type=Path, help="backbone.pt of a pretraining")
     sub.add_argument("images", type=Path, help="folder of images, of any depth")
     sub.add_argument("--out", type=Path, required=True, help="the file to write, .npz or (with pyarrow) .parquet")
-    sub.add_argument("--size", type=int, default=224, help="images are resized to this many pixels, squared")
-    sub.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
+    sub.add_argument("--size", type=count, metavar="N", default=224, help="images are resized to N x N pixels")
+    sub.add_argument("--batch-size", type=count, metavar="N", default=64, help="images per forward pass")
     add_device(sub)
 
 
@@ -72,5 +72,5 @@ def embed(args: argparse.Namespace) -> None:
 
     on = device.choose(args.device)
     device.set_up(on, args.threads)
-    count = embed(args.backbone, args.images, args.out, size=args.size, batch_size=args.batch_size, device=on)
-    print(f"{args.out}: features of {count:,} images")
+    written = embed(args.backbone, args.images, args.out, size=args.size, batch_size=args.batch_size, device=on)
+    print(f"{args.out}: features of {written:,} images")

@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     )
     sub.add_argument(
         "--val-share",
-        type=float,
+        type=share,
         default=none,
         help="share of the labelled photos for validation, without official splits; default 0.25",
     )
@@ -71,7 +71,11 @@ def add(commands: Any) -> None:
         help="stop if a larger share of photos is unusable; default 0.05",
     )
     sub.add_argument(
-        "--near", type=int, default=none, help="bits of 64 that may differ in near-duplicates; default 6"
+        "--near",
+        type=whole,
+        metavar="N",
+        default=none,
+        help="bits of 64 that may differ in near-duplicates; default 6",
     )
     sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
-from mlssl.analysis.failures import reason
+from mlssl.analysis.failures import last_error, reason
+from mlssl.analysis.outputs import figure_files, table_files
 from mlssl.cost.estimate import duration, seconds_left
 from mlssl.errors import ConfigError
-from mlssl.study.expand import Run, Study
+from mlssl.study.expand import PICTURES, Run, Study
 from mlssl.study.progress import Progress, some
 
 QUIET = 900.0
-"""Seconds without a new line of the log, or a checkpoint, after which a pretraining may have been interrupted."""
+"""Seconds without a new line of the log, or a checkpoint, after which a job may have been interrupted."""
 TAIL = 10_000
 """Bytes at the end of a log in which its last line is."""
+SHOWN, MOST = 100, 20
+"""Characters of a log's last line, and number of running transfers, that are shown."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,62 @@ def training(study: Study, run: Run) -> Training | None:
     return Training(run.id, line["step"], total, line["images_per_s"], run.config.batch_size, time.time() - news)
 
 
+@dataclass(frozen=True)
+class Evaluating:
+    """A transfer whose job has begun: it has a log, but neither a result nor an error at the end of the log."""
+
+    run: str
+    stage: str
+    age: float
+    """Seconds since the log was last written."""
+    said: str
+    """The last line of the log; empty if there is none yet."""
+
+    def text(self) -> str:
+        news = f"last news {duration(max(self.age, 0))} ago"
+        if self.age > QUIET:
+            news = f"{news}: silent for long, or interrupted; then the next `mlssl run` repeats it"
+        return f"{self.run} ({self.stage}): {self.said + ' ' if self.said else ''}({news})"
+
+
+def evaluating(study: Study) -> list[Evaluating]:
+    """The transfers that have begun and have not ended, in the order of the study."""
+    found = []
+    for stage, runs in study.transfer_runs.items():
+        for run in runs:
+            log = study.out / "logs" / stage / f"{run}.log"
+            if log.exists() and not study.result(run, stage).exists() and not last_error(log):
+                age = time.time() - log.stat().st_mtime
+                found.append(Evaluating(run, stage, age, textwrap.shorten(last_line(log), SHOWN, placeholder=" …")))
+    return found
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not empty; progress bars write theirs with carriage returns."""
+    with open(log, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+        lines = re.split(r"[\r\n]+", file.read().decode("utf-8", errors="replace").strip())
+    return lines[-1].strip()
+
+
+def other_failures(study: Study) -> list[str]:
+    """`failed: <reason>: tables`, for tables, figures, pictures, search and page that are missing."""
+    logs = study.out / "logs"
+    made = {"collect": [study.out / "metrics.tsv"], "tables": table_files(study), "figures": figure_files(study)}
+    made |= {"page": [study.out / "index.html"], "contact_sheet": [study.out / "figures" / "contact_sheet.png"]}
+    if study.search_benchmark:
+        made["search_benchmark"] = [study.search_out / "search.json"]
+    for method in study.pictured:
+        for stage, file in zip(PICTURES, study.picture_files(method), strict=True):
+            made[f"{stage}/{method}"] = [file]
+    found: dict[str, list[str]] = {}
+    for name, files in made.items():
+        log = logs / f"{name}.log"
+        if log.exists() and not all(file.exists() for file in files) and (why := last_error(log)):
+            found.setdefault(why, []).append(name)
+    return [f"failed: {why}: {some(names)}" for why, names in found.items()]
+
+
 def failures(study: Study, progress: Progress) -> list[str]:
     """One line for each reason, with the stages of runs that have it."""
     found: dict[str, list[str]] = {}
@@ -83,7 +145,10 @@ def report(study: Study) -> str:
     begun = [found for run in study.runs.values() if (found := training(study, run))]
     if begun:
         lines += ["training:", *(f"  {found.text()}" for found in begun)]
-    lines += failures(study, progress)
+    if running := evaluating(study):
+        lines += ["evaluating:", *(f"  {found.text()}" for found in running[:MOST])]
+        lines += [f"  and {len(running) - MOST} more"] if len(running) > MOST else []
+    lines += failures(study, progress) + other_failures(study)
     cores = os.cpu_count() or 1
     try:
         left = seconds_left(study, cores)

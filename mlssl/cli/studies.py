@@ -11,10 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import add_overrides, add_study, command, count
+from mlssl import results
+from mlssl.cli.options import add_device, add_overrides, add_study, command, count, exists_already
+from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_text
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
+from mlssl.study.identity import experiment
 from mlssl.study.overrides import as_text, as_values
 
 
@@ -85,16 +88,62 @@ def add(commands: Any) -> None:
     sub.add_argument("--gpus", type=count, metavar="N", default=1, help="number of GPUs at a time")
     sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
 
+    sub = command(
+        commands,
+        "cost-benchmark",
+        cost_benchmark,
+        "Measure what a training step of each compared method costs: time, operations, memory, parameters.",
+    )
+    add_study(sub)
+    sub.add_argument(
+        "--out", type=Path, required=True, help="JSON to write; TSV and Markdown are written beside it"
+    )
+    add_device(sub)
+
     for name, function, text in (
         ("collect", collect, "Collect the result files of a study in metrics.tsv, runs.tsv and image_groups.tsv."),
         ("tables", tables, "Write the tables of a study (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
         ("figures", figures, "Draw the figures of a study (PNG, PDF) from metrics.tsv and runs.tsv."),
-        ("page", page, "Write the results page of a study, index.html, from metrics.tsv and its figures."),
     ):
         sub = command(commands, name, function, text)
         add_study(sub)
         if name == "tables":
             sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
+
+    sub = command(
+        commands,
+        "page",
+        page,
+        "Write the results page of a study, index.html, from metrics.tsv and its figures. Several studies are "
+        "compared with the first, in a page of their own.",
+        "mlssl page demo                                      results/demo/index.html",
+        "mlssl page demo old/results/demo --out changed.html  two commits of a study, from their metrics.tsv",
+    )
+    add_study(sub)
+    sub.add_argument(
+        "others",
+        nargs="*",
+        type=study_file,
+        metavar="STUDY",
+        help="compared with the first: studies or their folders",
+    )
+    sub.add_argument("--out", type=Path, help="page of a comparison (default: comparison.html)")
+
+    sub = command(
+        commands,
+        "leaderboard",
+        leaderboard,
+        "Rank the methods of several studies by their metrics.tsv, in a table per evaluator, head and data set.",
+        "mlssl leaderboard results                            all studies in this folder",
+        "mlssl leaderboard demo shared/results/photos --out board",
+    )
+    sub.add_argument("studies", nargs="+", type=study_file, metavar="STUDY", help="studies, or folders of results")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("leaderboard"),
+        help="folder of leaderboard.tsv, .md and index.html",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,6 +156,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("give a study before the options: `mlssl run demo -n`, or the path of a study file")
     if args.images is not None and named:
         raise ConfigError(f"give --images or the study {words[0]}, not both")
+    requested_cores(words)
     given = [f"study={own_study(args) if args.images is not None else study_file(words.pop(0))}"]
     if args.set:
         as_values(args.set)
@@ -170,15 +220,28 @@ def own_study(args: argparse.Namespace) -> Path:
 
 
 def requested_cores(words: list[str]) -> int:
-    """The number after `--cores` or `-c` among Snakemake's options, else that of this machine."""
-    found = re.search(r"(?:^| )(?:--cores|-c)[ =]?(\d+)", " ".join(words))
+    """The number after `--cores` or `-c` among Snakemake's options, else that of this machine.
+
+    Raises ConfigError if it, or a number of jobs, is below 1.
+    """
+    given = " ".join(words)
+    for option, number in re.findall(r"(?:^| )(--cores|-c|--jobs|-j)[ =]?(-?\d+)(?= |$)", given):
+        if int(number) < 1:
+            raise ConfigError(f"{option}: {number} is not allowed; give at least 1")
+    found = re.search(r"(?:^| )(?:--cores|-c)[ =]?(\d+)", given)
     return int(found[1]) if found else os.cpu_count() or 1
 
 
 def status(args: argparse.Namespace) -> None:
     from mlssl.cli.status import report
-    from mlssl.study.expand import load
+    from mlssl.study.expand import FROZEN, load
 
+    if args.study.is_dir():
+        frozen = args.study.resolve() / FROZEN
+        if not frozen.is_file() or frozen.parents[1].name != "results":
+            raise ConfigError(f"{args.study}: is no folder results/<study> with {FROZEN}; give it, or a study file")
+        os.chdir(frozen.parents[2])  # the paths of a frozen study begin with results/
+        args.study = frozen
     print(report(load(args.study, overrides=args.set)))
 
 
@@ -237,6 +300,44 @@ def estimate(args: argparse.Namespace) -> None:
     print(estimate.report(study, args.cores, gpus=args.gpus))
 
 
+def cost_benchmark(args: argparse.Namespace) -> None:
+    from mlssl.study.expand import load
+    from mlssl.study.settings import CostBenchmark
+
+    study = load(args.study, overrides=args.set)
+    config = study.cost_benchmark or CostBenchmark()
+    if config.relative_to not in study.costed:
+        raise ConfigError(
+            f"{args.study}: compares no {config.relative_to}, whose step has the cost 1; add "
+            "`cost_benchmark: {relative_to: METHOD}` with one of " + ", ".join(study.costed)
+        )
+    about = {
+        "stage": "cost_benchmark",
+        "digest": digest_of({method: run.digest for method, run in study.costed.items()}),
+        "config_digest": digest_of(experiment(config)),
+        "seed": min(study.file.seeds),
+        "experiment": experiment(config),
+        "methods": {method: run.id for method, run in study.costed.items()},
+    }
+    if exists_already(args.out, about):
+        return
+
+    from mlssl.cost_benchmark.measure import benchmark
+    from mlssl.cost_benchmark.table import markdown, rows_of, tsv
+    from mlssl.runtime import device
+    from mlssl.study.code import stage_code
+
+    on = device.choose(args.device)
+    device.set_up(on, args.threads)
+    watch = results.Stopwatch()
+    rows = benchmark({method: run.config for method, run in study.costed.items()}, config, on)
+    facts = device.facts(on)
+    result = results.result(about, rows_of(rows), code=stage_code("cost_benchmark"), data={}, **facts, watch=watch)
+    write_text(args.out.with_suffix(".tsv"), tsv(rows))
+    write_text(args.out.with_suffix(".md"), markdown(rows, config, facts["device"]))
+    results.write_result(args.out, result)
+
+
 def collect(args: argparse.Namespace) -> None:
     from mlssl.analysis.collect import collect
     from mlssl.study.expand import load
@@ -262,4 +363,19 @@ def page(args: argparse.Namespace) -> None:
     from mlssl.page.write import write_page
     from mlssl.study.expand import load
 
-    print(write_page(load(args.study, overrides=args.set)))
+    if args.others:
+        from mlssl.analysis.several import read
+        from mlssl.page.several import write_comparison
+
+        print(write_comparison(read([args.study, *args.others]), args.out or Path("comparison.html")))
+    elif args.out:
+        raise ConfigError("--out: is for the page of several studies; that of one is in its folder")
+    else:
+        print(write_page(load(args.study, overrides=args.set)))
+
+
+def leaderboard(args: argparse.Namespace) -> None:
+    from mlssl.analysis.several import read
+    from mlssl.page.several import write_leaderboard
+
+    print(write_leaderboard(read(args.studies), args.out))

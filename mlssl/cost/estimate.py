@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,6 +224,27 @@ def report(
         lines.append(f"~ scaled from other settings, within a factor of {UNSURE:g} either way")
     lines.append("not counted: making or storing the images, tables and figures")
     return "\n".join(lines)
+
+
+SECONDS = ("check", "contact_sheet", "collect", "tables", "figures", "page")
+"""Rules that take seconds whatever the study is, and are priced as such."""
+NO_WORK = "all"
+"""The rule that only asks for the others."""
+
+
+def counted(planned: Sequence[str], estimated: Collection[str]) -> str:
+    """How the jobs that Snakemake plans (names of rules) are priced; `estimated` are the rules with a rate.
+
+    Every job is in exactly one part, so the parts add up to Snakemake's count.
+    """
+    others = [name for name in planned if name not in estimated]
+    short = [name for name in others if name in SECONDS]
+    unpriced = [name for name in others if name not in (*SECONDS, NO_WORK)]
+    parts = [f"{len(short)} of seconds each ({', '.join(sorted(set(short)))})"] if short else []
+    parts += [f"{len(unpriced)} not priced ({', '.join(sorted(set(unpriced)))})"] if unpriced else []
+    parts += [f"`{NO_WORK}`, which does nothing"] if NO_WORK in others else []
+    rest = f"the other {len(others)}: {'; '.join(parts)}" if others else "no other"
+    return f"{len(planned)} jobs of Snakemake: {len(planned) - len(others)} of them are in the estimate, {rest}."
 
 
 def disk(study: Study) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping
 
 import torch
 from tqdm import tqdm
 
+from mlssl.cost.timing import seconds
 from mlssl.data.augment.views import make_views
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
@@ -33,28 +33,39 @@ def measure(configs: Mapping[str, Pretrain], device: torch.device, *, steps: int
 def seconds_per_step(config: Pretrain, device: torch.device, *, steps: int = 5) -> float:
     """Median seconds of a training step: views, losses, backward pass, update.
 
-    Images are random, square and of the size in the store. Reading the store and logging are not included, and
-    the dictionary is nearly empty.
+    Reading the store and logging are not included, and the dictionary is nearly empty.
     """
-    labels = torch.zeros(config.batch_size, CATEGORIES, dtype=torch.bool) if config.supervised else None
-    module, _ = build_method(config, device, labels)
-    optimizer, method = build_optimizer(config, module), prepare_method(config, module, device)
-    scaler, side, batch = build_scaler(config, device), config.data.short_side, config.batch_size
+    batch = config.batch_size
     if device.type == "cpu":
         batch = min(batch, max(2, 2 * CPU_PIXELS // sum(view.crop**2 for view in config.view_set())))
-    side = FULL if isinstance(side, str) else side
-    rng = torch.Generator().manual_seed(config.seed)
-    pixels = torch.randint(256, (batch, side, side, 3), dtype=torch.uint8, generator=rng)
-    if config.data.short_side != "full":  # a store at full size rarely fits into a GPU's memory
-        pixels = pixels.to(device)
-    images = pixels.unbind()
-    index = torch.arange(batch)
-    taken = []
-    for at in range(WARM_UP + steps):
-        started = time.perf_counter()
-        views = make_views(images, index, config.view_set(), rng, device)
-        step(method, optimizer, views, at / (WARM_UP + steps), scaler)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
+    trainer = Trainer(config, device, batch)
+    taken = [trainer.seconds() for _ in range(WARM_UP + steps)]
     return statistics.median(taken[WARM_UP:]) * config.batch_size / batch
+
+
+class Trainer:
+    """A method whose training steps are taken one at a time, on random square images of the size in the store."""
+
+    def __init__(self, config: Pretrain, device: torch.device, batch: int | None = None) -> None:
+        """`batch` images per step; None takes the configured number."""
+        self.device, self.batch, self._view_set = device, batch or config.batch_size, config.view_set()
+        labels = torch.zeros(self.batch, CATEGORIES, dtype=torch.bool) if config.supervised else None
+        self.module, self.backbone = build_method(config, device, labels)
+        self._optimizer, self._scaler = build_optimizer(config, self.module), build_scaler(config, device)
+        self._method = prepare_method(config, self.module, device)
+        side = FULL if isinstance(config.data.short_side, str) else config.data.short_side
+        self._rng = torch.Generator().manual_seed(config.seed)
+        shape = (self.batch, side, side, 3)
+        pixels = torch.randint(256, shape, dtype=torch.uint8, generator=self._rng)
+        if config.data.short_side != "full":  # a store at full size rarely fits into a GPU's memory
+            pixels = pixels.to(device)
+        self._images = pixels.unbind()
+
+    def step(self) -> None:
+        """Make the views of a batch and train on them, in the middle of the run's schedules."""
+        views = make_views(self._images, torch.arange(self.batch), self._view_set, self._rng, self.device)
+        step(self._method, self._optimizer, views, 0.5, self._scaler)
+
+    def seconds(self) -> float:
+        """Wall time of a step."""
+        return seconds(self.step, self.device)

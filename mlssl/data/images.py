@@ -137,6 +137,16 @@ def read_image(path: Path | str, size: tuple[int, int] | None = None) -> np.ndar
     return pixels
 
 
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an upright image by its header, without decoding it; None if that cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception:  # Reading a damaged file may raise anything; decoding it says what is wrong.
+        return None
+
+
 def nearly_black(pixels: np.ndarray) -> bool:
     """Whether no value of uint8 pixels is above 16 of 255, as of 12 bits in a file of 16."""
     return bool(pixels[::8, ::8].max() <= 16) and bool(pixels.max() <= 16)

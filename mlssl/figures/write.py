@@ -13,7 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
-from mlssl.analysis.outputs import CLAIMS, GAINS, Score, budget, figure_names, linear_fractions, linear_scores, stem
+from mlssl.analysis.outputs import (
+    CLAIMS,
+    GAIN_COST,
+    GAINS,
+    Score,
+    budget,
+    figure_names,
+    linear_fractions,
+    linear_scores,
+    stem,
+)
 from mlssl.claims.evaluate import Samples, evaluate, read_groups
 from mlssl.claims.findings import Finding, finding
 from mlssl.claims.gains import gains
@@ -21,6 +31,7 @@ from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
 from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
+from mlssl.figures.gain_cost import gain_cost
 from mlssl.figures.gains import gains as gains_figure
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
@@ -65,6 +76,8 @@ def write_figures(study: Study) -> None:
                 figure = label_quality(study, metrics)
             elif name == GAINS:
                 figure = gains_figure(study, gains(samples))
+            elif name == GAIN_COST:
+                figure = gain_cost(study, gains(samples))
             elif name == CLAIMS:
                 figure = claims(study, evaluate(study, metrics, groups))
             elif axis_of[name] == COMPARE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mlssl.analysis.aggregate import read_metrics
-from mlssl.analysis.outputs import CLAIMS, GAINS, budget, figure_names, has_gains, stem
+from mlssl.analysis.outputs import CLAIMS, GAIN_COST, GAINS, budget, figure_names, has_gains, stem
 from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
 from mlssl.claims.gains import gains
@@ -97,6 +97,15 @@ def gather(study: Study) -> Page:
         else None,
         data=provenance.data_facts(study, metrics),
         costs=cost.cost_table(study, metrics),
+        step_costs=cost.step_costs(study),
+        gain_cost=picture(
+            study,
+            GAIN_COST,
+            "Gain over untrained weights, against the time of a training step",
+            "One point per method: its gain over the relative time of its step; the tables have the numbers.",
+        )
+        if GAIN_COST in figure_names(study)
+        else None,
         provenance=provenance.provenance(study, metrics, headers),
         runs=provenance.runs_table(study, metrics),
         downloads=provenance.downloads(study),

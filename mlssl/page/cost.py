@@ -6,8 +6,10 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import summarise
 from mlssl.analysis.outputs import MINUTES, NONE, Score
+from mlssl.cost_benchmark import table as benchmark
 from mlssl.page.comparison import cell, runs_of
-from mlssl.page.parts import Cell, Fact, Table
+from mlssl.page.parts import Cell, Fact, Table, words
+from mlssl.results import read_result
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
@@ -52,6 +54,21 @@ def total(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
 def duration(hours: float) -> str:
     """`3.2 hours`, or minutes if it is less than one."""
     return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
+def step_costs(study: Study) -> Table | None:
+    """The benchmark of costs, as in its Markdown; None if the study has none, or it has not run yet."""
+    if not study.cost_benchmark or not (path := study.cost_out / "cost.tsv").exists():
+        return None
+    found = benchmark.read(path).to_dict("index")
+    header = read_result(path.with_suffix(".json"))
+    device = header["header"]["device"] if header else "an unknown device"
+    rows = tuple(
+        words(benchmark.cells(str(method), {str(key): value for key, value in row.items()}))
+        for method, row in found.items()
+    )
+    columns = ("method", *benchmark.COLUMNS.values())
+    return Table(benchmark.about(study.cost_benchmark, device), columns, rows)
 
 
 def cost_table(study: Study, metrics: pd.DataFrame) -> Table:

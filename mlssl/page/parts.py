@@ -117,6 +117,9 @@ class Page:
     data_picture: Picture | None
     data: tuple[Fact, ...]
     costs: Table
+    step_costs: Table | None
+    """What one training step costs, measured in turns."""
+    gain_cost: Picture | None
     provenance: tuple[Fact, ...]
     runs: Table
     downloads: tuple[tuple[str, tuple[Link, ...]], ...] = field(default_factory=tuple)

@@ -8,7 +8,6 @@ import jinja2
 
 from mlssl.files import write_text
 from mlssl.page.content import gather
-from mlssl.page.parts import Page
 from mlssl.study.expand import Study
 
 HERE = Path(__file__).parent
@@ -17,12 +16,12 @@ HERE = Path(__file__).parent
 def write_page(study: Study) -> Path:
     """Write the results page of a study from what there is of its results; returns its path."""
     path = study.out / "index.html"
-    write_text(path, render(gather(study)))
+    write_text(path, rendered("template.html", gather(study)))
     return path
 
 
-def render(page: Page) -> str:
-    """The page as HTML. All text is escaped; an unknown name in the template is an error."""
+def rendered(template: str, page: object) -> str:
+    """A page as HTML by one of the templates here. All text is escaped; an unknown name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -30,4 +29,4 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html").render(page=page)
+    return environment.get_template(template).render(page=page)

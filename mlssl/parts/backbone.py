@@ -89,6 +89,21 @@ def image_features(backbone: nn.Module, images: Tensor) -> Tensor:
     return found[:, backbone.num_prefix_tokens :].float().mean(dim=1)
 
 
+def stage_channels(backbone: nn.Module) -> list[int]:
+    """The channels of the maps of `stage_maps`, finest first. Raises ConfigError for a model that has no stages."""
+    was_training = backbone.training
+    try:
+        with torch.no_grad():
+            maps = stage_maps(backbone.eval(), torch.zeros(1, 3, 64, 64))
+    except AttributeError:
+        raise ConfigError(
+            f"backbone: {type(backbone).__name__} does not give the maps of its stages; use one such as resnet50"
+        ) from None
+    finally:
+        backbone.train(was_training)
+    return [values.shape[1] for values in maps]
+
+
 def stage_maps(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     """The last map of each of the four stages (C2 to C5), finest first.
 

@@ -27,6 +27,16 @@ def cell_diagonal(view: View, side: int) -> Tensor:
     return (view.box[:, 2:].float() / side).norm(dim=1)
 
 
+def pairs_of(view1: View, view2: View, side: int, threshold: float) -> Tensor:
+    """PixPro's A (arXiv 2011.10043, eq. 1), bool B x side² x side²: which cells of two views show the same place.
+
+    Their distance in pixels of the image, over the larger cell diagonal of both views, is below `threshold`.
+    """
+    distance = torch.cdist(centres(view1, side), centres(view2, side), compute_mode="donot_use_mm_for_euclid_dist")
+    diagonal = torch.maximum(cell_diagonal(view1, side), cell_diagonal(view2, side))
+    return distance / diagonal[:, None, None] < threshold
+
+
 def overlap_in(view: View, other: View) -> Tensor:
     """The rectangle that two views share, in `view`: B x 4, left, top, right, bottom as shares of its sides.
 

@@ -160,11 +160,14 @@ def from_yolo(folder: Path, files: Sequence[Path], classes: Classes) -> LabelFil
 def from_csv(path: Path, is_photo: Callable[[str], bool]) -> LabelFile:
     """Image-level labels, no boxes; see `read_csv`."""
     table = read_csv(path, is_photo)
-    names = sorted({label for _, labels in table.rows.values() for label in labels})
+    names = sorted({label for _, labels in table.rows.values() for label in labels} | set(table.columns))
     position = {name: i for i, name in enumerate(names)}
     entries = []
     for file, (line, labels) in table.rows.items():
         objects = [LabelledObject(position[label], None) for label in labels]
         entries.append(Entry((file,), PhotoLabels(f"{path}: line {line}", objects, split=table.splits.get(file))))
     notes = [] if table.header is None else [f"{path.name}: its first line '{table.header}' is a header, no photo"]
+    if table.columns:
+        shown = ", ".join(table.columns[:5]) + (", …" if len(table.columns) > 5 else "")
+        notes.append(f"{path.name}: its cells of 0 and 1 say which photos have {shown}; they are no labels")
     return LabelFile("CSV", [(name, name) for name in names], entries, table.exclusive, notes=notes)

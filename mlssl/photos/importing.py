@@ -6,8 +6,8 @@ import errno
 import filecmp
 import json
 import os
-import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from mlssl.photos.labels import read_labels
 from mlssl.photos.masks import find_masks
 from mlssl.photos.people import FACES, WAYS, check_detector, read_deny
 from mlssl.photos.report import summary, table
-from mlssl.photos.work import Photo, make_all
+from mlssl.photos.splits import check_division
+from mlssl.photos.work import Photo, check_all, digest_of_copy, make_all
 from mlssl.photos.write import write_dataset
 
 VERSION = 4
@@ -65,17 +66,20 @@ def import_photos(
     these photos are left out too. An unusable image is left out, with a reason; the import stops if their share
     exceeds `max_skipped`. `workers`: number of processes, default one per core.
 
-    `out` appears when it is complete; after a kill, the same call resumes. A complete `out` is left unchanged.
+    Labels, people and splits are checked before the first photo is copied. `out` appears when it is complete. After
+    a kill, or an error that only the copies could show, a call goes on with those copies that it would make alike,
+    also with other labels or settings. A complete `out` is left unchanged.
     Raises ConfigError or DataError with a remedy; also if `out` was made from other photos or settings.
     """
     photos, out = Path(photos), Path(out)
     check(photos, out, val_share, anonymise, people, max_skipped, near, workers)
     paths, others = find_files(photos)
     names = [path.relative_to(photos).as_posix() for path in paths]
+    stamps = {name: stamp(path, name) for path, name in zip(paths, names, strict=True)}
     others = [path for path in others if path.suffix.lower() not in TEXT]
     settings = {
         "version": VERSION,
-        "photos": digest_of([stamp(path, name) for path, name in zip(paths, names, strict=True)]),
+        "photos": digest_of(list(stamps.values())),
         "labels": digest_of_files(labels),
         "anonymise": anonymise,
         "people": FACES if people == FACES else digest_of_files(people),
@@ -110,9 +114,13 @@ def import_photos(
             for number, name in enumerate(names, start=1)
             if name not in denied
         ]
-        part, processes = out.with_name(f".{out.name}.part"), os.cpu_count() if workers is None else workers
+        jobs = [replace(job, made_of=digest_of_copy(job, stamps[job.name], anonymise)) for job in jobs]
+        part, processes = out.with_name(f".{out.name}.part"), workers or os.cpu_count() or 1
+        check_all(jobs, processes)
+        if found is not None:
+            check_division([job.name for job in jobs], found, val_share, seed, shown)
         try:
-            results = work(jobs, part, out, settings, max_skipped, processes or 1)
+            results = work(jobs, part, out, anonymise, max_skipped, processes)
             header: dict[str, Any] = {
                 "photos": str(photos),
                 "found": len(paths),
@@ -126,9 +134,9 @@ def import_photos(
                 part, jobs, results, header, found, denied, masks, named=hidden is not None, presence=shown
             )
         except DataError as error:
-            if not isinstance(error, Resumable):
-                shutil.rmtree(part, ignore_errors=True)
-            raise
+            if isinstance(error, Resumable):
+                raise
+            raise DataError(f"{error} (the copies stay in {part} for the next call)") from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -173,15 +181,12 @@ def check(
 
 
 def work(
-    jobs: list[Photo], part: Path, out: Path, settings: Mapping[str, Any], max_skipped: float, workers: int
+    jobs: list[Photo], part: Path, out: Path, anonymise: str | None, max_skipped: float, workers: int
 ) -> list[dict[str, Any]]:
     """Process all photos and return one result each, by number; DataError as soon as too many are skipped."""
-    pixels = ("version", "photos", "labels", "anonymise", "people", "deny")
-    made_of = digest_of({key: settings[key] for key in pixels})
     names, results, skipped = {job.number: job.name for job in jobs}, [], []
-    how = settings["anonymise"]
     with tqdm(total=len(jobs), desc="import", unit="photo", mininterval=0.5) as bar:
-        for made in make_all(jobs, part, made_of=made_of, how=how, workers=workers):
+        for made in make_all(jobs, part, version=VERSION, how=anonymise, workers=workers):
             results += made
             skipped += [(names[r["number"]], r["skipped"]) for r in made if "skipped" in r]
             bar.update(len(made))

@@ -53,6 +53,19 @@ def divide(
     return Division(in_val, labelled, "drawn, stratified by category" if several else "drawn")
 
 
+def check_division(
+    names: Sequence[str],
+    labels: Labels,
+    share: float,
+    seed: int,
+    presence: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Raise DataError, as `divide` does, for labels that no import can divide, whichever photos it can use."""
+    if not any(name in labels.photos for name in names):
+        raise DataError("labels: all labelled photos are on the deny list; label others, or import without labels")
+    divide(names, labels, np.arange(len(names)), share, seed, presence)
+
+
 def official(names: Sequence[str], labels: Labels, group: np.ndarray, labelled: np.ndarray) -> Division:
     """The official splits: `test` is validated on if it has labels, and val is for training then; else `val`.
 

@@ -6,30 +6,35 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
+from tqdm import tqdm
 
-from mlssl.data.images import UnusableImage, nearly_black, read_image
-from mlssl.errors import Resumable
+from mlssl.data.images import UnusableImage, header_size, nearly_black, read_image
+from mlssl.digest import digest_of
+from mlssl.errors import DataError, Resumable
 from mlssl.files import write_text
 from mlssl.photos.duplicates import perceptual_hash
 from mlssl.photos.formats import PhotoLabels
 from mlssl.photos.labels import placed
 from mlssl.photos.people import find_faces, hide, regions_of
 
+T = TypeVar("T")
 QUALITY = 95
 JPEG_SIDE = 65_500
 """Maximum side of a JPEG in pixels."""
 CHUNK = 16
 """Photos per task of a process; the journal is flushed after each task."""
+CHECKED = 256
+"""Photos per task where only their labels are checked."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +51,66 @@ class Photo:
     """Regions to hide; None: the file of people does not name the photo, or there is no such file."""
     detect_faces: bool = False
     """Whether to hide the faces that a detector finds."""
+    made_of: str = ""
+    """Digest of what its copy depends on; a copy with the same digest is not made again."""
 
     @property
     def file(self) -> str:
         return f"{self.number:08d}.jpg"
 
 
+def digest_of_copy(photo: Photo, stamp: tuple[str, int, int], how: str | None) -> str:
+    """A digest of all that the copy of a photo depends on: its file, who is hidden, and its rotation.
+
+    `stamp` is that of its file. Of the labels only the size counts, and beside people whether there are boxes.
+    """
+    size, people = None if photo.labels is None else photo.labels.size, photo.people
+    hidden = None if people is None else (people.size, people.fractions, repr(people.objects), _drawn(photo))
+    return digest_of([photo.number, stamp, how, photo.detect_faces, size, hidden])
+
+
+def check_all(photos: Sequence[Photo], workers: int) -> None:
+    """Raise DataError for labels or people that do not fit their photo, before any photo is copied."""
+    named = [photo for photo in photos if photo.labels is not None or photo.people is not None]
+    chunks = [named[i : i + CHECKED] for i in range(0, len(named), CHECKED)]
+    with tqdm(total=len(named), desc="labels", unit="photo", mininterval=0.5, delay=2) as bar:
+        for checked in _spread(_check_chunk, chunks, workers):
+            bar.update(checked)
+
+
+def check_photo(photo: Photo) -> None:
+    """Raise DataError for labels or people that do not fit the photo.
+
+    Its size is the one that they record, or the one in the file's header. Only if they do not fit that is the photo
+    decoded; one that cannot be used is not checked.
+    """
+    sized = [labels for labels in (photo.labels, photo.people) if labels is not None]
+    if not any(found.box for labels in sized for found in labels.objects):
+        return
+    size = next((labels.size for labels in sized if labels.size), None) or header_size(photo.path)
+    if size is None:
+        return
+    try:
+        _fit(photo, *size)
+    except DataError:
+        try:
+            height, width = read_image(photo.path, _size(photo)).shape[:2]
+        except UnusableImage:
+            return
+        _fit(photo, width, height)
+
+
+def _fit(photo: Photo, width: int, height: int) -> None:
+    if photo.labels is not None:
+        placed(photo.labels, width, height)
+    if photo.people is not None:
+        regions_of(photo.people, width, height)
+
+
 def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
     """Write `folder/<photo.file>`; returns its size, hash, hidden regions, `dark` if it is, or why it was skipped.
 
-    Raises DataError for a label that does not fit the photo.
+    Raises DataError for people that do not fit the photo.
     """
     try:
         pixels = read_image(photo.path, _size(photo))
@@ -64,8 +119,6 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
             raise UnusableImage(photo.path, f"has {width} x {height} pixels, a side longer than {JPEG_SIDE:,}")
     except UnusableImage as error:
         return {"number": photo.number, "skipped": error.reason}
-    if photo.labels is not None:
-        placed(photo.labels, width, height)
     dark = {"dark": True} if nearly_black(pixels) else {}
     regions = find_faces(pixels) if photo.detect_faces else []
     if photo.people is not None:
@@ -76,6 +129,7 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
     image.save(folder / photo.file, quality=QUALITY)
     return {
         "number": photo.number,
+        "made_of": photo.made_of,
         "width": width,
         "height": height,
         "bytes": (folder / photo.file).stat().st_size,
@@ -86,14 +140,14 @@ def make(photo: Photo, folder: Path, how: str | None) -> dict[str, Any]:
 
 
 def make_all(
-    photos: Sequence[Photo], part: Path, *, made_of: str, how: str | None, workers: int
+    photos: Sequence[Photo], part: Path, *, version: int, how: str | None, workers: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Write the photos to `part/images` and yield their results in order; resumes a killed import.
+    """Write the photos to `part/images` and yield their results in order; resumes a killed or refused import.
 
-    `made_of` is the digest of photos and settings; `part` is emptied if it has another. The number of pending tasks
-    is bounded, so memory does not grow with the number of photos.
+    `part` is emptied if another `version` of the import made it. The number of pending tasks is bounded, so memory
+    does not grow with the number of photos.
     """
-    done = resume(part, made_of)
+    done = resume(part, photos, version)
     folder = part / "images"
     left = [photo for photo in photos if photo.number not in done]
     yield list(done.values())
@@ -106,12 +160,12 @@ def make_all(
             yield results
 
 
-def resume(part: Path, made_of: str) -> dict[int, dict[str, Any]]:
-    """Results, by number, of photos whose files are complete; a new `part` if it is of another import.
+def resume(part: Path, photos: Sequence[Photo], version: int) -> dict[int, dict[str, Any]]:
+    """Results, by number, of those photos whose copies are complete and made as they would be now.
 
-    Skipped photos are tried again.
+    All other copies in `part` are removed. Skipped photos are tried again.
     """
-    journal, header, folder = part / "journal.jsonl", json.dumps({"made_of": made_of}), part / "images"
+    journal, header, folder = part / "journal.jsonl", json.dumps({"version": version}), part / "images"
     lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
     if not lines or lines[0] != header:
         shutil.rmtree(part, ignore_errors=True)
@@ -122,15 +176,20 @@ def resume(part: Path, made_of: str) -> dict[int, dict[str, Any]]:
             os.replace(path, folder / path.name)
     for made in ("train", "val", "annotations"):
         shutil.rmtree(part / made, ignore_errors=True)
-    done = {}
+    done: dict[int, dict[str, Any]] = {}
+    made_of = {photo.number: photo.made_of for photo in photos}
     for line in lines[1:]:
         try:
             result = json.loads(line)
         except ValueError:  # A power failure cut the line off; its photos are processed again.
             break
         file = folder / Photo(result["number"], Path(), "").file
-        if "skipped" not in result and file.exists() and file.stat().st_size == result["bytes"]:
+        same = "skipped" not in result and made_of.get(result["number"]) == result["made_of"]
+        if same and file.exists() and file.stat().st_size == result["bytes"]:
             done[result["number"]] = result
+    for file in folder.iterdir():
+        if not file.stem.isdigit() or int(file.stem) not in done:
+            file.unlink()
     write_text(journal, "".join(f"{line}\n" for line in (header, *map(json.dumps, done.values()))))
     return done
 
@@ -139,13 +198,19 @@ def _make_chunk(photos: Sequence[Photo], folder: Path, how: str | None) -> list[
     return [make(photo, folder, how) for photo in photos]
 
 
-def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> Iterator[list[dict[str, Any]]]:
+def _check_chunk(photos: Sequence[Photo]) -> int:
+    for photo in photos:
+        check_photo(photo)
+    return len(photos)
+
+
+def _spread(work: Callable[[Sequence[Photo]], T], chunks: Sequence[Sequence[Photo]], workers: int) -> Iterator[T]:
     """Run `work` on each chunk in a process pool, in order, with at most 3 pending chunks per process."""
     if workers == 1 or len(chunks) < 2:
         yield from map(work, chunks)
         return
     pool = ProcessPoolExecutor(min(workers, len(chunks)))
-    waiting: deque[Future[list[dict[str, Any]]]] = deque()
+    waiting: deque[Future[T]] = deque()
     try:
         for chunk in chunks:
             waiting.append(pool.submit(work, chunk))
@@ -162,6 +227,11 @@ def _spread(work: partial, chunks: Sequence[Sequence[Photo]], workers: int) -> I
         pool.shutdown(cancel_futures=True)
 
 
+def _drawn(photo: Photo) -> bool:
+    """Whether its labels have boxes."""
+    return photo.labels is not None and any(found.box for found in photo.labels.objects)
+
+
 def _size(photo: Photo) -> tuple[int, int] | None:
     """Width and height of the image that labels and people refer to, if either file records it.
 
@@ -174,7 +244,6 @@ def _size(photo: Photo) -> tuple[int, int] | None:
     if labels and people and labels != people:
         shown = " and ".join(f"{w} x {h}" for w, h in (labels, people))
         raise UnusableImage(photo.path, f"has different sizes in its labels and its people: {shown} pixels")
-    drawn = None if photo.labels is None else any(found.box for found in photo.labels.objects)
     try:
         with Image.open(photo.path) as image:
             width, height = image.size
@@ -183,7 +252,7 @@ def _size(photo: Photo) -> tuple[int, int] | None:
         turn = 1
     if turn != 1:
         sideways = turn in (5, 6, 7, 8) and width != height
-        if bool(people) != bool(labels) and drawn is True:
+        if bool(people) != bool(labels) and _drawn(photo):
             raise UnusableImage(photo.path, "is rotated by EXIF, and labels or people do not record the image size")
         if people and not sideways:
             raise UnusableImage(

@@ -82,6 +82,8 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=1, help="number of GPUs for the command")
     parser.add_argument("command", nargs="+", help="after --, with its arguments")
     args = parser.parse_args()
+    if args.gpus < 1:
+        parser.error(f"--gpus: {args.gpus} is not allowed; give at least 1")
     try:
         return run(args.command, args.gpus)
     except ConfigError as error:

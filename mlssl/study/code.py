@@ -66,6 +66,13 @@ STAGES: dict[str, tuple[str, ...]] = {
         "mlssl.results",
         *PICTURE,
     ),
+    "cost_benchmark": (
+        "mlssl.cost_benchmark.measure",
+        "mlssl.cost_benchmark.table",
+        "mlssl.results",
+        "mlssl.study.expand",
+        "mlssl.runtime.device",
+    ),
 }
 """Stage -> the modules that its command calls. How a study is expanded is part of a stage that reads the study."""
 

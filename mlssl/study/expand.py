@@ -29,6 +29,7 @@ from mlssl.study.settings import (
     SOURCES,
     TRANSFERS,
     Config,
+    CostBenchmark,
     Data,
     Detection,
     Pictures,
@@ -117,6 +118,11 @@ class Study:
         return self.file.search_benchmark
 
     @property
+    def cost_benchmark(self) -> CostBenchmark | None:
+        """Settings of the benchmark of the methods' costs; None runs none."""
+        return self.file.cost_benchmark
+
+    @property
     def gpus_per_run(self) -> int:
         return self.file.gpus_per_run
 
@@ -140,6 +146,19 @@ class Study:
         assert self.search_benchmark is not None
         named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
         return self.out / "search" / digest_of(named)[:8]
+
+    @property
+    def costed(self) -> dict[str, Run]:
+        """The compared methods that train -> their run of the first seed, whose cost is measured."""
+        runs = {method: self.runs[run] for method, run in self.compared.items()}
+        return {method: run for method, run in runs.items() if run.config.target}
+
+    @property
+    def cost_out(self) -> Path:
+        """Where the benchmark of the methods' costs goes."""
+        assert self.cost_benchmark is not None
+        named = [{method: run.digest for method, run in self.costed.items()}, experiment(self.cost_benchmark)]
+        return self.out / "cost" / digest_of(named)[:8]
 
     @property
     def own_photos(self) -> bool:
@@ -304,6 +323,13 @@ def check_sections(file: StudyFile, path: Path) -> None:
         raise ConfigError(
             f"{path}: search_benchmark.method: '{search.method}' is not compared; give one of "
             f"{', '.join(file.compare)}"
+        )
+    cost = file.cost_benchmark
+    trained = [method for method in file.compare if method in file.methods and file.methods[method].target]
+    if cost and cost.relative_to not in trained:
+        raise ConfigError(
+            f"{path}: cost_benchmark.relative_to: '{cost.relative_to}' is not compared, or trains nothing; "
+            f"give one of {', '.join(trained) or 'the methods with a target, after adding one to compare'}"
         )
 
 

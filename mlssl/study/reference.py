@@ -15,6 +15,7 @@ from mlssl.study.settings import (
     RESOLVED,
     TRANSFERS,
     Ablation,
+    CostBenchmark,
     Dataset,
     DataSource,
     Kind,
@@ -40,8 +41,10 @@ METHODS = (
     "baselines.byol.BYOL",
     "baselines.simsiam.SimSiam",
     "baselines.pixpro.PixPro",
+    "baselines.pixcontrast.PixContrast",
     "baselines.slotcon.SlotCon",
     "baselines.self_emd.SelfEMD",
+    "baselines.resim.ReSim",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
@@ -58,6 +61,7 @@ SECTIONS: dict[str, type] = {
     **{f"transfers.{name}": cls for name, cls in TRANSFERS.items()},
     "pictures": Pictures,
     "search_benchmark": SearchBenchmark,
+    "cost_benchmark": CostBenchmark,
 }
 INTRODUCTION = """# Settings
 

@@ -705,6 +705,18 @@ class SearchBenchmark:
     """Of the images and crops."""
 
 
+@settings
+class CostBenchmark:
+    """What a training step of each compared method costs, measured in turns on random images."""
+
+    relative_to: Annotated[str, LABEL] = "moco_v2"
+    """One of the methods under `compare`, whose step has the cost 1."""
+    rounds: Annotated[int, Field(ge=6)] = 9
+    """Turns of every method; an interval of 95 % needs six."""
+    steps: Count = 2
+    """Timed steps per turn, after one that is not."""
+
+
 # Where images come from
 
 
@@ -915,3 +927,5 @@ class StudyFile:
     """Sheets of neighbours and histograms of scores; null draws none."""
     search_benchmark: SearchBenchmark | None = None
     """Benchmark of the searches; null runs none."""
+    cost_benchmark: CostBenchmark | None = None
+    """Benchmark of the compared methods' costs; null runs none."""

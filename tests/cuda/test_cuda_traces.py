@@ -9,7 +9,20 @@ from runtime import compiler, run_with_ghost
 
 HERE = Path(__file__).parent
 QUICK = ("mls", "moco_v2", "densecl", "supervised", "segmentation", "detection")
-LONG = ("moco_v2_fp16", "knn_moco", "nnclr", "msf", "byol", "simsiam", "pixpro", "self_emd", "mls_mutual", "photos")
+LONG = (
+    "moco_v2_fp16",
+    "knn_moco",
+    "nnclr",
+    "msf",
+    "byol",
+    "simsiam",
+    "pixpro",
+    "pixcontrast",
+    "self_emd",
+    "resim",
+    "mls_mutual",
+    "photos",
+)
 BUDGET = json.loads((HERE / "budget.json").read_text())
 """Most launches and peak MB per part, 3 % above those of torch 2.15; executed, this file prints them."""
 

@@ -37,7 +37,8 @@ DENSECL, SUPERVISED = "baselines.densecl.DenseCL", "baselines.supervised.Supervi
 KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "baselines.msf.MSF"
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
 PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, SELF_EMD)
+PIXCONTRAST, RESIM = "baselines.pixcontrast.PixContrast", "baselines.resim.ReSim"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD)
 BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
@@ -220,6 +221,8 @@ TRACES = {
     "byol": lambda mode: pretraining(mode, BYOL),
     "simsiam": lambda mode: pretraining(mode, SIMSIAM),
     "pixpro": lambda mode: pretraining(mode, PIXPRO, each_view=BYOL_VIEWS),
+    "pixcontrast": lambda mode: pretraining(mode, PIXCONTRAST, each_view=BYOL_VIEWS),
+    "resim": lambda mode: pretraining(mode, RESIM),
     "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),

@@ -3,6 +3,7 @@ import mlssl.page
 from mlssl.digest import digest_of_file
 from mlssl.project import PUBLISHED
 
+COST = STUDY.cost_out / "cost.json" if STUDY.cost_benchmark else None
 MARKDOWN = [table for table in TABLES if table.suffix == ".md"]
 PAPER_TABLES = [table for table in MARKDOWN if table.stem in outputs.PAPER_TABLES]
 OWN_TABLES = [table for table in MARKDOWN if table not in PAPER_TABLES]
@@ -66,6 +67,7 @@ rule figures:
         runs=OUT / "runs.tsv",
         image_groups=OUT / "image_groups.tsv",
         logs=[OUT / "runs" / run / "log.jsonl" for run in STUDY.runs],
+        costs=COST or [],
     output:
         axes=shown(AXIS_FIGURES, "../report/figure.rst", "Comparisons"),
         losses=shown(LOSSES, "../report/training_curves.rst", "Training"),
@@ -195,6 +197,31 @@ if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
         shell:
             "{ON_GPU} search-benchmark --study={FROZEN:q} --run-name={params.run} --threads {threads}"
             " --out={output.result:q} > {log:q} 2>&1"
+
+
+if STUDY.cost_benchmark and (ALL_RULES or not COST.exists()):
+
+    rule cost_benchmark:
+        """What a training step of each compared method costs: time in turns, operations, memory, parameters."""
+        output:
+            result=COST,
+            tsv=COST.with_suffix(".tsv"),
+            table=report(
+                COST.with_suffix(".md"),
+                caption="../report/cost.rst",
+                category="Comparisons",
+                labels={"axis": "cost of a training step", "kind": "table"},
+            ),
+        log:
+            OUT / "logs" / "cost_benchmark.log",
+        # It measures time, so no other job may run in parallel.
+        threads: CORES
+        resources:
+            gpu=1,
+            mem_mb=12000,
+            runtime=120,
+        shell:
+            "{ON_GPU} cost-benchmark --study={FROZEN:q} --threads {threads} --out={output.result:q} > {log:q} 2>&1"
 
 
 PAGE_PARTS = [file for file in sorted(Path(mlssl.page.__file__).parent.iterdir()) if file.suffix in (".html", ".css", ".js")]

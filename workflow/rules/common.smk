@@ -77,12 +77,10 @@ def summary(plan):
     if workflow.dag is None:
         return []
     planned = [job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)]
-    cheap = [name for name in planned if name not in ("pretrain", *STUDY.transfers, *expand.PICTURES)]
-    others = f"the other {len(cheap)} ({', '.join(dict.fromkeys(cheap))})" if cheap else "no other"
-    return [
-        *(line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))),
-        f"{len(planned)} jobs of Snakemake: {len(planned) - len(cheap)} of them are in the estimate, {others}.",
-    ]
+    from mlssl.cost.estimate import counted
+
+    totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
+    return [*totals, counted(planned, ("pretrain", *STUDY.transfers, *expand.PICTURES))]
 
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):

@@ -18,7 +18,24 @@ HEADERS = ("file", "filename", "file_name", "image", "path")
 """Names of a first column that need no further sign that the first line is a header."""
 NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 """Separators of file and label."""
-FORM = "write file,label;label per line"
+FORM = "write file,label;label per line, or a column of 0 and 1 for each category"
+LABELS: tuple[str, ...] = (
+    "label",
+    "labels",
+    "class",
+    "classes",
+    "category",
+    "categories",
+    "tag",
+    "tags",
+    "target",
+    "id",
+    "y",
+)
+LABELS += ("class_id", "label_id", "category_id", "classid", "labelid", "categoryid")
+"""Names of a column of labels, which is no category itself."""
+INDICATORS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+"""Cells, in lower case, that say whether a photo has the category of the column."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +50,8 @@ class Table:
     """File name -> train, val or test, by the column `split`; empty without that column."""
     exclusive: bool = False
     """Whether the column of labels is called `class`: each photo has exactly one label."""
+    columns: list[str] = field(default_factory=list)
+    """Categories that have a column of 0 and 1 each; empty if a column has labels."""
 
 
 def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
@@ -43,8 +62,10 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
       such separators, the one whose files are photos. Labels are still separated by `;`, and have no comma then.
     - The first line is a header if its labels and its first cell occur nowhere else, and the cell is in `HEADERS`,
       or is no photo and does not end like one's name (`.jpg`).
-    - A header may have a third column `split`, before or after the labels, with train, val, test or nothing; a
-      first line of such three cells is always a header.
+    - After a header, each category may have a column of 0 and 1 (or `true` and `false`) instead. One such column is
+      read so unless it is called as in `LABELS`: `file,label` with 0 and 1 has the categories 0 and 1.
+    - A header may have one more column `split`, with train, val, test or nothing; a first line of three or more
+      cells with it is always a header.
     - If the header calls the labels `class`, each photo has exactly one.
     - Names and labels are in Unicode's NFC.
 
@@ -52,22 +73,14 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
     two splits or without exactly one `class`, and as `lines` does.
     """
     separator, cells, column = _split(path, lines(path), is_photo)
-    found: list[tuple[int, str, list[str]]] = []
-    for i, row in enumerate((_without(full, column) for full in cells), start=1):
-        if not any(row):
-            continue
-        if len(row) != 2 or not row[0]:
-            raise DataError(f"{path}: line {i} has {len(row)} cells ('{separator.join(row)[:60]}'); {FORM}")
-        if separator != "," and "," in row[1]:
-            raise DataError(
-                f"{path}: line {i}: '{row[1][:60]}' is one label or several; separate labels by ; and the file by ,"
-            )
-        found.append((i, row[0], [label for label in map(str.strip, row[1].split(";")) if label]))
+    table = [_without(row, column) for row in cells]
+    columns = _columns(table, is_photo)
+    found = _indicated(path, table, columns) if columns else _labelled(path, table, separator)
     header, exclusive = None, False
-    if found and (column is not None or _is_header(found, is_photo)):
+    if found and (columns or column is not None or _is_header(found, is_photo)):
         i, name, labels = found.pop(0)
         header = None if name.lower() in HEADERS else separator.join(cells[i - 1])
-        exclusive = [label.lower() for label in labels] == ["class"]
+        exclusive = not columns and [label.lower() for label in labels] == ["class"]
     rows: dict[str, tuple[int, list[str]]] = {}
     splits: dict[str, str] = {}
     for i, name, labels in found:
@@ -82,21 +95,75 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
                 f"{path}: line {i}: '{name}' has {len(labels)} labels, but the column is called class; give "
                 "one, or call the column label"
             )
-    return Table(rows, header, splits, exclusive)
+    return Table(rows, header, splits, exclusive, columns)
+
+
+def _labelled(path: Path, table: Sequence[Sequence[str]], separator: str) -> list[tuple[int, str, list[str]]]:
+    """Number, file and labels of each line of `file,label;label`."""
+    found = []
+    for i, row in enumerate(table, start=1):
+        if not any(row):
+            continue
+        if len(row) != 2 or not row[0]:
+            raise DataError(f"{path}: line {i} has {len(row)} cells ('{separator.join(row)[:60]}'); {FORM}")
+        if separator != "," and "," in row[1]:
+            raise DataError(
+                f"{path}: line {i}: '{row[1][:60]}' is one label or several; separate labels by ; and the file by ,"
+            )
+        found.append((i, row[0], [label for label in map(str.strip, row[1].split(";")) if label]))
+    return found
+
+
+def _columns(table: Sequence[Sequence[str]], is_photo: Callable[[str], bool]) -> list[str]:
+    """The categories that have a column of 0 and 1 each, or an empty list if a column has labels."""
+    head, *others = [row for row in table if any(row)] or [()]
+    if len(head) < 2 or not others or any(len(row) != len(head) for row in others):
+        return []
+    if _like_photo(head[0], is_photo) or any(row[0] == head[0] for row in others):
+        return []
+    if len(head) > 2:
+        return list(head[1:]) if any(cell.lower() in INDICATORS for cell in others[0][1:]) else []
+    name, cells = head[1].lower().replace(" ", "_"), {row[1].lower() for row in others}
+    own = name not in (*LABELS, *INDICATORS) and any(cells) and cells <= {"", *INDICATORS}
+    return [head[1]] if own else []
+
+
+def _indicated(
+    path: Path, table: Sequence[Sequence[str]], columns: Sequence[str]
+) -> list[tuple[int, str, list[str]]]:
+    """Number, file and labels of each line, the header first, of a table with a column for each category."""
+    (start, head), *others = [(i, row) for i, row in enumerate(table, start=1) if any(row)]
+    twice = [name for k, name in enumerate(columns) if name in columns[:k]]
+    if twice or "" in columns:
+        what = f"two columns are called '{twice[0]}'" if twice else "a column has no name"
+        raise DataError(f"{path}: line {start}: {what}; give each category a column")
+    found = [(start, head[0], list(columns))]
+    for i, row in others:
+        for name, cell in zip(columns, row[1:], strict=True):
+            if cell.lower() not in INDICATORS:
+                raise DataError(
+                    f"{path}: line {i}: '{cell[:40]}' in the column '{name}' is not 0 or 1; write 1 if the photo "
+                    "has this category, else 0"
+                )
+        if not row[0]:
+            raise DataError(f"{path}: line {i}: has no file; name the photo")
+        labels = [name for name, cell in zip(columns, row[1:], strict=True) if INDICATORS[cell.lower()]]
+        found.append((i, row[0], labels))
+    return found
 
 
 def _split_column(cells: Sequence[Sequence[str]], is_photo: Callable[[str], bool]) -> int | None:
-    """The column of splits, if the first line is a header of three cells that names it."""
+    """The column of splits, if the first line is a header of three or more cells that names it."""
     head = next((row for row in cells if any(row)), ())
     names = [cell.lower() for cell in head]
-    if len(names) != 3 or "split" not in names[1:] or _like_photo(head[0], is_photo):
+    if len(names) < 3 or "split" not in names[1:] or _like_photo(head[0], is_photo):
         return None
     return names.index("split", 1)
 
 
 def _split_of(path: Path, line: int, row: Sequence[str], column: int | None) -> str | None:
     """The split that a line gives: train, val, test or none."""
-    if column is None or len(row) != 3 or not row[column]:
+    if column is None or len(row) < 3 or not row[column]:
         return None
     split = SPLITS.get(row[column].lower())
     if split is None:
@@ -107,7 +174,7 @@ def _split_of(path: Path, line: int, row: Sequence[str], column: int | None) -> 
 
 def _without(row: list[str], column: int | None) -> list[str]:
     """The cells of a line without that of the split, if there is one."""
-    return [*row[:column], *row[column + 1 :]] if column is not None and len(row) == 3 else row
+    return [*row[:column], *row[column + 1 :]] if column is not None and len(row) >= 3 else row
 
 
 def _split(
@@ -128,7 +195,7 @@ def _split(
     fit = [
         separator
         for separator, cells in parsed.items()
-        if all(len(_without(row, columns[separator])) == 2 for row in cells if any(row)) and any(map(any, cells))
+        if any(map(any, cells)) and _fits([_without(row, columns[separator]) for row in cells], is_photo)
     ]
     if len(fit) > 1:
         named = [s for s in fit if any(is_photo(row[0]) for row in parsed[s] if any(row))]
@@ -140,6 +207,10 @@ def _split(
         raise refusals[0]
     separator = fit[0] if fit else next(iter(parsed))
     return separator, parsed[separator], columns[separator]
+
+
+def _fits(table: Sequence[Sequence[str]], is_photo: Callable[[str], bool]) -> bool:
+    return all(len(row) == 2 for row in table if any(row)) or bool(_columns(table, is_photo))
 
 
 def _cells(path: Path, text: Sequence[str], separator: str) -> list[list[str]]:

@@ -19,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.errors import ConfigError
-from mlssl.parts.backbone import stage_maps
+from mlssl.parts.backbone import stage_channels, stage_maps
 from mlssl.study.settings import Detection
 from mlssl.transfer.detection.heads import Heads, MeanPredictor, ProposalNetwork, Res5, initialise_as_detectron2
 from mlssl.transfer.detection.pooling import RegionPool
@@ -49,7 +49,7 @@ class Pyramid(nn.Module):
         self.out_channels = out_channels
         # Batch norm in the FPN as in MoCo's COCO recipe, which MLS and its peers use.
         self.fpn = FeaturePyramidNetwork(
-            _stage_channels(backbone), out_channels, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+            stage_channels(backbone), out_channels, LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
         )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ class ThirdStage(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.out_channels = _stage_channels(backbone)[2]
+        self.out_channels = stage_channels(backbone)[2]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with autocast(images.device):
@@ -75,14 +75,6 @@ class ThirdStage(nn.Module):
                 x, indices=[3], intermediates_only=True, stop_early=True
             )
         return OrderedDict([("0", c4.float())])
-
-
-def _stage_channels(backbone: nn.Module) -> list[int]:
-    was_training = backbone.training
-    with torch.no_grad():
-        channels = [m.shape[1] for m in stage_maps(backbone.eval(), torch.zeros(1, 3, 64, 64))]
-    backbone.train(was_training)
-    return channels
 
 
 def build_model(backbone: nn.Module, config: Detection, categories: int, *, masks: bool = True) -> GeneralizedRCNN:

@@ -27,4 +27,4 @@ Image.new("RGB", (1, 5000)).save(shop / "strip.png")
 Image.new("1", (30_000, 30_000)).save(shop / "giant.png")
 END
 mlssl import --photos build/shop --out build/mine --labels build/shop.csv
-snakemake --cores 2 --config study=results/reference/photos/shop.yaml
+mlssl run results/reference/photos/shop.yaml --cores 1
