@@ -48,7 +48,8 @@ ALLOWED = {
     # Pure functions on arrays.
     "mlssl/statistics": {"mlssl.statistics"},
     "mlssl/claims": LEAVES | {"mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
-    "mlssl/figures": LEAVES | {"mlssl.figures", "mlssl.claims", "mlssl.analysis", "mlssl.study"},
+    "mlssl/figures": LEAVES
+    | {"mlssl.figures", "mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
     "mlssl/tables": LEAVES
     | {
         "mlssl.tables",
