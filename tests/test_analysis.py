@@ -7,19 +7,27 @@ import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.text import Text
 from PIL import Image
 from support.results import put
 
 from mlssl.analysis import aggregate, outputs
+from mlssl.analysis.aggregate import Summary
 from mlssl.analysis.collect import collect
+from mlssl.analysis.names import in_words, label_in_words
 from mlssl.claims.evaluate import Samples
 from mlssl.claims.findings import finding
 from mlssl.errors import ConfigError
+from mlssl.figures import write
 from mlssl.figures.forces import label_force
+from mlssl.figures.style import apart, dots, interval, span
 from mlssl.figures.write import ablation, write_figures
+from mlssl.figures.write import labels as label_curve
+from mlssl.figures.write import main as main_figure
 from mlssl.pictures.contact_sheet import write_contact_sheet
 from mlssl.study.expand import load
 from mlssl.tables.write import escape, write_tables
@@ -47,6 +55,8 @@ STUDY = {
         "detection": {"runs": "compare", "seeds": [0], "iterations": 10},
     },
 }
+ONE_COLUMN = 89 / 25.4
+"""Inches."""
 NOTES = {"protocols": {"linear": {"train_images": 1000}, "linear_10pct": {"train_images": 100}}}
 MAP = {0: 40.0, 1: 42.0, 2: 47.0}
 """Mean 43; deviations -3, -1, 4; sample variance 26 / 2 = 13."""
@@ -240,24 +250,116 @@ def test_missing_and_failed_show_as_such(study):
 
 
 @pytest.mark.parametrize("axis", ["k", "loss"])
-@pytest.mark.parametrize("far", [-60.0, 300.0])
-def test_the_baseline_is_always_on_the_axis(study, axis, far):
+@pytest.mark.parametrize("far", [-20.0, 40.0])
+def test_floor_and_baseline_are_on_the_axis_of_every_ablation(study, axis, far):
     tables(study)
     metrics = aggregate.read_metrics(study)
     metrics.loc[(metrics["method"] == "moco_v2") & (metrics["metric"] == "mAP"), "value"] += far
-    for compared in (True, False):  # without the baseline, the untrained backbone takes its place
-        if not compared:
-            metrics = metrics[metrics["method"] != "moco_v2"]
-            metrics.loc[metrics["method"] == "random", "value"] += far
-        figure = ablation(study, metrics, finding(Samples(study, metrics, None), axis))
-        (ax,) = figure.axes
-        words = f"{'moco_v2, baseline' if compared else 'random, untrained'}: "
-        (line,) = (line for line in ax.lines if str(line.get_label()).startswith(words))
-        upright = axis == "k"
-        low, high = ax.get_ylim() if upright else ax.get_xlim()
-        at = (line.get_ydata() if upright else line.get_xdata())[0]
-        assert low < at < high
+    figure = ablation(study, metrics, finding(Samples(study, metrics, None), axis))
+    (ax,) = figure.axes
+    low, high = ax.get_xlim()
+    at = {line.get_label(): line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"}
+    for method, name in (("random", "untrained"), ("moco_v2", "MoCo-v2")):
+        own = (metrics["method"] == method) & (metrics["protocol"] == "linear") & (metrics["metric"] == "mAP")
+        rows = metrics[own].drop_duplicates("run")
+        assert at[name] == pytest.approx(rows["value"].mean())
+        assert low < at[name] < high
+    assert [t.get_text() for t in ax.get_yticklabels()][-2:] == ["untrained", "MoCo-v2"]
+    assert {t.get_text() for t in ax.texts} == {"n = 3"}
+    plt.close(figure)
+
+
+def test_an_ablation_draws_every_seed_and_the_interval_of_the_mean(study):
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
+    (ax,) = figure.axes
+    for at, k in enumerate((1, 5)):
+        own = [study.runs[find(study, "mls", seed, k=k).id] for seed in (0, 1, 2)]
+        names = [run.id for run in own]
+        chosen = metrics["run"].isin(names) & (metrics["protocol"] == "linear") & (metrics["metric"] == "mAP")
+        values = metrics[chosen]["value"].to_numpy()
+        drawn = [np.sort(line.get_xdata()) for line in ax.lines if list(set(line.get_ydata())) == [at]]
+        half = 4.302652729911275 * values.std(ddof=1) / math.sqrt(3)  # t, two degrees of freedom
+        for wanted in (np.sort(values), [values.mean()], [values.mean() - half, values.mean() + half]):
+            assert any(len(x) == len(wanted) and np.allclose(x, wanted) for x in drawn), (k, wanted)
+    plt.close(figure)
+
+
+def test_two_seeds_have_points_but_no_interval_and_one_seed_an_open_mark(study):
+    _, ax = plt.subplots()
+    dots(ax, 0, Summary({0: 40.0, 1: 42.0}, 2), "black", "D")
+    assert [len(line.get_xdata()) for line in ax.lines] == [2, 1]
+    dots(ax, 1, Summary({0: 40.0}, 1), "black", "D")
+    assert [len(line.get_xdata()) for line in ax.lines] == [2, 1, 1]
+    assert ax.lines[-1].get_markerfacecolor() == "white"
+    assert interval(Summary({0: 40.0, 1: 42.0}, 2)) is None
+    plt.close("all")
+
+
+def test_panels_of_the_main_comparison_have_one_scale_and_none_below_zero(study):
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    figure = main_figure(study, metrics, Samples(study, metrics, None))
+    panels = [ax for ax in figure.axes if ax.axison and "%" in ax.get_xlabel()]
+    widths = [high - low for low, high in (ax.get_xlim() for ax in panels)]
+    assert len(widths) > 1
+    assert widths == pytest.approx([widths[0]] * len(widths))
+    assert figure.get_suptitle().startswith("MLS − MoCo-v2: ")
+    plt.close(figure)
+    assert span(0.5, 1.0, 10.0)[0] == pytest.approx(-0.2)  # a margin for the mark at 0, no more
+    assert span(40.0, 42.0, 10.0) == (36.0, 46.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"), [([1, 5], [1, 5]), ([5, 5.2], [4.6, 5.6]), ([0, 0.5, 0.6], [-0.6333, 0.3667, 1.3667])]
+)
+def test_labels_of_lines_are_moved_apart_around_their_centre(values, wanted):
+    assert apart(values, 1.0) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_equal_subsets_of_labels_are_one_point(study):
+    tables(study)
+    metrics = aggregate.read_metrics(study)
+    known = metrics[(metrics["metric"] == "mAP") & metrics["protocol"].isin(["linear", "linear_10pct"])]
+    for images, ticks in (
+        ({"linear": 75, "linear_10pct": 75}, ["75"]),
+        ({"linear": 3000, "linear_10pct": 300}, ["300", "3,000"]),
+    ):
+        counts = known.assign(metric="train_images", value=known["protocol"].map(images).astype(float))
+        with_counts = pd.concat([metrics[metrics["metric"] != "train_images"], counts], ignore_index=True)
+        figure = label_curve(study, with_counts, [])
+        assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ticks
+        assert "number of labelled images" in figure.axes[0].get_xlabel()
         plt.close(figure)
+
+
+def test_texts_are_legible_in_one_column_and_name_no_identifier(study, monkeypatch):
+    tables(study)
+    sizes, words = [], []
+
+    def record(figure, path):
+        texts = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]
+        sizes.extend(t.get_fontsize() * ONE_COLUMN / figure.get_figwidth() for t in texts)
+        words.extend(t.get_text() for t in texts)
+        plt.close(figure)
+
+    monkeypatch.setattr(write, "save", record)
+    write_figures(study)
+    assert min(sizes) >= 5
+    shown = " ".join(words)
+    for name in ("moco_v2", "dictionary_size", "infonce+bce", "AP_bbox", "AP_segm", "info_nce"):
+        assert name not in shown
+
+
+def test_a_name_without_words_stays_as_it_is_written():
+    assert in_words("lam") == "λ"
+    assert in_words("my_method") == "my_method"
+    assert label_in_words("mls − my_mls_2") == "MLS − my_mls_2"
+    assert (
+        label_in_words("dictionary_size 512 − dictionary_size 128") == "dictionary size 512 − dictionary size 128"
+    )
+    assert label_in_words("infonce+bce_pos − infonce") == "InfoNCE + BCE⁺ − InfoNCE"
 
 
 def test_a_level_without_a_value_is_on_the_axis_with_the_word(study):
@@ -267,9 +369,9 @@ def test_a_level_without_a_value_is_on_the_axis_with_the_word(study):
     metrics = aggregate.read_metrics(study)
     figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
     (ax,) = figure.axes
-    assert ax.get_xlim()[0] < 1 < ax.get_xlim()[1]
-    assert [text.get_text() for text in ax.texts] == ["failed"]
-    assert figure.get_suptitle().startswith("k: no result yet")
+    assert ax.get_yticklabels()[0].get_text() == "1"
+    assert [text.get_text() for text in ax.texts] == ["failed", "n = 3", "n = 3", "n = 3"]
+    assert figure.get_suptitle().startswith("K: no result yet")
     plt.close(figure)
 
 
@@ -282,7 +384,7 @@ def test_the_title_of_an_ablation_is_its_finding(study):
     metrics = aggregate.read_metrics(study)
     figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
     title = figure.get_suptitle().replace("\n", " ")
-    assert title == "k: 5 against 1: +4.9 [4.7, 5.1] points of linear mAP, 100 % of labels, n = 3"
+    assert title == "K: 5 against 1: +4.9 points of linear mAP, 100 % of labels, 95 % CI [4.7, 5.1], n = 3"
     plt.close(figure)
 
 
@@ -473,7 +575,8 @@ def test_the_figure_of_the_labels_gradients_draws_their_share_of_info_nce(study)
         ]
         log = lines if "k" in run.config.params else []
         (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
-    figure = label_force(study)
+    tables(study)
+    figure = label_force(study, aggregate.read_metrics(study))
     panels = {ax.get_title(): ax for ax in figure.axes if ax.axison}
     assert sorted(panels) == ["dictionary_size", "k", "method"]  # one level of "loss" has labels
     by_k = {line.get_label(): line for line in panels["k"].lines if line.get_linewidth() > 1}

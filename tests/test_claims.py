@@ -349,7 +349,7 @@ def test_the_figure_has_every_comparison_and_verdict(study_of):
     figure = forest(study, evaluate(study, *simulate(study, means, failed=[("loss", "bce alone")])))
     (ax,) = figure.axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert {"mls − moco_v2", "k 20 − k 40", "infonce+bce − infonce+bce_pos"} <= set(labels)
+    assert {"MLS − MoCo-v2, n = 5", "K 20 − K 40, n = 5"} <= {label.replace("\u00a0", " ") for label in labels}
     texts = " ".join(t.get_text().replace("\n", " ") for t in ax.texts)
     assert "supported" in texts
     assert "5 of 5 against 0 of 5" in texts
@@ -370,7 +370,7 @@ def test_the_figure_of_gains_draws_floor_ceiling_and_intervals(study_of):
     figure = gains_figure(study, found)
     ax = figure.axes[0]
     by_method = {gain.method: gain.found for gain in found}
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["moco_v2", "densecl", "mls"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["MoCo-v2", "DenseCL", "MLS"]
     upright = [
         line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--" or line.get_color() == "0.2"
     ]

@@ -27,13 +27,13 @@ def test_the_clearest_pair_is_named_better_level_first():
     assert (found.word, found.pair.better, found.pair.worse) == (DIFFERENT, "5", "1")
     low, high = found.interval
     assert 0 < low < 3.1 < high
-    assert found.sentence == f"k: 5 against 1: +3.1 [{low:.1f}, {high:.1f}] points of linear mAP, n = 3"
+    assert found.sentence == f"K: 5 against 1: +3.1 points of linear mAP, 95 % CI [{low:.1f}, {high:.1f}], n = 3"
 
 
 def test_levels_within_the_margin_show_no_difference():
     found = weigh("k", MAP, pairs_of({"1": [50, 51, 52], "5": [50.1, 51.0, 52.1], "20": [50.05, 51.1, 52.0]}))
     assert found.word == "no difference larger than 1"
-    assert found.sentence.startswith("k: no difference larger than 1; largest, ")
+    assert found.sentence.startswith("K: no difference larger than 1; largest, ")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ ALLOWED = {
     "mlssl/statistics": {"mlssl.statistics"},
     "mlssl/claims": LEAVES | {"mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"},
     "mlssl/figures": LEAVES
-    | {"mlssl.figures", "mlssl.claims", "mlssl.analysis", "mlssl.study", "mlssl.cost_benchmark.table"},
+    | {"mlssl.figures", "mlssl.claims", "mlssl.statistics", "mlssl.analysis", "mlssl.study"}
+    | {"mlssl.cost_benchmark.table"},
     "mlssl/tables": LEAVES
     | {
         "mlssl.tables",

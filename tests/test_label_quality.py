@@ -19,7 +19,6 @@ from mlssl.analysis.outputs import label_axes
 from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
 from mlssl.errors import DataError
-from mlssl.figures import labels as label_figures
 from mlssl.figures.labels import label_quality as label_quality_figure
 from mlssl.study.expand import load
 from mlssl.study.settings import Data, PseudoLabels
@@ -210,28 +209,45 @@ def figure_of(study):
     return label_quality_figure(study, read_metrics(study))
 
 
-def lines(figure, style):
-    return [line for line in figure.axes[0].lines if line.get_linestyle() == style]
+def marks(figure, marker):
+    """Place and level of the marks of one shape."""
+    return [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for line in figure.axes[0].lines
+        if line.get_marker() == marker and line.get_linestyle() != ":"
+    ]
 
 
-def test_the_figure_draws_a_line_per_level_and_its_chance(study):
+def test_the_figure_draws_last_quarter_first_quarter_and_random_entries_of_each_level(study):
     assert list(label_axes(study)) == ["k"]
+    for run, last in zip(label_axes(study)["k"].values(), (48.0, 57.0), strict=True):
+        study.result(run[0], "pseudo_labels").unlink()
+        series = {
+            "step": [5, 10],
+            "epoch": [1, 2],
+            "pairs": [50, 50],
+            "shared": [35.0, 50.0],
+            "chance": [30.0, 30.0],
+        }
+        found = [
+            {"protocol": "pseudo_labels", "metric": metric, "value": value, "n": 50}
+            for metric, value in (("shared", last), ("chance", 30.0))
+        ]
+        put(study, study.runs[run[0]], "pseudo_labels", found, notes={"series": series})
     figure = figure_of(study)
-    means = [line.get_ydata() for line in lines(figure, "-") if line.get_linewidth() > 1]
-    # Nine labels are too few to tell a share.
-    np.testing.assert_array_equal(means, [[np.nan, 40, 50], [np.nan, 60, 50]])
-    np.testing.assert_array_equal([c.get_ydata() for c in lines(figure, "--")], [[30, 20, 30], [30, 30, 30]])
-    assert [text.get_text() for text in figure.axes[0].get_legend().texts] == ["1", "5"]
-    assert "Not available" not in figure.get_suptitle()
+    assert marks(figure, "D") == [(48.0, 0.0), (57.0, 1.0)]
+    assert marks(figure, "|") == [(30.0, 0.0), (30.0, 1.0)]
+    assert marks(figure, "o") == [(35.0, 0.0), (35.0, 1.0)]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["1", "5"]
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.endswith("from K 1 +18.0 points, one seed to K 5 +27.0 points, one seed")
 
 
-def test_one_grey_line_where_chance_is_alike_and_missing_results_are_named(study, monkeypatch):
-    monkeypatch.setattr(label_figures, "SAME_CHANCE", 10.0)
-    (grey,) = lines(figure_of(study), "--")
-    assert grey.get_color() == "0.5"
-    np.testing.assert_array_equal(grey.get_ydata(), [30, 25, 30])
+def test_missing_results_are_named_and_steps_with_few_labels_do_not_count(study):
     study.result(label_axes(study)["k"]["5"][0], "pseudo_labels").unlink()
-    assert "k = 5: 1 of 1 seeds" in figure_of(study).get_suptitle()
+    figure = figure_of(study)
+    assert "K = 5: missing (1 of 1 seed)" in figure.get_suptitle().replace("\n", " ")
+    assert marks(figure, "o") == []  # nine labels in the first step are too few to tell a share
 
 
 def test_an_undefined_share_has_no_row_and_is_not_drawn(study):
@@ -247,5 +263,3 @@ def test_an_undefined_share_has_no_row_and_is_not_drawn(study):
         ["pseudo_labels_step_10", "epoch", 2],
         ["pseudo_labels_step_10", "shared", 40],
     ]
-    mean = next(line for line in lines(label_quality_figure(study, metrics), "-") if line.get_linewidth() > 1)
-    np.testing.assert_array_equal(mean.get_ydata(), [np.nan, 40])

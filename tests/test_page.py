@@ -118,7 +118,7 @@ def test_verdicts_gains_and_findings_are_those_of_the_claims(study):
         assert f"{ablation.name}: {ablation.finding}" == found.sentence
         assert found.sentence in text
     own = {g.method: g for g in gains(Samples(study, metrics, groups)) if g.score.protocol == "linear"}
-    assert [answer.name for answer in page.gain.answers] == ["moco_v2", "mls"]
+    assert [answer.name for answer in page.gain.answers] == ["MoCo-v2", "MLS"]
     for answer in page.gain.answers:
         low, high = own[answer.name].found.interval()
         assert answer.text.startswith(f"{own[answer.name].found.mean:+.2f} points [{low:.2f}, {high:.2f}], n = 3")

@@ -15,7 +15,7 @@ from support.tiny_coco import IDENTIFIED, write_coco
 from mlssl.cli import main
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
-from mlssl.pictures import histograms, neighbours
+from mlssl.pictures import contact_sheet, histograms, neighbours
 from mlssl.pictures.embed import Folder, embed, read_run
 from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
@@ -242,3 +242,17 @@ def test_what_is_no_checkpoint_is_refused(trained, tmp_path):
     broken = type(run)(run.path, run.name, run.config, {})
     with pytest.raises(ConfigError, match="pretrain the run again"):
         broken.method(CPU)
+
+
+def test_twenty_names_on_one_tile_do_not_overlap():
+    taken = []
+    for i in range(20):
+        spot = contact_sheet.free_spot((100.0 + i, 120.0, 140.0), 80.0, 19.0, taken)
+        assert spot is not None
+        x, y = spot
+        assert 0 <= x <= 256 - 80
+        assert 0 <= y <= 256 - 19
+        for left, top, right, bottom in taken:
+            assert x >= right or x + 80 <= left or y >= bottom or y + 19 <= top
+        taken.append((x, y, x + 80, y + 19))
+    assert contact_sheet.free_spot((0.0, 0.0, 256.0), 80.0, 19.0, [(0, 0, 256, 256)]) is None

@@ -17,7 +17,6 @@ from mlssl import tensors
 from mlssl.analysis.outputs import pretrained_and_untrained
 from mlssl.cli.stages import check_weights
 from mlssl.errors import ConfigError
-from mlssl.figures.style import untrained
 from mlssl.parts import backbone as parts
 from mlssl.parts.backbone import create_backbone, image_features, stage_maps
 from mlssl.pretrain.build import build_method
@@ -155,7 +154,6 @@ def test_weights_are_a_row_of_the_comparison(capsys):
     torch.save(moco(), "w.pth")
     study = loaded(BASE)
     assert pretrained_and_untrained(study) == (["theirs"], "random")
-    assert untrained(study) == {"random"}
     check_weights(study)
     assert "methods.theirs.weights: w.pth: encoder_q. (" in capsys.readouterr().err
     methods = BASE["methods"] | {"mls": {"target": "mlssl.method.mls.MLS", "params": {"k": 1}}}

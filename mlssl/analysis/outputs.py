@@ -87,9 +87,9 @@ FROZEN = (
 ACCURACIES = {"top1": "top-1 accuracy", "mAcc": "mean per-class accuracy"}
 """Metric -> title; of linear probe and neighbours, where each image has exactly one category."""
 DENSE = (
-    Score("detection", "AP_bbox", "AP_bbox", "%"),
-    Score("detection", "AP50_bbox", "AP50_bbox", "%"),
-    Score("detection", "AP_segm", "AP_segm", "%"),
+    Score("detection", "AP_bbox", "box AP", "%"),
+    Score("detection", "AP50_bbox", "box AP50", "%"),
+    Score("detection", "AP_segm", "mask AP", "%"),
     Score("segmentation", "mIoU", "mIoU", "%"),
 )
 LABELS = (

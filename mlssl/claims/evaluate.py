@@ -139,6 +139,17 @@ def evaluate(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None) -
     return [row for claim in CLAIMS for row in rows(samples, claim)]
 
 
+def by_verdict(rows: Sequence[Row]) -> dict[str, list[int]]:
+    """Verdict without its number -> the claims with it, each by the evaluator that decides it."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row.primary:
+            small = row.verdict.startswith("no difference")
+            word = "no difference larger than δ" if small else row.verdict.split(" (")[0]
+            found.setdefault(word, []).append(row.claim.number)
+    return found
+
+
 def rows(samples: Samples, claim: Claim) -> list[Row]:
     """A claim's rows; a single one that says what is missing, if the study cannot evaluate it."""
     tree = claim.tree(samples.axes)

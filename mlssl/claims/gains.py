@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlssl.analysis.outputs import Score
-from mlssl.claims.evaluate import Samples, paired_scores, share_of_the_way
+from mlssl.claims.evaluate import NO_RESULT, Samples, paired_scores, share_of_the_way
+from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
+from mlssl.statistics import verdict
 from mlssl.statistics.paired import Difference
 from mlssl.study.expand import COMPARE
 
@@ -34,6 +37,19 @@ class Gain:
             return None
         centre, low, high = self.share
         return 100 * centre, 100 * low, 100 * high
+
+    @property
+    def word(self) -> str:
+        """The verdict on the gain; `no result yet` without one."""
+        if self.found is None:
+            return NO_RESULT
+        margin = MARGIN[self.score.metric]
+        return verdict.verdict(verdict.of(self.found, margin), [(self.found, margin)])
+
+
+def deciding(found: Sequence[Gain]) -> Score:
+    """The evaluator whose gains are the answer, by the rule of the claims: the first with two seeds or more."""
+    return next((g.score for g in found if g.found and g.found.n > 1), found[0].score)
 
 
 def gains(samples: Samples) -> list[Gain]:

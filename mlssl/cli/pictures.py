@@ -96,6 +96,7 @@ def trained(args: argparse.Namespace, cls: type) -> tuple[Study | None, Run, Ima
 
 
 def picture(args: argparse.Namespace) -> None:
+    from mlssl.analysis.names import in_words
     from mlssl.pictures.embed import embed
     from mlssl.runtime import device
 
@@ -104,7 +105,7 @@ def picture(args: argparse.Namespace) -> None:
         pictures = study.pictures or Pictures()
     else:
         pictures = build(Pictures, given_settings(args, Pictures), args.command)
-    method = run.config.method
+    method = in_words(run.config.method)
     about = f"{run.about()}, images of {'/'.join(path.parts[-2:])}"
     on = device.choose(args.device)
     device.set_up(on, args.threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,8 +11,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlssl.analysis.names import in_words, loss_in_words
 from mlssl.analysis.outputs import budget
-from mlssl.figures.style import WIDTH, colours, finish, folded
+from mlssl.figures.style import WIDTH, colours, finish, folded, markers, name_lines
 from mlssl.study.expand import COMPARE, Study
 
 NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics", "knn_mAP", "knn_seconds")
@@ -32,16 +34,24 @@ def training_curves(study: Study) -> Figure:
         if cell.axis == COMPARE and study.runs[cell.run].config.target:
             log = read_log(study.out / "runs" / cell.run)
             seeds.setdefault(cell.level, []).append((cell.run, log))
-    colour = colours(study.axes().get(COMPARE, []))  # as in the other figures, whose methods include untrained ones
+    # As in the other figures, whose methods include untrained ones.
+    compared = study.axes().get(COMPARE, [])
+    colour, marker = (
+        colours(compared),
+        markers(compared),
+    )
+    ends: dict[Axes, dict[str, tuple[float, float, str]]] = {}
     lines = [line for runs in seeds.values() for _, log in runs for line in log]
     parts = list(dict.fromkeys(key for line in lines for key in line if key not in NOT_LOSSES))
-    columns = 2 if len(parts) == 4 else min(3, max(1, len(parts)))
+    columns = min(2, max(1, len(parts)))
     rows = -(-max(1, len(parts)) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 2.1 * rows), squeeze=False, sharex=True)
+    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 1.7 * rows), squeeze=False, sharex=True)
     for ax, part in zip(grid.flat, parts, strict=False):
-        ax.set_title(f"{part} (total)" if part == "loss" else part)
+        ax.set_title(loss_in_words(part), loc="left")
         for method in seeds:
-            draw(ax, [log for _, log in seeds[method]], part, colour[method], method)
+            last = draw(ax, [log for _, log in seeds[method]], part, colour[method], marker[method])
+            if last:
+                ends.setdefault(ax, {})[folded(in_words(method))] = (*last, colour[method])
     for ax in list(grid.flat)[len(parts) :]:
         ax.set_axis_off()
     for ax in grid[:, 0]:
@@ -51,32 +61,45 @@ def training_curves(study: Study) -> Figure:
         if below:
             below[-1].set_xlabel("step")
             below[-1].tick_params(labelbottom=True)
-    if parts:
-        handles = [plt.Line2D([], [], color=colour[method], label=folded(method)) for method in seeds]
-        figure.legend(handles=handles, loc="outside right center")
-    else:
+    if not parts:
         grid[0, 0].text(0, 0.5, "No run has a log yet.")
     without_log = {method: sum(not log for _, log in runs) for method, runs in seeds.items()}
-    missing = [f"{m}: log of {n} of {len(seeds[m])} seeds" for m, n in without_log.items() if n]
+    missing = [f"{in_words(m)}: log of {n} of {len(seeds[m])} seeds" for m, n in without_log.items() if n]
     missing += [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
     notes = f"{budget(study)}. Thin: seeds; thick: their mean; each point is the mean since the previous point"
-    finish(figure, "Training curves", notes, "; ".join(missing))
+    finish(figure, title(seeds), notes, "; ".join(missing))
+    name_lines(figure, ends)
     return figure
+
+
+def title(seeds: Mapping[str, Sequence[tuple[str, list[dict[str, float]]]]]) -> str:
+    """The loss of every method at the start and the end, mean over its seeds with a log."""
+    parts = []
+    for method, runs in seeds.items():
+        logs = [log for _, log in runs if log and "loss" in log[0]]
+        if logs:
+            first, last = (np.mean([log[place]["loss"] for log in logs]) for place in (0, -1))
+            parts.append(f"{in_words(method)} {first:.1f} to {last:.1f}, n = {len(logs)}")
+    return f"Total loss from first to last record: {'; '.join(parts)}" if parts else "Training loss"
 
 
 def failed(folder: Path) -> bool:
     return (folder / "state" / "failed.json").exists() and not (folder / "pretrain.json").exists()
 
 
-def draw(ax: Axes, logs: list[list[dict[str, float]]], part: str, colour: str, label: str) -> None:
-    """Draw seeds as thin lines, and their mean at the steps that all seeds have."""
+def draw(
+    ax: Axes, logs: list[list[dict[str, float]]], part: str, colour: str, marker: str
+) -> tuple[float, float] | None:
+    """Draw seeds as thin lines, and their mean at the steps that all seeds have; returns where the mean ends."""
     series = [{line["step"]: line[part] for line in log if part in line} for log in logs]
     series = [s for s in series if s]
     if not series:
-        return
+        return None
     dot = "o" if max(map(len, series)) == 1 else ""  # a line through one point is not visible
     for s in series:
         ax.plot(list(s), list(s.values()), color=colour, linewidth=0.5, alpha=0.5, marker=dot, markersize=3)
     common = sorted(set.intersection(*(set(s) for s in series)))
     mean = np.array([[s[step] for step in common] for s in series]).mean(axis=0)
-    ax.plot(common, mean, color=colour, linewidth=1.6, label=label, marker=dot and "D", markersize=4)
+    every = max(1, len(common) // 4)
+    ax.plot(common, mean, color=colour, linewidth=1.4, marker=marker, markersize=3.5, markevery=every)
+    return (common[-1], float(mean[-1])) if common else None

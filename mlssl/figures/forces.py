@@ -7,20 +7,24 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlssl.analysis.outputs import budget, force_axes
+from mlssl.analysis.aggregate import summarise
+from mlssl.analysis.names import in_words
+from mlssl.analysis.outputs import LABEL_FORCE, budget, force_axes
 from mlssl.figures.curves import read_log
-from mlssl.figures.labels import MARKERS
-from mlssl.figures.style import OKABE_ITO, WIDTH, finish
-from mlssl.study.expand import Study
+from mlssl.figures.style import FEWEST, MARKERS, OKABE_ITO, WIDTH, finish, folded, name_lines
+from mlssl.statistics.paired import difference
+from mlssl.statistics.verdict import ONE_SEED
+from mlssl.study.expand import COMPARE, Study
 
 Share = dict[int, float]
 """Step -> norm of the labels' gradient at the query embedding, in % of InfoNCE's."""
 
 
-def label_force(study: Study) -> Figure:
+def label_force(study: Study, metrics: pd.DataFrame) -> Figure:
     """The gradient of the labels in % of InfoNCE's, over the steps (docs/faithfulness.md).
 
     Thick lines are means over seeds, thin lines single seeds.
@@ -30,30 +34,48 @@ def label_force(study: Study) -> Figure:
     rows = -(-len(axes) // columns)
     size = (WIDTH, 0.9 + 2.4 * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    missing = []
+    missing: list[str] = []
+    ends: dict[Axes, dict[str, tuple[float, float, str]]] = {}
     for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
         for i, (level, runs) in enumerate(levels.items()):
             found = [share for run in runs if (share := shares(read_log(study.out / "runs" / run)))]
             if len(found) < len(runs):
-                missing.append(f"{axis} = {level}: {len(runs) - len(found)} of {len(runs)} seeds")
+                missing.append(
+                    f"{in_words(axis)} = {in_words(level)}: {len(runs) - len(found)} of {len(runs)} seeds"
+                )
             if found:
-                draw(ax, found, level, OKABE_ITO[i % len(OKABE_ITO)], MARKERS[i % len(MARKERS)])
-        ax.set(title=axis, yscale="log")
-        if ax.lines:
-            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+                colour = OKABE_ITO[i % len(OKABE_ITO)]
+                last = draw(ax, found, colour, MARKERS[i % len(MARKERS)])
+                ends.setdefault(ax, {})[f"{folded(in_words(level))} (n = {len(found)})"] = (*last, colour)
+        ax.set(yscale="log")
+        ax.set_title(in_words(axis), loc="left")
     for ax in list(grid.flat)[len(axes) :]:
         ax.set_axis_off()
     for column in range(columns):
         below = [ax for ax in grid[:, column] if ax.axison][-1]
         below.set_xlabel("step")
         below.tick_params(labelbottom=True)
-    figure.supylabel("gradient of the labels,\n% of InfoNCE's (log scale)", fontsize=9)
+    figure.supylabel("gradient of the labels,\n% of InfoNCE's (log scale)", fontsize=8)
     notes = (
         f"{budget(study)}. Norms at the query embedding, of the part of the weighted multi-label loss that depends "
         "on the labels and of InfoNCE. Thick: mean over seeds; thin: seeds"
     )
-    finish(figure, "How strongly the labels pull, over training", notes, "; ".join(missing))
+    finish(figure, title(study, metrics), notes, "; ".join(missing))
+    name_lines(figure, ends)
     return figure
+
+
+def title(study: Study, metrics: pd.DataFrame) -> str:
+    """The share of each compared method with pseudo-labels, mean over its runs, from metrics.tsv."""
+    parts = []
+    for method, s in summarise(study, metrics, COMPARE, LABEL_FORCE).items():
+        if s.n:
+            low, high = difference(list(s.values.values())).interval()
+            interval = f", 95 % CI [{low:.2g}, {high:.2g}]" if s.n >= FEWEST else ""
+            n = f"n = {s.n}" if s.n > 1 else ONE_SEED
+            parts.append(f"{in_words(method)} {s.mean:.2g} %{interval}, {n}")
+    head = "Gradient of the pseudo-labels, of InfoNCE's"
+    return f"{head}: {'; '.join(parts)}" if parts else f"{head}, over training"
 
 
 def shares(log: Sequence[Mapping[str, Any]]) -> Share:
@@ -66,11 +88,12 @@ def shares(log: Sequence[Mapping[str, Any]]) -> Share:
     }
 
 
-def draw(ax: Axes, found: Sequence[Share], level: str, colour: str, marker: str) -> None:
-    """Draw one level: its seeds, and their mean at the steps that all seeds have."""
+def draw(ax: Axes, found: Sequence[Share], colour: str, marker: str) -> tuple[float, float]:
+    """Draw one level: its seeds, and their mean at the steps that all seeds have; returns where the mean ends."""
     for share in found:
         ax.plot(list(share), list(share.values()), color=colour, linewidth=0.5, alpha=0.5)
     steps = sorted(set.intersection(*map(set, found)))
     mean = np.array([[share[step] for step in steps] for share in found]).mean(axis=0)
-    markers: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(steps) // 5)}
-    ax.plot(steps, mean, color=colour, linewidth=1.6, label=level, **markers)
+    style: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(steps) // 5)}
+    ax.plot(steps, mean, color=colour, linewidth=1.4, **style)
+    return (steps[-1], float(mean[-1])) if steps else (np.nan, np.nan)

@@ -12,15 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
+from mlssl.analysis.names import label_in_words
 from mlssl.analysis.outputs import budget
-from mlssl.claims.evaluate import NOT_IN_STUDY, Outcome, Row
-from mlssl.figures.style import WIDTH, finish
+from mlssl.claims.evaluate import NOT_IN_STUDY, Outcome, Row, by_verdict
+from mlssl.figures.style import SMALLEST, WIDTH, finish
 from mlssl.study.expand import Study
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2"}
 """Start of a verdict -> its colour; others are grey."""
 GREY = "0.35"
-WIDE = 135
+NAME = 30
+"""Characters of a comparison's name on one line; longer ones take two."""
+WORDS = 18
+"""Characters of a verdict on one line."""
+WIDE = 92
 """Characters of a claim's sentence on one line."""
 LEAST = 2.5
 """The axis reaches at least this multiple of the largest δ."""
@@ -35,15 +40,21 @@ def claims(study: Study, rows: list[Row]) -> Figure:
     """
     shown = [row for row in rows if row.primary and row.outcomes]
     heads = [textwrap.wrap(title(row), WIDE) for row in shown]
-    height = sum(len(head) + len(row.outcomes) + 0.6 for head, row in zip(heads, shown, strict=True))
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.19 * max(height, 5)))
+    names = [["\n".join(textwrap.wrap(name(o), NAME)) for o in row.outcomes] for row in shown]
+    verdicts = [label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0") for row in shown]
+    words_beside = [textwrap.wrap(text, WORDS) for text in verdicts]
+    # A row is as high as its longest name, and a claim at least as its verdict.
+    tall = [[0.25 + 0.75 * (name.count("\n") + 1) for name in own] for own in names]
+    rest = [max(0.6, 0.75 * len(w) - sum(rows) + 0.6) for rows, w in zip(tall, words_beside, strict=True)]
+    height = sum(len(head) + sum(own) + space for head, own, space in zip(heads, tall, rest, strict=True))
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.2 * max(height, 5)))
     limit = reach([o for row in shown for o in row.outcomes])
     place, ticks, labels = 0.0, [], []
-    for head, row in zip(heads, shown, strict=True):
+    for head, row, own, high, beside, space in zip(heads, shown, names, tall, words_beside, rest, strict=True):
         across = blended_transform_factory(figure.transFigure, ax.transData)
         band = Rectangle((0, place - 0.5), 1, len(head), transform=across, color="0.93", clip_on=False, zorder=3)
         words = ax.text(
-            0.01, place + len(head) / 2 - 0.5, "\n".join(head), transform=across, fontsize=7, va="center"
+            0.01, place + len(head) / 2 - 0.5, "\n".join(head), transform=across, fontsize=SMALLEST, va="center"
         )
         ax.add_patch(band)
         words.set_zorder(4)
@@ -51,26 +62,29 @@ def claims(study: Study, rows: list[Row]) -> Figure:
             artist.set_in_layout(False)
         place += len(head)
         others = [r for r in rows if r.claim == row.claim and not r.primary]
+        start = place
         for i, outcome in enumerate(row.outcomes):
-            beside = [r.outcomes[i].found for r in others if i < len(r.outcomes)]
-            means = [found.mean for found in beside if found and abs(found.mean) < limit]
-            ax.plot(means, [place + i] * len(means), "o", color="0.6", markersize=3, zorder=2)
-            draw(ax, place + i, outcome, limit)
-            ticks.append(place + i)
-            labels.append("\n".join(textwrap.wrap(outcome.label, 44)))
-        middle = place + (len(row.outcomes) - 1) / 2
+            at = place + (high[i] - 1) / 2
+            elsewhere = [r.outcomes[i].found for r in others if i < len(r.outcomes)]
+            means = [found.mean for found in elsewhere if found and abs(found.mean) < limit]
+            ax.plot(means, [at] * len(means), "o", color="0.6", markersize=3, zorder=2)
+            draw(ax, at, outcome, limit)
+            ticks.append(at)
+            labels.append(own[i])
+            place += high[i]
+        place += space - 0.6
         ax.text(
             1.02,
-            middle,
-            "\n".join(textwrap.wrap(words_of(row), 26)),
+            (start + place - 1) / 2,
+            "\n".join(beside),
             transform=ax.get_yaxis_transform(),
             color=colour(row.verdict),
             va="center",
-            fontsize=7,
+            fontsize=SMALLEST,
         )
-        place += len(row.outcomes) + 0.6
+        place += 0.6
     ax.axvline(0, color="0.2", linewidth=0.8)
-    ax.set_yticks(ticks, labels, fontsize=6.5)
+    ax.set_yticks(ticks, labels, fontsize=SMALLEST)
     ax.set_ylim(max(place, 1) - 0.5, -0.6)
     ax.set_xlim(-limit, limit)
     ax.tick_params(axis="y", length=0)
@@ -87,14 +101,27 @@ def claims(study: Study, rows: list[Row]) -> Figure:
         "evaluators. How comparisons make up a claim is in tables/claims.tsv"
     )
     missing = f"claims {', '.join(absent)}, which are not in this study" if absent else ""
-    finish(figure, "What the study says about the paper's claims", notes, missing)
+    finish(figure, summary(rows), notes, missing)
     return figure
+
+
+def summary(rows: list[Row]) -> str:
+    """The paper's claims by verdict: `1 contradicted (2)`, without those that are not in the study."""
+    found = {word: numbers for word, numbers in by_verdict(rows).items() if word != NOT_IN_STUDY}
+    parts = [f"{len(numbers)} {word} ({', '.join(map(str, numbers))})" for word, numbers in found.items()]
+    return f"The paper's claims in this study: {'; '.join(parts) or 'none'}"
 
 
 def title(row: Row) -> str:
     """The claim with its evaluator."""
     assert row.score is not None
     return f"{row.claim.number}. {row.claim.sentence} [{row.score.title}]"
+
+
+def name(outcome: Outcome) -> str:
+    """The comparison with its number of seeds."""
+    label = label_in_words(outcome.label)
+    return f"{label}, n\u00a0=\u00a0{outcome.found.n}" if outcome.found else label
 
 
 def words_of(row: Row) -> str:
@@ -117,18 +144,18 @@ def draw(ax: Axes, at: float, outcome: Outcome, limit: float) -> None:
     """One difference, its interval and its margin; where runs are counted instead, the counts."""
     if outcome.counts is not None:
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        ax.text(0, at, outcome.note, fontsize=6.5, ha="center", va="center", bbox=box)
+        ax.text(0, at, outcome.note, fontsize=SMALLEST, ha="center", va="center", bbox=box)
         return
     ax.fill_betweenx([at - 0.5, at + 0.5], -outcome.margin, outcome.margin, color="0.87", linewidth=0)
     if outcome.found is None:
-        ax.text(0, at, "no result yet", fontsize=6.5, ha="center", va="center", color=GREY)
+        ax.text(0, at, "no result yet", fontsize=SMALLEST, ha="center", va="center", color=GREY)
         return
     mean, (low, high) = outcome.found.mean, outcome.found.interval()
     if abs(mean) > limit:
         interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
         side = "left" if mean < 0 else "right"
         arrow = f"◂ {mean:+.1f}{interval}" if mean < 0 else f"{mean:+.1f}{interval} ▸"
-        ax.text(math.copysign(limit, mean), at, arrow, ha=side, va="center", fontsize=6.5)
+        ax.text(math.copysign(limit, mean), at, arrow, ha=side, va="center", fontsize=SMALLEST)
         return
     known = not math.isnan(low)
     if known:

@@ -1,9 +1,9 @@
-"""Quality of the pseudo-labels over training: one panel per axis, one line per level."""
+"""Quality of the pseudo-labels at the start and end of training: one panel per axis, one row per level."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,59 +11,89 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mlssl.analysis.outputs import LABEL_RECORD, budget, label_axes
-from mlssl.figures.style import OKABE_ITO, TRUNCATED, WIDTH, finish, folded
+from mlssl.analysis.aggregate import Summary, summarise
+from mlssl.analysis.names import in_words
+from mlssl.analysis.outputs import LABEL_RECORD, LABELS, budget, label_axes
+from mlssl.figures.style import FEWEST, OKABE_ITO, TRUNCATED, WIDTH, absent, count, dots, finish, folded
+from mlssl.statistics.paired import Difference, difference
+from mlssl.statistics.verdict import ONE_SEED
 from mlssl.study.expand import Study
 
-MARKERS = "osD^vP*X"
+COLOUR = OKABE_ITO[0]
 MIN_LABELS = 10
 """A share of fewer labels than this is not drawn: a strict threshold can leave one or two in a batch."""
-SAME_CHANCE = 1.0
-"""Levels whose chance differs by at most this many percentage points share one grey line for it."""
 
 
 def label_quality(study: Study, metrics: pd.DataFrame) -> Figure:
-    """Share of pseudo-labels that have a category in common with their query, over the epochs of training.
+    """Share of pseudo-labels that have a category in common with their query, at the start and end of training.
 
-    Thick lines are means over seeds, thin lines single seeds. Dashed lines are the share for labels drawn at
-    random from the dictionary, in grey where it is the same for all levels.
+    One panel per axis and one row per level: the mean over the last quarter of training with its seeds, and the
+    share of entries drawn at random, both as in the tables; and the first quarter, from the records.
     """
     axes, records = label_axes(study), read_records(metrics)
     columns = min(2, len(axes))
     rows = -(-len(axes) // columns)
-    size = (WIDTH, 0.9 + 2.4 * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    missing = []
+    most = max(map(len, axes.values()))
+    size = (WIDTH, 1.3 + rows * (0.5 + 0.25 * most))
+    figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
+    missing, seeds, first = [], [], False
     for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
-        chances = []
-        for i, (level, runs) in enumerate(levels.items()):
-            found = [records[run] for run in runs if run in records]
-            if len(found) < len(runs):
-                missing.append(f"{axis} = {level}: {len(runs) - len(found)} of {len(runs)} seeds")
-            if found:
-                colour = OKABE_ITO[i % len(OKABE_ITO)]
-                draw(ax, found, level, colour, MARKERS[i % len(MARKERS)])
-                chances.append((colour, *common(found, "chance")))
-        draw_chance(ax, chances)
-        ax.set_title(axis)
-        if ax.lines:
-            ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.6)
+        last, chance = (summarise(study, metrics, axis, score) for score in LABELS[:2])
+        for at, (level, runs) in enumerate(levels.items()):
+            if last[level].n:
+                seeds.append(last[level])
+                started = [quarter(records[run]) for run in runs if run in records]
+                first = draw(ax, at, started, last[level], chance[level]) or first
+        missing.append(absent({LABELS[0]: {level: last[level] for level in levels}}, f"{in_words(axis)} = "))
+        ax.set_yticks(range(len(levels)), [folded(in_words(level)) for level in levels])
+        ax.set_ylim(most - 0.5, -0.6)
+        ax.set_title(in_words(axis), loc="left")
+        ax.grid(axis="y", color="0.93")
+        ax.tick_params(axis="y", length=0)
     for ax in list(grid.flat)[len(axes) :]:
         ax.set_axis_off()
     for column in range(columns):
         below = [ax for ax in grid[:, column] if ax.axison][-1]
-        below.set_xlabel("epoch")
+        below.set_xlabel("pseudo-labels that share a\ncategory with their query, %")
         below.tick_params(labelbottom=True)
-    figure.supylabel("labels that share a\ncategory with their query, %", fontsize=9)
-    notes = (
-        f"{budget(study)}. Thick: mean over seeds; thin: seeds; dashed: entries drawn at random, grey where it "
-        f"is the same for all levels. A point is one step's batch; points with fewer than {MIN_LABELS} labels are "
-        "omitted"
-    )
-    if grid[0, 0].get_ylim()[0] > 0:
-        notes += f". {TRUNCATED}"
-    finish(figure, "Quality of the pseudo-labels over training", notes, "; ".join(missing))
+    notes = [f"{budget(study)}. Diamonds: mean over the last quarter of training ({count(seeds)}); dots: its seeds"]
+    notes.append(f"lines: 95 % interval (t) over seeds, from n = {FEWEST} on")
+    notes.append("ticks: entries drawn at random, in the same quarter")
+    if first:
+        notes.append(f"open: the first quarter, without steps of fewer than {MIN_LABELS} labels")
+    text = "; ".join(notes) + (f". {TRUNCATED}" if grid[0, 0].get_xlim()[0] > 0 else "")
+    finish(figure, title(study, metrics), text, "; ".join(filter(None, missing)))
     return figure
+
+
+def title(study: Study, metrics: pd.DataFrame) -> str:
+    """How much more often pseudo-labels share a category with their query than random entries do.
+
+    Of all levels, those with the smallest and the largest difference, each with its interval over seeds.
+    """
+    shared, chance, *_ = LABELS
+    found = {}
+    for axis, levels in label_axes(study).items():
+        good, random = (summarise(study, metrics, axis, score) for score in (shared, chance))
+        for level in levels:
+            seeds = sorted(good[level].values.keys() & random[level].values.keys())
+            if seeds:
+                less = difference([good[level].values[seed] - random[level].values[seed] for seed in seeds])
+                found[f"{in_words(axis)} {in_words(level)}"] = less
+    if not found:
+        return "Pseudo-labels at the start and the end of training"
+    ranked = sorted(found, key=lambda name: found[name].mean)
+    ends = dict.fromkeys((ranked[0], ranked[-1]))
+    parts = [f"{name} {found[name].mean:+.1f} points{ends_text(found[name])}" for name in ends]
+    return f"Pseudo-labels that share a category, less random entries: from {' to '.join(parts)}"
+
+
+def ends_text(found: Difference) -> str:
+    """`, 95 % CI [1.0, 2.0], n = 3`; `, one seed`."""
+    if found.n < FEWEST:
+        return f", n = {found.n}" if found.n > 1 else f", {ONE_SEED}"
+    low, high = found.interval()
+    return f", 95 % CI [{low:.1f}, {high:.1f}], n = {found.n}"
 
 
 def read_records(metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -82,30 +112,28 @@ def read_records(metrics: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
-def draw(ax: Axes, found: Sequence[pd.DataFrame], level: str, colour: str, marker: str) -> None:
-    """Draw one level: its seeds and their mean."""
-    epoch, shared = common(found, "shared")
-    _, labels = common(found, "labels")
-    shared = np.where(labels < MIN_LABELS, np.nan, shared)
-    for values in shared:
-        ax.plot(epoch, values, color=colour, linewidth=0.5, alpha=0.5)
-    markers: dict[str, Any] = {"marker": marker, "markersize": 3.5, "markevery": max(1, len(epoch) // 5)}
-    ax.plot(epoch, shared.mean(axis=0), color=colour, linewidth=1.6, label=folded(level), **markers)
+def draw(ax: Axes, at: float, first: Sequence[float], last: Summary, chance: Summary) -> bool:
+    """One level: the first quarter of training, the last, and random entries; whether the first is drawn."""
+    start = mean_of(np.array(first))
+    if not math.isnan(start):
+        ax.plot([start, last.mean], [at, at], color=COLOUR, linewidth=0.6, linestyle=":")
+        ax.plot(start, at, "o", color=COLOUR, markersize=4.5, markerfacecolor="white")
+    dots(ax, at, last, COLOUR, "D")
+    if chance.n:
+        ax.plot(chance.mean, at, "|", color="0.3", markersize=9, markeredgewidth=1.5)
+    return not math.isnan(start)
 
 
-def draw_chance(ax: Axes, chances: Sequence[tuple[str, list[float], np.ndarray]]) -> None:
-    """Draw every level's (colour, epochs, chance: seeds x epochs), dashed; one grey line if all are similar."""
-    lines = [(colour, epoch, chance.mean(axis=0)) for colour, epoch, chance in chances]
-    epochs = [epoch for _, epoch, _ in lines]
-    if lines and all(epoch == epochs[0] for epoch in epochs):
-        values = np.array([chance for _, _, chance in lines])
-        if not np.any(np.ptp(values, axis=0) > SAME_CHANCE):
-            lines = [("0.5", epochs[0], values.mean(axis=0))]
-    for colour, epoch, chance in lines:
-        ax.plot(epoch, chance, color=colour, linewidth=0.8, linestyle="--")
+def quarter(seed: pd.DataFrame) -> float:
+    """The mean share over the records of the first quarter of training with MIN_LABELS labels or more.
+
+    NaN without such a record.
+    """
+    ordered = seed.sort_index()
+    early = ordered.iloc[: math.ceil(len(ordered) / 4)]
+    return mean_of(early["shared"][early["labels"] >= MIN_LABELS].to_numpy(dtype=float))
 
 
-def common(found: Sequence[pd.DataFrame], metric: str) -> tuple[list[float], np.ndarray]:
-    """The epochs that all seeds have, and a metric at these epochs, seeds x epochs; NaN where undefined."""
-    table = pd.concat([seed[metric] for seed in found], axis=1, join="inner").sort_index()
-    return table.index.tolist(), table.to_numpy(dtype=float).T
+def mean_of(values: np.ndarray) -> float:
+    """The mean of those that are defined; NaN if none is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan

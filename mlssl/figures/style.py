@@ -1,10 +1,11 @@
-"""What all figures share: size, colour-blind-safe colours, dots, labels, title, notes."""
+"""What all figures share: size, colour-blind-safe colours, points, labels, title, notes."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from itertools import cycle
+from collections.abc import Iterable, Sequence
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,41 +15,51 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from mlssl.analysis.aggregate import Summary
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import FIGURE_FORMATS, Score
 from mlssl.files import atomic
+from mlssl.statistics.paired import difference
 from mlssl.study.expand import Study
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-DPI = 150
-WIDTH = 7.6
-"""Inches; the width of a README at 150 dpi."""
+DPI = 220
+WIDTH = 5.2
+"""Inches. In one column of a paper, 89 mm, the smallest text (SMALLEST) is 5 points high."""
+SMALLEST = 7.5
+"""Points of the smallest text."""
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FIXED = {"mls": "#0072B2", "moco_v2": "#D55E00", "densecl": "#009E73", "random": "#777777"}
 """A method keeps its colour in every figure."""
+MARKERS = "osD^vP*X"
+FIXED_MARKERS = {"mls": "D", "moco_v2": "s", "densecl": "^", "random": "o"}
+"""A method keeps its shape too, so that figures can be read without colour."""
+FEWEST = 3
+"""Seeds from which an interval is drawn: that of two is 25 standard deviations wide."""
 TRUNCATED = "Score axes do not start at zero"
-LABEL = 24
-"""Characters of an axis label on one line: those that fit below one of four panels, and beside a low one."""
-MAX_DISTANCE = 1.0
-"""A value further away than this multiple of the others' range is given as text, to keep the axis readable."""
+LABEL = 20
+"""Characters of an axis label on one line: those that fit below one of three panels."""
 MIN_SPAN = 2.0
 """Minimum span of a score axis in percentage points, so that noise does not look like a gap."""
 NOTE_STYLE: dict[str, Any] = {
     "ha": "center",
     "va": "center",
     "color": "0.4",
-    "fontsize": 7,
-    "backgroundcolor": "white",
+    "fontsize": SMALLEST,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
 }
-HOW_TO_READ = f"Dots: seeds; diamonds and bars: mean ± sample standard deviation. {TRUNCATED}"
+HOW_TO_READ = (
+    f"Dots: seeds; marker: their mean; line: 95 % interval (t) over seeds, from n = {FEWEST} on. {TRUNCATED}"
+)
 STYLE: dict[RcKeyType, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": SMALLEST,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
     "legend.frameon": False,
@@ -66,13 +77,23 @@ def colours(names: list[str]) -> dict[str, str]:
     return {name: FIXED.get(name) or next(spare) for name in names} or dict(FIXED)
 
 
+def markers(names: list[str]) -> dict[str, str]:
+    """Name -> shape of its marker, in the given order."""
+    spare = cycle(m for m in MARKERS if m not in FIXED_MARKERS.values())
+    return {name: FIXED_MARKERS.get(name) or next(spare) for name in names}
+
+
 def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
-    """Title at the top, missing results below it, notes at the bottom; all wrapped to the figure's width."""
-    wide = int(figure.get_figwidth() * 18)
-    head = textwrap.wrap(title, int(wide * 0.72))
-    head += textwrap.wrap(f"Not available: {missing}", int(wide * 0.72)) if missing else []
-    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=10)
-    figure.supxlabel(textwrap.fill(notes + ".", wide), x=0.01, ha="left", fontsize=7, color="0.35")
+    """The finding as title, missing results below it, notes at the bottom; all wrapped to the figure's width."""
+    wide = figure.get_figwidth()
+    head = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide * 14))]
+    head += textwrap.wrap(f"Not available: {missing}", int(wide * 14)) if missing else []
+    figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=8.5)
+    below = textwrap.wrap(notes + ".", int(wide * 16.5))
+    # Long texts must not take the room of the panels.
+    extra = 0.14 * max(0, len(head) - 2) + 0.12 * max(0, len(below) - 3)
+    figure.set_figheight(figure.get_figheight() + extra)
+    figure.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=SMALLEST, color="0.35")
 
 
 def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
@@ -84,18 +105,19 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
     for score, by_level in summaries.items():
         for level, s in by_level.items():
             if s.absent:
-                missing.setdefault(f"{prefix}{level}: {s.status}", []).append(score)
+                missing.setdefault(f"{prefix}{in_words(level)}: {s.status}", []).append(score)
     parts = []
     for text, scores in missing.items():
         # Without its pretraining, a run has no score at all.
-        all_missing = len(scores) == len(summaries) or any(score.transfer == "pretrain" for score in scores)
+        pretrain = any(score.transfer == "pretrain" for score in scores) and "undefined" not in text
+        all_missing = len(scores) == len(summaries) or pretrain
         parts.append(text if all_missing else f"{text} in {' and '.join(score.title for score in scores)}")
     return "; ".join(parts)
 
 
-def folded(text: str) -> str:
+def folded(text: str, width: int = LABEL) -> str:
     """A label on as many lines as it needs: one longer than its axis would run into titles and other panels."""
-    lines = textwrap.wrap(text.replace("_", "_ "), LABEL, break_on_hyphens=False)  # a name is cut after its _
+    lines = textwrap.wrap(text.replace("_", "_ "), width, break_on_hyphens=False)  # a name is cut after its _
     return "\n".join(line.replace("_ ", "_") for line in lines) or text
 
 
@@ -110,46 +132,101 @@ def untrained(study: Study) -> set[str]:
     return {c.method for c in (run.config for run in study.runs.values()) if not c.target and not c.init_id}
 
 
-def range_near(values: list[float]) -> tuple[float, float]:
-    """The range in which a reference is drawn next to these values; empty (inf, -inf) without values."""
-    if not values:
-        return math.inf, -math.inf
-    margin = MAX_DISTANCE * max(max(values) - min(values), 0.5)
-    return min(values) - margin, max(values) + margin
+def interval(s: Summary) -> tuple[float, float] | None:
+    """The 95 % interval (t) of the mean over seeds; None for fewer than FEWEST."""
+    return difference(list(s.values.values())).interval() if s.n >= FEWEST else None
 
 
-def dots(ax: Axes, at: float, s: Summary, colour: str, *, upright: bool = True) -> None:
-    """Draw seeds, mean and ± std of one level at position `at` of the category axis."""
+def dots(ax: Axes, at: float, s: Summary, colour: str, marker: str, *, upright: bool = False) -> None:
+    """Draw seeds, mean and interval of one level at position `at` of the category axis."""
 
-    def xy(values: list[float]) -> tuple[list[float], list[float]]:
+    def draw(values: Sequence[float], **style: Any) -> None:
         places = [at] * len(values)
-        return (places, values) if upright else (values, places)
+        ax.plot(*((places, values) if upright else (values, places)), color=colour, **style)
 
-    ax.plot(*xy(list(s.values.values())), "o", color=colour, markersize=3, alpha=0.6, markeredgewidth=0)
+    if ends := interval(s):
+        draw(ends, linewidth=1.3)
+    if s.n > 1:
+        draw(list(s.values.values()), marker="o", linestyle="", markersize=3, alpha=0.6, markeredgewidth=0)
     if s.n:
-        spread = None if s.n < 2 else s.std
-        x_error, y_error = (None, spread) if upright else (spread, None)
-        marker: dict[str, Any] = {"fmt": "D", "markersize": 5.5, "markerfacecolor": "none"}
-        ax.errorbar(*xy([s.mean]), xerr=x_error, yerr=y_error, color=colour, capsize=3, **marker)
+        draw([s.mean], marker=marker, markersize=4.5, markerfacecolor="white" if s.n == 1 else colour)
 
 
-def note(ax: Axes, at: float, s: Summary, *, upright: bool = True) -> None:
+def ends_of(summaries: Iterable[Summary]) -> tuple[float, float]:
+    """The lowest and the highest value, or end of an interval; empty (inf, -inf) without values."""
+    values = [v for s in summaries for v in (*s.values.values(), *(interval(s) or ()))]
+    return min(values, default=math.inf), max(values, default=-math.inf)
+
+
+def count(summaries: Iterable[Summary]) -> str:
+    """`n = 3`, or `n = 1 to 3` seeds where levels have different numbers; empty without results."""
+    found = sorted({s.n for s in summaries if s.n})
+    return f"n = {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "") if found else ""
+
+
+def span(low: float, high: float, width: float) -> tuple[float, float]:
+    """Limits of an axis of percentages that is `width` wide around low to high, but not below 0."""
+    if low > high:
+        return 0.0, width
+    start = max((low + high - width) / 2, min(0.0, low) - 0.02 * width)
+    return start, start + width
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """Positions of labels near these values, at least `gap` apart, in the same order."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    groups: list[list[int]] = [[i] for i in order]
+    merged = True
+    while merged:
+        merged = False
+        for left, right in pairwise(groups):
+            if centre(values, right) - centre(values, left) < gap * (len(left) + len(right)) / 2 - 1e-9 * gap:
+                left.extend(right)
+                groups.remove(right)
+                merged = True
+                break
+    places = [0.0] * len(values)
+    for group in groups:
+        for step, i in enumerate(group):
+            places[i] = centre(values, group) + (step - (len(group) - 1) / 2) * gap
+    return places
+
+
+def centre(values: Sequence[float], group: list[int]) -> float:
+    """The mean of the values of a group."""
+    return sum(values[i] for i in group) / len(group)
+
+
+def name_lines(figure: Figure, ends: dict[Axes, dict[str, tuple[float, float, str]]]) -> None:
+    """Write names beside the right ends (x, y, colour) of lines, moved apart, and make room for them.
+
+    The axes' limits must be final.
+    """
+    written: list[tuple[Axes, Annotation, float]] = []
+    for ax, by_name in ends.items():
+        for name, (x, y, colour) in by_name.items():
+            if math.isfinite(y):
+                style: dict[str, Any] = {"color": colour, "va": "center", "fontsize": SMALLEST}
+                style["arrowprops"] = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkB": 2}
+                style |= {"xytext": (1.04, 0.5), "textcoords": "axes fraction", "annotation_clip": False}
+                text = ax.annotate(name, (x, y), **style)
+                written.append((ax, text, y))
+    figure.draw_without_rendering()  # lays out the panels beside the names
+    for ax in ends:
+        own = [(text, y) for where, text, y in written if where is ax]
+        at = [float(ax.transAxes.inverted().transform(ax.transData.transform((1, y)))[1]) for _, y in own]
+        lines = max([text.get_text().count("\n") + 1 for text, _ in own], default=1)
+        height = ax.bbox.height / figure.dpi * 72
+        for (text, _), place in zip(own, apart(at, 1.2 * lines * SMALLEST / height), strict=True):
+            text.set_position((1.04, place))
+
+
+def note(ax: Axes, at: float, s: Summary) -> None:
     """Say at position `at` of the category axis that an expected value is missing, failed or left out."""
     if s.n or not s.expected:
         return
     words = next((w for w in ("failed", "left out", "undefined") if w in s.status), "missing")
-    if upright:
-        ax.text(at, 0.5, words, transform=ax.get_xaxis_transform(), rotation=90, **NOTE_STYLE)
-    else:
-        ax.text(0.5, at, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
-
-
-def widen(ax: Axes, *, upright: bool = True) -> None:
-    """Make the score axis span at least MIN_SPAN, centred on what is drawn."""
-    low, high = ax.get_ylim() if upright else ax.get_xlim()
-    if high - low < MIN_SPAN:
-        middle = (low + high) / 2
-        (ax.set_ylim if upright else ax.set_xlim)(middle - MIN_SPAN / 2, middle + MIN_SPAN / 2)
+    ax.text(0.5, at, words, transform=ax.get_yaxis_transform(), **NOTE_STYLE)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,18 +1,18 @@
 """A study's figures: the main comparison, one per ablation, few labels, and training curves.
 
-Dots are single seeds, diamonds their mean, bars ± one sample standard deviation over seeds. No figure
-has bars from zero: score axes start near the lowest score, and a note states it.
+Dots are single seeds, markers their mean, lines 95 % intervals over seeds. Titles state the finding. Score axes
+start near the lowest score, and a note states it.
 """
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
-from mlssl.analysis.aggregate import Summary, read_metrics, scores_of, summarise
+from mlssl.analysis.aggregate import read_metrics, scores_of, summarise
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import (
     CLAIMS,
     GAIN_COST,
@@ -22,40 +22,49 @@ from mlssl.analysis.outputs import (
     figure_names,
     linear_fractions,
     linear_scores,
+    pretrained_and_untrained,
     stem,
+    supervised,
 )
 from mlssl.claims.evaluate import Samples, evaluate, read_groups
-from mlssl.claims.findings import Finding, finding
-from mlssl.claims.gains import gains
+from mlssl.claims.findings import Finding, contrast, finding
+from mlssl.claims.gains import Gain, gains
 from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
 from mlssl.figures.curves import training_curves
 from mlssl.figures.forces import label_force
 from mlssl.figures.forest import claims
 from mlssl.figures.gain_cost import gain_cost
+from mlssl.figures.gains import gain_title
 from mlssl.figures.gains import gains as gains_figure
 from mlssl.figures.labels import label_quality
 from mlssl.figures.style import (
     HOW_TO_READ,
+    MIN_SPAN,
+    SMALLEST,
     STYLE,
     WIDTH,
     absent,
     colours,
+    count,
     dots,
+    ends_of,
     finish,
     folded,
+    markers,
+    name_lines,
     note,
-    range_near,
     save,
+    span,
     two_lines,
-    untrained,
-    widen,
 )
 from mlssl.study.expand import COMPARE, Study
 
 BASELINE = "moco_v2"
-"""The method drawn as the reference in ablations; the untrained backbone, if the study does not compare it."""
-LEGEND_WIDTH = 65
-"""Characters of two legend entries that fit side by side above an ablation."""
+"""The method with which titles and ablations compare."""
+ROW = 34
+"""Characters of a row's label in an ablation on one line."""
+MOST_LINES = 3
+"""Of the title of the main comparison."""
 
 
 def write_figures(study: Study) -> None:
@@ -63,171 +72,198 @@ def write_figures(study: Study) -> None:
     metrics = read_metrics(study)
     groups = read_groups(study)
     samples = Samples(study, metrics, groups)
+    found_gains = gains(samples)
     axis_of = {stem(axis): axis for axis in study.axes()}
     with plt.rc_context(STYLE):
         for name in figure_names(study):
             if name == "labels":
-                figure = labels(study, metrics)
+                figure = labels(study, metrics, found_gains)
             elif name == "training_curves":
                 figure = training_curves(study)
             elif name == "label_force":
-                figure = label_force(study)
+                figure = label_force(study, metrics)
             elif name == "label_quality":
                 figure = label_quality(study, metrics)
             elif name == GAINS:
-                figure = gains_figure(study, gains(samples))
+                figure = gains_figure(study, found_gains)
             elif name == GAIN_COST:
-                figure = gain_cost(study, gains(samples))
+                figure = gain_cost(study, found_gains)
             elif name == CLAIMS:
                 figure = claims(study, evaluate(study, metrics, groups))
             elif axis_of[name] == COMPARE:
-                figure = main(study, metrics)
+                figure = main(study, metrics, samples)
             else:
                 figure = ablation(study, metrics, finding(samples, axis_of[name]))
             save(figure, study.out / "figures" / name)
 
 
-def main(study: Study, metrics: pd.DataFrame) -> Figure:
-    """Compare the methods: one panel per headline score, one line per method."""
+def main(study: Study, metrics: pd.DataFrame, samples: Samples) -> Figure:
+    """Compare the methods: one panel per headline score, one line per method; all panels of points have one scale.
+
+    Scores below resolution are left out. The title says how methods differ from the baseline.
+    """
     levels = study.axes()[COMPARE]
-    scores = scores_of(study, COMPARE)
-    columns = min(4, len(scores))
-    rows = -(-len(scores) // columns)
-    height = 0.9 + rows * (0.62 + 0.24 * len(levels))
+    unresolved = below_resolution(study, metrics)
+    scores = [score for score in scores_of(study, COMPARE) if score not in unresolved]
+    found = {score: summarise(study, metrics, COMPARE, score) for score in scores}
+    columns = min(3, max(1, len(scores)))
+    rows = -(-max(1, len(scores)) // columns)
+    height = 0.9 + rows * (0.62 + 0.2 * len(levels))
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, height), sharey=True, squeeze=False)
-    colour, summaries, unresolved = colours(levels), {}, below_resolution(study, metrics)
+    colour, marker = colours(levels), markers(levels)
+    ends = {score: ends_of(found[score].values()) for score in scores if not score.is_cost}
+    width = max([1.12 * (high - low) for low, high in ends.values() if high >= low] + [MIN_SPAN])
     for ax, score in zip(grid.flat, scores, strict=False):
-        by_level = summaries[score] = summarise(study, metrics, COMPARE, score)
-        for place, (level, s) in enumerate(by_level.items()):
-            if s.n:
-                dots(ax, place, s, colour[level], upright=False)
-            else:
-                note(ax, place, s, upright=False)
-        ax.set_xlabel(two_lines(score) + (f"\n({BELOW_RESOLUTION})" if score in unresolved else ""))
+        for place, (level, s) in enumerate(found[score].items()):
+            dots(ax, place, s, colour[level], marker[level])
+            note(ax, place, s)
+        n = count(found[score].values())
+        ax.set_xlabel(two_lines(score) + (f"\n({n})" if n else ""))
         ax.grid(axis="y", color="0.9")
-        ax.margins(x=0.15)
         if score.is_cost:
+            ax.margins(x=0.1)
             ax.set_xlim(left=0)
         else:
-            widen(ax, upright=False)
+            ax.set_xlim(span(*ends[score], width))
+            for at in (found[score][m].mean for m in bounds(samples) if found[score][m].n):
+                ax.axvline(at, color="0.6", linestyle=":", linewidth=0.8, zorder=0)
     for ax in list(grid.flat)[len(scores) :]:
         ax.set_axis_off()
-    grid[0, 0].set_yticks(range(len(levels)), [folded(level) for level in levels])
+    grid[0, 0].set_yticks(range(len(levels)), [folded(in_words(level)) for level in levels])
     grid[0, 0].set_ylim(len(levels) - 0.5, -0.5)
-    finish(figure, "Comparison of methods", f"{budget(study)}. {HOW_TO_READ}", absent(summaries))
+    notes = [budget(study), HOW_TO_READ, "All panels in % have the same scale"]
+    if words := [in_words(name) for name in bounds(samples)]:
+        notes.append(f"Dotted: {' and '.join(words)}")
+    if unresolved:
+        names = [score.title for score in scores_of(study, COMPARE) if score in unresolved]
+        notes.append(f"Left out, {BELOW_RESOLUTION}: {'; '.join(names)}")
+    finish(figure, title(study, samples), ". ".join(notes), absent(found))
     return figure
 
 
-def ablation(study: Study, metrics: pd.DataFrame, found: Finding) -> Figure:
-    """One varied scalar or choice: a score over its levels, and in the title what it shows.
+def title(study: Study, samples: Samples) -> str:
+    """How methods that train without labels differ from the baseline, one line each; at most MOST_LINES."""
+    pretrained, _ = pretrained_and_untrained(study)
+    if BASELINE not in pretrained:
+        return finding(samples, COMPARE).sentence
+    lines = [line for m in pretrained if m != BASELINE and (line := contrast(samples, m, BASELINE))]
+    more = [f"and {len(lines) - MOST_LINES} more methods"] if len(lines) > MOST_LINES else []
+    return "\n".join(lines[:MOST_LINES] + more) or "Comparison of methods: no result yet"
 
-    The score is that of the finding, or the first of the axis if there is none.
+
+def bounds(samples: Samples) -> list[str]:
+    """Floor and ceiling among the compared methods: untrained weights, and training with labels."""
+    return [level.places[0][1] for level in (samples.floor, samples.ceiling) if level]
+
+
+def ablation(study: Study, metrics: pd.DataFrame, found: Finding) -> Figure:
+    """One varied scalar or choice: a score of each level, below it methods to compare with. The title: the finding.
+
+    The score is that of the finding, or the first of the axis if there is none. To compare with: untrained weights,
+    the baseline, and training with labels.
     """
     axis = found.axis
     score: Score = found.score or scores_of(study, axis)[0]
     by_level = summarise(study, metrics, axis, score)
-    numbers = numeric(list(by_level))
-    upright = numbers is not None
-    size = (WIDTH * 0.8, 3.2) if upright else (WIDTH, 1.4 + 0.34 * len(by_level))
-    figure, ax = plt.subplots(figsize=size)
-    colour = colours([])["mls"]
-    places = numbers or list(range(len(by_level)))
-    if upright:
-        means = [(at, s.mean) for at, s in zip(places, by_level.values(), strict=True) if s.n]
-        ax.plot(*zip(*means, strict=True) if means else ([], []), color=colour, linewidth=1)
-        ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_locator(FixedLocator(places))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(places, list(by_level))
-        # Levels without a value are on the axis too.
-        ax.set_xlim(min(places) / 2**0.4, max(places) * 2**0.4)
-        ax.set(xlabel=f"{axis} (log scale)", ylabel=two_lines(score))
-    else:
-        ax.set_yticks(places, [folded(level) for level in by_level])
-        ax.set_ylim(len(places) - 0.5, -0.5)
-        ax.set(xlabel=score.label, ylabel=axis)
-        ax.grid(axis="y", color="0.9")
-    for at, s in zip(places, by_level.values(), strict=True):
-        dots(ax, at, s, colour, upright=upright)
-        note(ax, at, s, upright=upright)
-    words = references(study, metrics, score, ax, by_level, upright=upright)
-    if not score.is_cost:
-        widen(ax, upright=upright)
-    notes = ". ".join([budget(study), *words, HOW_TO_READ])
-    finish(figure, found.sentence, notes, absent({score: by_level}, f"{axis} = "))
-    return figure
-
-
-def numeric(levels: list[str]) -> list[float] | None:
-    """The levels as positive numbers for a log axis, or None if they are names."""
-    try:
-        values = [float(level) for level in levels]
-    except ValueError:
-        return None
-    return values if all(v > 0 for v in values) and len(values) > 1 else None
-
-
-def references(
-    study: Study, metrics: pd.DataFrame, score: Score, ax: Axes, by_level: dict[str, Summary], *, upright: bool
-) -> list[str]:
-    """Draw the baseline (line, ± std band) and the untrained backbone (dashed), and return words for the notes.
-
-    The baseline is always drawn; a distant untrained backbone beside it is given as text.
-    """
-    low, high = range_near([v for s in by_level.values() for v in s.values.values()])
-    words = []
     compared = summarise(study, metrics, COMPARE, score)
-    has_baseline = BASELINE in compared and compared[BASELINE].n > 0
-    for method, s in compared.items():
-        bare = method in untrained(study)
-        if not s.n or not (bare or method == BASELINE):
-            continue
-        name = f"{method}, {'untrained' if bare else 'baseline'}"
-        value = s.text(usual_n=len(study.seeds))
-        if bare and has_baseline and not low <= s.mean <= high:
-            words.append(f"Outside the plot: {name}, {value} {score.unit}")
-            continue
-        line, span = (ax.axhline, ax.axhspan) if upright else (ax.axvline, ax.axvspan)
-        line(s.mean, color="0.3", linestyle="--" if bare else "-", linewidth=1, label=f"{name}: {value}")
-        if s.n > 1:
-            span(s.mean - s.std, s.mean + s.std, color="0.3", alpha=0.12, linewidth=0)
-    if names := ax.get_legend_handles_labels()[1]:
-        columns = 2 if sum(map(len, names)) <= LEGEND_WIDTH else 1
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
-    return words
-
-
-def labels(study: Study, metrics: pd.DataFrame) -> Figure:
-    """Linear mAP over the share of the labels, per method of the comparison."""
-    figure, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
-    scores = linear_scores(study)
-    shares = linear_fractions(study)
-    results = [summarise(study, metrics, COMPARE, score) for score in scores]
-    levels = study.axes()[COMPARE]
-    for i, (level, colour) in enumerate(colours(levels).items()):
-        # Methods at the same share of labels are drawn side by side.
-        aside = 1.1 ** (i - (len(levels) - 1) / 2)
-        points = [(100 * f * aside, r[level]) for f, r in zip(shares, results, strict=True)]
-        drawn = [(x, s.mean) for x, s in points if s.n]
-        ax.plot(*zip(*drawn, strict=True) if drawn else ([], []), color=colour, linewidth=1, label=folded(level))
-        for x, s in points:
-            dots(ax, x, s, colour)
-    ax.set_xscale("log")
-    ax.set_xticks([100 * f for f in shares], [f"{100 * f:g}" for f in shares])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlabel="share of labelled training images, % (log scale)", ylabel="linear mAP, %")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    missing = absent(dict(zip(scores, results, strict=True)))
-    notes = f"{budget(study)}. {HOW_TO_READ}{same_images(study, metrics)}"
-    finish(figure, "Linear probe with few labels", notes, missing)
+    beside = {m: compared[m] for m in references(study) if m in compared and compared[m].n}
+    lines = max(folded(in_words(name), ROW).count("\n") + 1 for name in (*by_level, *beside))
+    height = 1.3 + (0.1 + 0.14 * lines) * (len(by_level) + len(beside))
+    figure, ax = plt.subplots(figsize=(WIDTH, height))
+    own = colours([])["mls"]
+    rows = [(folded(in_words(level), ROW), s, own, "D") for level, s in by_level.items()]
+    colour, marker = colours(list(compared)), markers(list(compared))
+    rows += [(folded(in_words(m), ROW), s, colour[m], marker[m]) for m, s in beside.items()]
+    places = [*range(len(by_level)), *(len(by_level) + 0.4 + i for i in range(len(beside)))]
+    for at, (_, s, ink, shape) in zip(places, rows, strict=True):
+        dots(ax, at, s, ink, shape)
+        note(ax, at, s)
+        if s.n:
+            ax.text(1.01, at, f"n = {s.n}", transform=ax.get_yaxis_transform(), va="center", fontsize=SMALLEST)
+    for m, s in beside.items():
+        ax.axvline(s.mean, color=colour[m], linestyle=":", linewidth=0.9, zorder=0, label=f"{in_words(m)}")
+    if beside:
+        ax.axhline(len(by_level) - 0.3, color="0.6", linewidth=0.6)
+    ax.set_yticks(places, [name for name, *_ in rows])
+    ax.set_ylim(places[-1] + 0.6, -0.6)
+    ax.set(xlabel=score.label, ylabel=in_words(axis))
+    ax.grid(axis="y", color="0.93")
+    low, high = ends_of([*by_level.values(), *beside.values()])
+    if score.is_cost:
+        ax.set_xlim(left=0)
+    else:
+        ax.set_xlim(span(low, high, max(MIN_SPAN, 1.1 * (high - low))))
+    notes = [budget(study), HOW_TO_READ]
+    if beside:
+        notes.append(f"Dotted: {', '.join(in_words(m) for m in beside)}")
+    finish(figure, found.sentence, ". ".join(notes), absent({score: by_level}, f"{in_words(axis)} = "))
     return figure
+
+
+def references(study: Study) -> list[str]:
+    """The compared methods that stand below an ablation: untrained weights, the baseline, training with labels."""
+    _, floor = pretrained_and_untrained(study)
+    return list(dict.fromkeys(name for name in (floor, BASELINE, *supervised(study)[:1]) if name))
+
+
+def labels(study: Study, metrics: pd.DataFrame, found: list[Gain]) -> Figure:
+    """Linear mAP over the number of labelled images, per method; shares that are the same images are one point."""
+    images = label_counts(study, metrics)
+    known = all(score in images for score in linear_scores(study))
+    points = {images[s] if known else 100 * f: s for s, f in reversed(dict_of_shares(study))}
+    results = {x: summarise(study, metrics, COMPARE, score) for x, score in points.items()}
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    levels = study.axes()[COMPARE]
+    colour, marker, ends = colours(levels), markers(levels), {}
+    for i, level in enumerate(levels):
+        # Methods at the same number of labels are drawn side by side.
+        aside = 1.06 ** (i - (len(levels) - 1) / 2)
+        drawn = [(x * aside, by_level[level]) for x, by_level in results.items() if by_level[level].n]
+        if len(drawn) > 1:
+            ax.plot(
+                [x for x, _ in drawn], [s.mean for _, s in drawn], color=colour[level], linewidth=0.7, alpha=0.6
+            )
+        for x, s in drawn:
+            dots(ax, x, s, colour[level], marker[level], upright=True)
+        if drawn:
+            ends[folded(in_words(level))] = (drawn[-1][0], drawn[-1][1].mean, colour[level])
+    ax.set_xscale("log")
+    ax.set_xticks(list(points), [f"{x:,.0f}" if known else f"{x:g}" for x in points])
+    ax.xaxis.set_minor_locator(NullLocator())
+    unit = "number of labelled images" if known else "share of labelled training images, %"
+    n = count(s for by_level in results.values() for s in by_level.values())
+    ax.set(xlabel=f"{unit} (log scale)", ylabel="linear mAP, %")
+    low, high = ends_of(s for by_level in results.values() for s in by_level.values())
+    ax.set_ylim(span(low, high, max(MIN_SPAN, 1.08 * (high - low))))
+    missing = absent(dict(zip(points.values(), results.values(), strict=True)))
+    notes = f"{budget(study)}. {HOW_TO_READ}{same_images(study, metrics)}" + (f". {n} seeds" if n else "")
+    fewest = next(iter(points.items()))
+    finish(figure, few_labels(study, found, *fewest, known=known), notes, missing)
+    name_lines(figure, {ax: ends})
+    return figure
+
+
+def dict_of_shares(study: Study) -> list[tuple[Score, float]]:
+    """Each linear score with its share of the labels, largest first."""
+    return list(zip(linear_scores(study), linear_fractions(study), strict=True))
+
+
+def few_labels(study: Study, found: list[Gain], x: float, score: Score, *, known: bool) -> str:
+    """The gains over untrained weights with the fewest labels."""
+    where = f"{x:,.0f} labelled images" if known else f"{x:g} % of labels"
+    text = gain_title(study, [gain for gain in found if gain.score == score])
+    return f"With {where}, {text[0].lower()}{text[1:]}" if text else "Linear probe with few labels"
+
+
+def label_counts(study: Study, metrics: pd.DataFrame) -> dict[Score, float]:
+    """The number of labelled images of each linear score that has one in metrics.tsv."""
+    rows = metrics[metrics["metric"] == "train_images"].groupby("protocol")["value"].min()
+    return {score: float(rows[score.protocol]) for score in linear_scores(study) if score.protocol in rows}
 
 
 def same_images(study: Study, metrics: pd.DataFrame) -> str:
     """Which shares of the labels are the same number of images, as the probe uses at least ten; else empty."""
-    rows = metrics[metrics["metric"] == "train_images"].groupby("protocol")["value"].min()
-    images = {score.protocol: rows.get(score.protocol) for score in linear_scores(study)}
-    shares = dict(zip(images, linear_fractions(study), strict=True))
-    fewest = min((n for n in images.values() if n is not None), default=None)
-    same = [f"{100 * shares[protocol]:g}" for protocol, n in images.items() if n is not None and n == fewest]
+    images = label_counts(study, metrics)
+    fewest = min(images.values(), default=None)
+    same = [f"{100 * share:g}" for score, share in dict_of_shares(study) if images.get(score, -1) == fewest]
     return f". The same {fewest:.0f} images: {', '.join(same)} %" if len(same) > 1 else ""

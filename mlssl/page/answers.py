@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-from mlssl.analysis.outputs import Score, has_gains, has_label_savings, pretrained_and_untrained
-from mlssl.claims.evaluate import Row, Samples
+from mlssl.analysis.names import in_words, plain
+from mlssl.analysis.outputs import has_gains, has_label_savings, pretrained_and_untrained
+from mlssl.claims.evaluate import NO_RESULT, Row, Samples, by_verdict
 from mlssl.claims.findings import Finding
-from mlssl.claims.gains import Gain
-from mlssl.claims.margins import MARGIN
+from mlssl.claims.gains import Gain, deciding
 from mlssl.claims.noise import Noise
 from mlssl.page.parts import Answer, Fact, Question, tone
-from mlssl.statistics import verdict
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.gains import ends
 from mlssl.tables.label_savings import decide, savings, sentence
-
-NOT_KNOWN = "no result yet"
 
 
 def gain_question(study: Study, found: Sequence[Gain]) -> Question:
@@ -36,21 +32,12 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
         return Question(title, (), "Not measured: every evaluator is below resolution (docs/statistics.md).")
     score, answers = deciding(own), []
     for gain in (gain for gain in own if gain.score == score):
-        word = NOT_KNOWN
-        if gain.found is not None:
-            margin = MARGIN[score.metric]
-            word = verdict.verdict(verdict.of(gain.found, margin), [(gain.found, margin)])
-        answers.append(Answer(gain.method, gain_text(gain), word, tone(word)))
+        answers.append(Answer(in_words(gain.method), gain_text(gain), gain.word, tone(gain.word)))
     note = (
         f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the "
         "number of seeds. The words say whether a gain is supported."
     )
     return Question(title, tuple(answers), note)
-
-
-def deciding(found: Sequence[Gain]) -> Score:
-    """The evaluator whose gains are the answer, by the rule of the claims: the first with two seeds or more."""
-    return next((g.score for g in found if g.found and g.found.n > 1), found[0].score)
 
 
 def gain_text(gain: Gain) -> str:
@@ -84,30 +71,25 @@ def certainty(
 
 def axis_question(found: Sequence[Finding]) -> Question:
     """Which choices matter: one sentence per axis."""
-    answers = tuple(Answer(f.axis, f.pair_text, f.word, tone(f.word)) for f in found)
+    answers = tuple(Answer(in_words(f.axis), plain(f.pair_text), f.word, tone(f.word)) for f in found)
     note = "Of each axis, the two levels that differ most clearly, or most."
     return Question("Which choices matter", answers, note)
 
 
 def claim_question(rows: Sequence[Row]) -> Question:
     """The paper's claims by verdict, each by the evaluator that decides it."""
-    count = Counter(kind(row.verdict) for row in rows if row.primary)
-    numbers: dict[str, list[str]] = {}
-    for row in rows:
-        if row.primary:
-            numbers.setdefault(kind(row.verdict), []).append(str(row.claim.number))
+    found = by_verdict(rows)
+    total = sum(map(len, found.values()))
     answers = tuple(
         Answer(
-            f"{n} of {sum(count.values())}", f"claim{'s' * (n > 1)} {', '.join(numbers[word])}", word, tone(word)
+            f"{len(numbers)} of {total}",
+            f"claim{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}",
+            word,
+            tone(word),
         )
-        for word, n in count.items()
+        for word, numbers in found.items()
     )
     return Question("What the study says about the paper's claims", answers)
-
-
-def kind(word: str) -> str:
-    """A verdict without its number."""
-    return "no difference larger than δ" if word.startswith("no difference") else word.split(" (")[0]
 
 
 def label_question(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | None) -> list[Question]:
@@ -117,9 +99,9 @@ def label_question(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | N
     answers = []
     for method, by_seed in savings(study, metrics, groups).items():
         found = list(by_seed.values())
-        word = decide(found)[0] if found else NOT_KNOWN
+        word = decide(found)[0] if found else NO_RESULT
         text = sentence(method, found).removeprefix(f"{method}: ").removeprefix(f"labels saved: {word}. ")
-        answers.append(Answer(method, text, word, tone(word)))
+        answers.append(Answer(in_words(method), text, word, tone(word)))
     return [Question("How many labels pretraining saves", tuple(answers))]
 
 

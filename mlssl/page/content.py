@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mlssl.analysis.aggregate import read_metrics
+from mlssl.analysis.names import in_words, plain
 from mlssl.analysis.outputs import CLAIMS, GAIN_COST, GAINS, budget, figure_names, has_gains, stem
 from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
@@ -35,7 +36,7 @@ TRAINING = {
     ),
     "label_quality": (
         "Quality of pseudo-labels",
-        "Curves of the share of pseudo-labels that are right, over training.",
+        "Share of pseudo-labels that are right, in the first and the last quarter of training.",
         "Right: a pseudo-label that shares a category with its query. Compare with the share of random entries.",
     ),
 }
@@ -77,8 +78,13 @@ def gather(study: Study) -> Page:
         ablations=tuple(
             Ablation(
                 axis,
-                findings[axis].text if axis in findings else "one level alone",
-                picture(study, stem(axis), axis, f"Scores over {axis}; the table beside it has the numbers."),
+                plain(findings[axis].text) if axis in findings else "one level alone",
+                picture(
+                    study,
+                    stem(axis),
+                    in_words(axis),
+                    f"Scores over {in_words(axis)}; the table beside it has the numbers.",
+                ),
                 score_table(study, samples, axis, unresolved),
             )
             for axis in study.axes()
@@ -137,11 +143,11 @@ def embeddings(study: Study) -> tuple[Picture, ...]:
     """Neighbour sheets, then histograms of scores, of all methods that the study draws."""
     found = []
     for method in study.pictured:
-        title = f"{method}: nearest crops of query crops"
-        alt = f"Query crops with their nearest dictionary entries by {method}."
+        title = f"{in_words(method)}: nearest crops of query crops"
+        alt = f"Query crops with their nearest dictionary entries by {in_words(method)}."
         found.append(picture(study, f"neighbours_{method}", title, alt, photographs=True))
     for method in study.pictured:
-        title = f"{method}: scores of a query against the dictionary, before and after training"
-        alt = f"Histograms of cosines of queries and dictionary entries by {method}."
+        title = f"{in_words(method)}: scores of a query against the dictionary, before and after training"
+        alt = f"Histograms of cosines of queries and dictionary entries by {in_words(method)}."
         found.append(picture(study, f"histograms_{method}", title, alt, photographs=True))
     return tuple(found)

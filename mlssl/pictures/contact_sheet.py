@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -130,7 +131,7 @@ def write_names(
     scale: float,
     shift: tuple[int, int],
 ) -> None:
-    """Write the name of every category once, at its largest object, without overlap if possible."""
+    """Write the name of every category once, at its largest object; names that find no free place are left out."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), FONT_SIZE)
     taken: list[tuple[float, float, float, float]] = []
     size = areas(objects)
@@ -139,15 +140,31 @@ def write_names(
         box = objects.boxes[max(mine, key=lambda j: size[j])] * scale + np.array([*shift, *shift])
         text = names[label] + (f" ×{len(mine)}" if len(mine) > 1 else "")
         width, height = draw.textlength(text, font=font) + 6, FONT_SIZE + 5
-        x = min(max(box[0], 0), TILE - width)
-        wanted = [box[1] - height, box[1], box[3] - height, box[3], *range(0, TILE - height, height // 2)]
-        spots = [(x, min(max(y, 0), TILE - height)) for y in wanted]
-        free = [(x, y) for x, y in spots if not any(_overlap((x, y, x + width, y + height), t) for t in taken)]
-        x, y = (free or spots)[0]
+        spot = free_spot((float(box[0]), float(box[1]), float(box[3])), width, height, taken)
+        if spot is None:
+            continue  # the outline stays; a name over another would hide both
+        x, y = spot
         taken.append((x, y, x + width, y + height))
         draw.rectangle(taken[-1], fill=colour[label])
         dark = sum(_rgb(colour[label])) < 380
         draw.text((x + 3, y + 1), text, fill="white" if dark else "black", font=font)
+
+
+def free_spot(
+    box: tuple[float, float, float], width: float, height: float, taken: Sequence[tuple[float, ...]]
+) -> tuple[float, float] | None:
+    """Left and top of a name near an object's box (left, top, bottom) that overlaps none of `taken`.
+
+    At the box if possible, else at the nearest free place of the tile; None if there is none.
+    """
+    left, top, bottom = box
+    x, most = min(max(left, 0.0), TILE - width), TILE - height
+    at_box = [(x, min(max(y, 0.0), most)) for y in (top - height, top, bottom - height, bottom)]
+    grid = [(a, b) for b in np.arange(0.0, most + 1, height / 2) for a in np.arange(0.0, TILE - width + 1, 8.0)]
+    for a, b in (*at_box, *sorted(grid, key=lambda spot: abs(spot[0] - x) + abs(spot[1] - top))):
+        if not any(_overlap((a, b, a + width, b + height), t) for t in taken):
+            return float(a), float(b)
+    return None
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

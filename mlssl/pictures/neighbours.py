@@ -59,7 +59,8 @@ def write_neighbours(
             f"Last row: the worst of {len(queries.g)} queries, the one with the lowest mean over its {neighbours} "
             "nearest. Encoders in eval mode"
         )
-        finish(figure, f"{method}: nearest entries of the dictionary", notes)
+        title = f"{method}: nearest entries of the dictionary (cosines are not comparable between methods)"
+        finish(figure, title, notes)
         save(figure, Path(out).with_suffix(""))
 
 
