@@ -19,6 +19,12 @@ METHODS = {
     "pixpro": "PixPro",
     "self_emd": "Self-EMD",
     "slotcon": "SlotCon",
+    "pixcontrast": "PixContrast",
+    "resim": "ReSim",
+    "soco_random_boxes": "SoCo's loss, random boxes",
+    "knn_moco_others": "kNN-MoCo, denominator of others",
+    "mls_balanced": "MLS, balanced",
+    "mls_knn_softmax": "MLS, kNN softmax",
     "random": "untrained",
     "colour_histogram": "colour histogram",
 }

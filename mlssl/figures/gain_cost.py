@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import Score, budget
 from mlssl.claims.gains import Gain
 from mlssl.cost_benchmark.table import read
@@ -36,7 +37,7 @@ def gain_cost(study: Study, found: list[Gain]) -> Figure:
     for ax, score in zip(panels.flat, scores, strict=True):
         panel(ax, score, [gain for gain in found if gain.score == score], costs)
     figure.supxlabel("")
-    title = f"Gain over untrained weights, against the time of a training step ({relative_to}: 1)"
+    title = f"Gain over untrained weights, against the time of a training step ({in_words(relative_to)}: 1)"
     finish(figure, title, f"{notes}. Time of a step: median of rounds in which the methods take turns")
     return figure
 
@@ -52,7 +53,9 @@ def panel(ax: Axes, score: Score, gains: list[Gain], costs: pd.DataFrame) -> Non
         if not math.isnan(low):
             ax.plot([at, at], [low, high], color=colour, linewidth=1.2)
         ax.plot(at, gain.found.mean, "D", color=colour, markersize=5, markerfacecolor=colour if first else "white")
-        ax.annotate(gain.method, (at, gain.found.mean), xytext=(5, 3), textcoords="offset points", fontsize=7)
+        ax.annotate(
+            in_words(gain.method), (at, gain.found.mean), xytext=(5, 3), textcoords="offset points", fontsize=7
+        )
     if not drawn:
         ax.text(0.5, 0.5, "no result", transform=ax.transAxes, **NOTE_STYLE)
     ax.axhline(0, color="0.2", linewidth=0.8)
