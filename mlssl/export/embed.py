@@ -66,10 +66,10 @@ def embed(
     if not kept:
         raise DataError(f"{images}: none of its {len(files)} images can be read")
     names = [files[i].relative_to(images).as_posix() for i in kept]
-    features = torch.cat(found).numpy()
-    write(out, names, features, {"size": size, "run": meta.get("run"), "backbone": meta["backbone"]})
+    vectors = torch.cat(found).numpy()
+    write(out, names, vectors, {"size": size, "run": meta.get("run"), "backbone": meta["backbone"]})
     if map_ is not None:
-        write_map([files[i] for i in kept], features, map_, seed=seed)
+        write_map([files[i] for i in kept], vectors, map_, seed=seed)
     return len(names)
 
 
