@@ -38,6 +38,8 @@ def add(commands: Any) -> None:
     sub.add_argument("backbone", type=Path, help="backbone.pt of a pretraining")
     sub.add_argument("images", type=Path, help="folder of images, of any depth")
     sub.add_argument("--out", type=Path, required=True, help="the file to write, .npz or (with pyarrow) .parquet")
+    sub.add_argument("--map", type=Path, help="a picture (.png) of the images, alike ones near to each other")
+    sub.add_argument("--seed", type=int, default=0, help="draws the images of --map, if there are more than 1,600")
     sub.add_argument("--size", type=count, metavar="N", default=224, help="images are resized to N x N pixels")
     sub.add_argument("--batch-size", type=count, metavar="N", default=64, help="images per forward pass")
     add_device(sub)
@@ -72,5 +74,6 @@ def embed(args: argparse.Namespace) -> None:
 
     on = device.choose(args.device)
     device.set_up(on, args.threads)
-    written = embed(args.backbone, args.images, args.out, size=args.size, batch_size=args.batch_size, device=on)
+    how: dict[str, Any] = {"size": args.size, "batch_size": args.batch_size, "map_": args.map, "seed": args.seed}
+    written = embed(args.backbone, args.images, args.out, device=on, **how)
     print(f"{args.out}: features of {written:,} images")

@@ -13,18 +13,29 @@ import torch
 
 from mlssl.data.images import find_images, read_image
 from mlssl.errors import ConfigError, DataError
+from mlssl.export.map import check, write_map
 from mlssl.files import atomic
 from mlssl.parts.backbone import image_features
 from mlssl.transfer.load import autocast, bar, batches, load_backbone, normalise, resize
 
 
 def embed(
-    path: Path, images: Path, out: Path, *, size: int, batch_size: int, device: torch.device, progress: bool = True
+    path: Path,
+    images: Path,
+    out: Path,
+    *,
+    size: int,
+    batch_size: int,
+    device: torch.device,
+    progress: bool = True,
+    map_: Path | None = None,
+    seed: int = 0,
 ) -> int:
     """Write one feature per image below the folder `images` to `out` (.npz or .parquet); returns their number.
 
     Names are paths from that folder, sorted; images are resized to size x size pixels, as the linear probe does.
-    Unreadable images are skipped, and named on stderr.
+    Unreadable images are skipped, and named on stderr. `map_` (.png) is a picture of them all, or of some that
+    `seed` draws (see `map`).
     """
     if out.suffix not in (".npz", ".parquet"):
         raise ConfigError(f"embed: {out}: give a file that ends in .npz or .parquet")
@@ -36,6 +47,8 @@ def embed(
             raise ConfigError(why) from None
     if out.exists():
         raise FileExistsError(f"{out}: exists already; give another file")
+    if map_ is not None:
+        check(map_)
     backbone, meta = load_backbone(path)
     backbone.eval().to(device)
     files = find_images(images)
@@ -53,9 +66,10 @@ def embed(
     if not kept:
         raise DataError(f"{images}: none of its {len(files)} images can be read")
     names = [files[i].relative_to(images).as_posix() for i in kept]
-    write(
-        out, names, torch.cat(found).numpy(), {"size": size, "run": meta.get("run"), "backbone": meta["backbone"]}
-    )
+    vectors = torch.cat(found).numpy()
+    write(out, names, vectors, {"size": size, "run": meta.get("run"), "backbone": meta["backbone"]})
+    if map_ is not None:
+        write_map([files[i] for i in kept], vectors, map_, seed=seed)
     return len(names)
 
 
