@@ -160,7 +160,7 @@ def free_spot(
     left, top, bottom = box
     x, most = min(max(left, 0.0), TILE - width), TILE - height
     at_box = [(x, min(max(y, 0.0), most)) for y in (top - height, top, bottom - height, bottom)]
-    grid = [(a, b) for b in np.arange(0.0, most + 1, height / 2) for a in np.arange(0.0, TILE - width + 1, 8.0)]
+    grid = [(a, b) for b in np.arange(0.0, most, height / 2) for a in np.arange(0.0, TILE - width, 8.0)]
     for a, b in (*at_box, *sorted(grid, key=lambda spot: abs(spot[0] - x) + abs(spot[1] - top))):
         if not any(_overlap((a, b, a + width, b + height), t) for t in taken):
             return float(a), float(b)
