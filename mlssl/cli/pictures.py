@@ -129,7 +129,7 @@ def picture(args: argparse.Namespace) -> None:
         from mlssl.pictures.neighbours import write_neighbours
 
         rows, neighbours = pictures.queries, pictures.neighbours
-        words = {"method": in_words(method), "about": f"{run.about()}, images {source}"}
+        words: dict[str, Any] = {"method": in_words(method), "about": f"{run.about()}, images {source}"}
         write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, **words)
     else:
         from mlssl.pictures.histograms import write_histograms

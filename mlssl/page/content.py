@@ -78,6 +78,7 @@ def gather(study: Study) -> Page:
         ablations=tuple(
             Ablation(
                 axis,
+                in_words(axis),
                 plain(findings[axis].text) if axis in findings else "one level alone",
                 picture(
                     study,

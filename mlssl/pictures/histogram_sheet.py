@@ -49,8 +49,8 @@ def draw(found: Sequence[dict[str, Any]]) -> Figure:
     names = [run["method"] for run in found]
     lines = 0.2 * -(-len(set(names)) // COLUMNS)
     figure = plt.figure(figsize=(WIDTH, 1.4 + lines + 1.75 * len(spaces)))
-    top, bottom = figure.add_gridspec(2, 1, height_ratios=[1.75 * len(spaces), lines])
-    grid = top.subgridspec(len(spaces), 2).subplots(sharex=True, sharey=True, squeeze=False)
+    parts = figure.add_gridspec(2, 1, height_ratios=[1.75 * len(spaces), lines])
+    grid = parts[0].subgridspec(len(spaces), 2).subplots(sharex=True, sharey=True, squeeze=False)
     colour, marker = colours(names), markers(names)
     edges = np.linspace(-1, 1, BINS + 1)
     width = edges[1] - edges[0]
@@ -83,7 +83,7 @@ def draw(found: Sequence[dict[str, Any]]) -> Figure:
         plt.Line2D([], [], color=colour[n], marker=marker[n], markersize=5, linewidth=0.9, label=in_words(n))
         for n in dict.fromkeys(names)
     ]
-    beside = figure.add_subplot(bottom)
+    beside = figure.add_subplot(parts[1])
     beside.set_axis_off()
     beside.legend(handles=handles, loc="center", ncols=COLUMNS)
     finish(figure, title(found, spaces), notes(found))
