@@ -515,7 +515,7 @@ def test_contact_sheet(tmp_path):
     assert out.read_bytes() == first
 
 
-def test_a_score_that_cannot_tell_trained_from_untrained_has_no_number_in_tables(study):
+def test_a_score_that_cannot_tell_trained_from_untrained_is_marked_in_tables(study):
     for run in study.runs.values():
         if run.id in study.transfer_runs["detection"]:
             study.result(run.id, "detection").unlink()
@@ -523,10 +523,12 @@ def test_a_score_that_cannot_tell_trained_from_untrained_has_no_number_in_tables
     main = tables(study)["main"]
     assert float(main.loc["mls", "detection_AP_bbox_mean"]) == 0.01
     text = (study.out / "tables" / "main.md").read_text()
-    assert "differ by less than δ" in text
+    assert "†: below resolution, as floor and ceiling of the score differ by less than δ" in text
     line = next(x for x in text.splitlines() if x.startswith("| mls"))
-    assert line.count("below resolution") == 2  # AP and AP50, which is alike for all methods
-    assert "43.00 ± 3.61" in line
+    marked = [x.strip() for x in line.split("|") if "†" in x]
+    assert marked == ["0.01 (n = 1)†", "30.00 (n = 1)†"]  # AP50 is alike for all methods
+    assert "43.00 ± 3.61 " in line
+    assert r"0.01 (n = 1)\dag{}" in (study.out / "tables" / "main.tex").read_text()
 
 
 def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):

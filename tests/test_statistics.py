@@ -18,7 +18,7 @@ from mlssl.statistics.paired import (
     seeds_needed,
     share,
 )
-from mlssl.statistics.verdict import Evidence, decide, every, of, some, union, verdict
+from mlssl.statistics.verdict import Evidence, decide, every, of, some, undecided, union, verdict
 
 GROUPS = 50
 
@@ -129,7 +129,24 @@ def test_each_word_on_an_example():
     assert word(1.9, 2.0, 2.1) == "supported"
     assert word(-1.9, -2.0, -2.1) == "contradicted"
     assert word(-0.1, 0.0, 0.1) == "no difference larger than 0.5"
-    assert word(1.0, -1.0, 0.6) == "undecided (needs n = 72)"
+    assert word(0.5, -0.4, 0.1) == "undecided (needs n = 15)"
+    assert word(1.0, -1.0, 0.6) == (
+        "undecided; this budget or this number of labelled images cannot show it"  # 72 seeds
+    )
+
+
+@pytest.mark.parametrize(
+    ("needed", "word"),
+    [
+        (5, "undecided (needs n = 5)"),
+        (30, "undecided (needs n = 30)"),
+        (31, "undecided; this budget or this number of labelled images cannot show it"),
+        (619, "undecided; this budget or this number of labelled images cannot show it"),
+        (math.inf, "undecided (needs more evaluation images)"),
+    ],
+)
+def test_a_number_of_seeds_is_named_only_where_one_could_train_them(needed, word):
+    assert undecided(needed) == word
 
 
 def test_at_the_seeds_needed_the_interval_is_half_the_margin():

@@ -225,7 +225,8 @@ def figure_names(study: Study) -> list[str]:
         names.append("label_force")
     if label_axes(study):
         names.append("label_quality")
-    names.append(CLAIMS)
+    if has_claims(study):
+        names.append(CLAIMS)
     return names
 
 
@@ -287,10 +288,15 @@ def has_paper_tables(study: Study) -> bool:
     return not study.own_photos and (study.source.kind != "root" or "detection" in study.transfers)
 
 
+def has_claims(study: Study) -> bool:
+    """Whether the study says something about the paper's claims: not on own photos, of which the paper has none."""
+    return not study.own_photos
+
+
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
     names = [*table_names(study), *([GAINS] if has_gains(study) else [])]
-    names += [*([SAVINGS] if has_label_savings(study) else []), CLAIMS, NOISE]
+    names += [*([SAVINGS] if has_label_savings(study) else []), *([CLAIMS] if has_claims(study) else []), NOISE]
     names += PAPER_TABLES if has_paper_tables(study) else ()
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 

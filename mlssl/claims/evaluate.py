@@ -6,6 +6,7 @@ Which rows there are follows from the study, except that scores below resolution
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -145,7 +146,7 @@ def by_verdict(rows: Sequence[Row]) -> dict[str, list[int]]:
     for row in rows:
         if row.primary:
             small = row.verdict.startswith("no difference")
-            word = "no difference larger than δ" if small else row.verdict.split(" (")[0]
+            word = "no difference larger than δ" if small else re.split(r" \(|; ", row.verdict)[0]
             found.setdefault(word, []).append(row.claim.number)
     return found
 
@@ -222,7 +223,7 @@ def words(outcomes: Sequence[Outcome], evidence: Evidence, part_missing: bool) -
         known = [(found, margin) for found, margin in known if found.n > 1] or known
         runs = max(sum(o.counts) for o in outcomes if o.counts is not None)
         if runs > 1 and (not known or known[0][0].n < 2):
-            return verdict.decide(evidence) or verdict.UNDECIDED.format(max(runs + 1, FEWEST_TO_COUNT))
+            return verdict.decide(evidence) or verdict.undecided(max(runs + 1, FEWEST_TO_COUNT))
     if not known or (not counted and len(known) < len(outcomes)):
         return NO_RESULT
     decided = verdict.decide(evidence)

@@ -80,9 +80,10 @@ def finding(samples: Samples, axis: str) -> Finding:
     """Compare all pairs of levels of an axis by the first evaluator that the study has for two of them.
 
     `different` needs one pair whose two-sided p-value, corrected by Holm's method for all pairs, is at most 5 %;
-    `no difference` needs every pair to be within ±δ, each by TOST (no correction: all must hold).
+    `no difference` needs every pair to be within ±δ, each by TOST (no correction: all must hold). Untrained weights
+    are no choice (`choices`).
     """
-    levels = {name: Level(((axis, name),)) for name in samples.axes[axis]}
+    levels = {name: Level(((axis, name),)) for name in choices(samples, axis)}
     for score in samples.scores:
         known = {
             name: samples.get(level, score) for name, level in levels.items() if samples.expected(level, score)
@@ -98,6 +99,13 @@ def finding(samples: Samples, axis: str) -> Finding:
                 pairs.append(Pair(a, b, found))
         return weigh(axis, score, pairs)
     return Finding(axis, None, None, 0, NO_RESULT)
+
+
+def choices(samples: Samples, axis: str) -> list[str]:
+    """The levels of an axis that one may choose: all but untrained weights, unless one method alone is left."""
+    levels = samples.axes[axis]
+    trained = [name for name in levels if samples.floor != Level(((axis, name),))]
+    return trained if len(trained) > 1 else levels
 
 
 def weigh(axis: str, score: Score, pairs: list[Pair]) -> Finding:
@@ -116,8 +124,7 @@ def weigh(axis: str, score: Score, pairs: list[Pair]) -> Finding:
         return Finding(axis, score, largest, m, verdict.SMALL.format(margin))
     level = 1 - (1 - LEVEL) / m
     needed = max(seeds_needed(pair.found, margin / 2, level) for pair in pairs)
-    word = verdict.TOO_FEW_IMAGES if math.isinf(needed) else verdict.UNDECIDED.format(needed)
-    return Finding(axis, score, largest, m, word)
+    return Finding(axis, score, largest, m, verdict.undecided(needed))
 
 
 def contrast(samples: Samples, method: str, other: str) -> str:

@@ -12,7 +12,13 @@ from mlssl.claims.margins import MARGIN
 from mlssl.study.expand import COMPARE, Study
 
 BELOW_RESOLUTION = "below resolution"
-"""In place of a score that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
+"""What a score is called that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
+MARK = "†"
+"""After the numbers of such a score in tables."""
+MARKED = (
+    f"{MARK}: {BELOW_RESOLUTION}, as floor and ceiling of the score differ by less than δ (docs/statistics.md): "
+    "these numbers cannot tell trained from untrained weights."
+)
 
 
 def below_resolution(study: Study, metrics: pd.DataFrame) -> set[Score]:

@@ -89,7 +89,8 @@ def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
     head = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide * 14))]
     head += textwrap.wrap(f"Not available: {missing}", int(wide * 14)) if missing else []
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=8.5)
-    below = textwrap.wrap(notes + ".", int(wide * 16.5))
+    # A number stays with its unit.
+    below = textwrap.wrap(notes.replace(" %", "\N{NO-BREAK SPACE}%") + ".", int(wide * 16.5))
     # Long texts must not take the room of the panels.
     extra = 0.14 * max(0, len(head) - 2) + 0.12 * max(0, len(below) - 3)
     figure.set_figheight(figure.get_figheight() + extra)

@@ -106,5 +106,10 @@ def label_question(study: Study, metrics: pd.DataFrame, groups: pd.DataFrame | N
 
 
 def axes_of(samples: Samples) -> list[str]:
-    """The axes of the study with two levels or more, the comparison of methods first."""
-    return [axis for axis, levels in sorted(samples.axes.items(), key=lambda a: a[0] != COMPARE) if len(levels) > 1]
+    """The axes of the study with two choices or more, the comparison of methods first.
+
+    A single method beside untrained weights is no choice: its gain is the answer to another question.
+    """
+    found = [axis for axis, levels in samples.axes.items() if len(levels) > 1]
+    alone = samples.floor is not None and len(samples.axes.get(COMPARE, ())) == 2
+    return sorted((axis for axis in found if axis != COMPARE or not alone), key=lambda axis: axis != COMPARE)

@@ -10,7 +10,7 @@ from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import NONE, Score
 from mlssl.claims.best import best_levels
 from mlssl.claims.evaluate import Samples
-from mlssl.claims.resolution import BELOW_RESOLUTION
+from mlssl.claims.resolution import MARK, MARKED
 from mlssl.page.images import relative
 from mlssl.page.parts import Cell, Link, Table, named
 from mlssl.study.expand import Study
@@ -23,7 +23,7 @@ STATES = ("failed", "left out", "undefined", "missing")
 
 
 def score_table(study: Study, samples: Samples, axis: str, unresolved: Collection[Score]) -> Table:
-    """The levels of an axis with the scores of its table; no number of a score in `unresolved`."""
+    """The levels of an axis with the scores of its table; a MARK after the numbers of scores in `unresolved`."""
     scores = scores_of(study, axis)
     runs = runs_of(study, axis)
     columns = {}
@@ -31,23 +31,22 @@ def score_table(study: Study, samples: Samples, axis: str, unresolved: Collectio
         summaries = summarise(study, samples.metrics, axis, score)
         best = set() if score in unresolved else best_levels(samples, axis, score)
         columns[score] = {
-            level: Cell(BELOW_RESOLUTION, state="undefined")
-            if score in unresolved and s.n
-            else cell(s, score, runs[level], best=level in best)
+            level: cell(s, score, runs[level], best=level in best, mark=MARK if score in unresolved else "")
             for level, s in summaries.items()
         }
     rows = [(named(level), *(columns[score][level] for score in scores)) for level in study.axes()[axis]]
-    return Table(CAPTION, (in_words(axis), *(score.label for score in scores)), tuple(rows))
+    caption = f"{CAPTION} {MARKED}" if any(score in unresolved for score in scores) else CAPTION
+    return Table(caption, (in_words(axis), *(score.label for score in scores)), tuple(rows))
 
 
-def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool) -> Cell:
-    """`43.00 ± 3.61 (3)`, with the values of the seeds, or why there is none."""
+def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool, mark: str = "") -> Cell:
+    """`43.00 ± 3.61 (3)` and the mark, with the values of the seeds, or why there is none."""
     if not s.expected:
         return Cell(NONE, state="undefined")
     if not s.n:
         return Cell(s.status, state=next((word for word in STATES if word in s.status), "missing"))
     return Cell(
-        text=number(s, score.digits) + (f"; {s.status}" if s.absent else ""),
+        text=number(s, score.digits) + mark + (f"; {s.status}" if s.absent else ""),
         key=s.mean,
         best=best,
         state="partial" if s.absent else "",

@@ -6,7 +6,17 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.names import in_words, plain
-from mlssl.analysis.outputs import CLAIMS, GAIN_COST, GAINS, HISTOGRAMS, budget, figure_names, has_gains, stem
+from mlssl.analysis.outputs import (
+    CLAIMS,
+    GAIN_COST,
+    GAINS,
+    HISTOGRAMS,
+    budget,
+    figure_names,
+    has_claims,
+    has_gains,
+    stem,
+)
 from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
 from mlssl.claims.gains import gains
@@ -49,7 +59,7 @@ def gather(study: Study) -> Page:
     headers = [result.header for result in Progress(study).results.values()]
     samples = Samples(study, metrics, groups)
     unresolved = below_resolution(study, metrics)
-    claims = evaluate(study, metrics, groups)
+    claims = evaluate(study, metrics, groups) if has_claims(study) else []
     found_gains = gains(samples)
     findings = {axis: finding(samples, axis) for axis in answers.axes_of(samples)}
     return Page(
@@ -64,7 +74,7 @@ def gather(study: Study) -> Page:
         questions=(
             *([answers.axis_question(list(findings.values()))] if findings else []),
             *answers.label_question(study, metrics, groups),
-            answers.claim_question(claims),
+            *([answers.claim_question(claims)] if claims else []),
         ),
         main_figure=main_figure(study),
         main_table=score_table(study, samples, COMPARE, unresolved),
@@ -73,8 +83,10 @@ def gather(study: Study) -> Page:
             CLAIMS,
             "Differences behind the claims, with 95 % intervals",
             "Forest plot of every comparison of every claim; the table below has the numbers.",
-        ),
-        claims=claim_table(study, metrics, claims),
+        )
+        if claims
+        else None,
+        claims=claim_table(study, metrics, claims) if claims else None,
         ablations=tuple(
             Ablation(
                 axis,

@@ -116,8 +116,9 @@ class Page:
     questions: tuple[Question, ...]
     main_figure: Picture
     main_table: Table
-    claims_figure: Picture
-    claims: Table
+    claims_figure: Picture | None
+    claims: Table | None
+    """None where the study says nothing about the paper's claims, as on own photos."""
     ablations: tuple[Ablation, ...]
     embeddings: tuple[Picture, ...]
     training: tuple[Picture, ...]

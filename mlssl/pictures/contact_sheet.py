@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ TILE, GAP, COLUMNS = 256, 8, 6
 """Pixels of a tile's side and between tiles; tiles in a row."""
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 FONT_SIZE = 14
+FONT_OF_NAMES = ImageFont.truetype(str(FONT), FONT_SIZE)
+LINE, TAG_GAP = FONT_SIZE + 8, 4
+"""Pixels of a row of names below a tile, and between names in it."""
 CROWD = "#BBBBBB"
 GOLDEN = 0.381966
 """Of a full turn."""
@@ -30,18 +34,22 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
     """Write `out` (PNG) and a PDF beside it: `images` images evenly spaced over a split in COCO's layout.
 
     A category has the same colour in all images; the name is at the largest object of its category, with the
-    number of objects. An object without a mask is outlined by its box. Crowds are outlined in light grey.
+    number of objects. An object without a mask is outlined by its box. Crowds are outlined in light grey. Labels of
+    a whole image have no outline; their names are in rows below it.
     """
     data = read_split(root, split)
     count = min(images, len(data))
     chosen = [round(i) for i in np.linspace(0, len(data) - 1, count)]
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    step = TILE + GAP
-    sheet = Image.new("RGB", (columns * step - GAP, rows * step - GAP), "white")
     colour = palette(data)
+    tags = [tag_rows(data, i) for i in chosen]
+    across, down = TILE + GAP, TILE + LINE * max(map(len, tags), default=0) + GAP
+    sheet = Image.new("RGB", (columns * across - GAP, rows * down - GAP), "white")
     for place, i in enumerate(chosen):
-        sheet.paste(tile(data, i, colour), (place % columns * step, place // columns * step))
+        left, top = place % columns * across, place // columns * down
+        sheet.paste(tile(data, i, colour), (left, top))
+        write_tags(sheet, tags[place], colour, (left, top + TILE))
     objects = sum(len(a) for a in data.annotations.values())
     shown = sum(
         any(a["category_id"] == c["id"] for b in data.annotations.values() for a in b) for c in data.categories
@@ -59,13 +67,15 @@ def write_contact_sheet(root: Path, split: str, out: Path, *, images: int = 24) 
 def tile(data: Split, i: int, colour: dict[int, str]) -> Image.Image:
     """One image of the split, TILE x TILE pixels with grey margins, its objects outlined and named.
 
+    Labels of the whole image are not drawn in it.
+
     `colour` maps a category's index to its colour.
     """
     pixels = Image.fromarray(data.pixels(i))
     scale = TILE / max(pixels.size)
     width, height = (max(1, round(side * scale)) for side in pixels.size)
     shrunk = np.asarray(pixels.resize((width, height), Image.Resampling.BICUBIC)).copy()
-    objects = data.instances(i)
+    objects = only(data.instances(i), whole=False)
     for j in np.argsort(-areas(objects), kind="stable"):
         ink = _rgb(CROWD if objects.crowd[j] else colour[int(objects.labels[j])])
         shrunk[outline(region(objects, j, width, height))] = ink
@@ -74,6 +84,63 @@ def tile(data: Split, i: int, colour: dict[int, str]) -> Image.Image:
     canvas.paste(Image.fromarray(shrunk), (left, top))
     write_names(canvas, objects, data.names, colour, scale, (left, top))
     return canvas
+
+
+def only(objects: Instances, *, whole: bool) -> Instances:
+    """The labels of the whole image, or the other objects.
+
+    The box of a label of the whole image is the image's edge to within a pixel; its mask is empty or all of it.
+    """
+    height, width = objects.masks.shape[1:]
+    at_edge = (np.abs(objects.boxes - np.array([0, 0, width, height])) < 1).all(axis=1)
+    no_shape = ~objects.masks.any(axis=(1, 2)) | objects.masks.all(axis=(1, 2))
+    chosen = (at_edge & no_shape & ~objects.crowd) == whole
+    return Instances(objects.boxes[chosen], objects.labels[chosen], objects.masks[chosen], objects.crowd[chosen])
+
+
+def tag_rows(data: Split, i: int) -> list[list[tuple[int, str, int]]]:
+    """Rows of the categories of a whole image: index, name, width in pixels; a row is at most TILE pixels wide."""
+    rows: list[list[tuple[int, str, int]]] = []
+    room = 0
+    for label in dict.fromkeys(only(data.instances(i), whole=True).labels.tolist()):
+        text = data.names[label]
+        while text_width(text) > TILE:
+            text = text.rstrip("…")[:-1] + "…"
+        width = text_width(text)
+        if width > room:
+            rows.append([])
+            room = TILE
+        rows[-1].append((label, text, width))
+        room -= width + TAG_GAP
+    return rows
+
+
+def text_width(text: str) -> int:
+    """Pixels of a name with its margins."""
+    return math.ceil(FONT_OF_NAMES.getlength(text)) + 6
+
+
+def write_tags(
+    sheet: Image.Image,
+    rows: Sequence[Sequence[tuple[int, str, int]]],
+    colour: dict[int, str],
+    corner: tuple[int, int],
+) -> None:
+    """Write rows of `tag_rows` from a corner (left, top) of the sheet on, each on the colour of its category."""
+    draw = ImageDraw.Draw(sheet)
+    for n, row in enumerate(rows):
+        x, y = corner[0], corner[1] + n * LINE + 2
+        for label, text, width in row:
+            write_name(draw, text, colour[label], (x, y, x + width - 1, y + FONT_SIZE + 4))
+            x += width + TAG_GAP
+
+
+def write_name(draw: ImageDraw.ImageDraw, text: str, colour: str, box: tuple[float, float, float, float]) -> None:
+    """A name on a box of its category's colour, in black or white, whichever can be read."""
+    draw.rectangle(box, fill=colour)
+    red, green, blue = _rgb(colour)
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 128  # luma of ITU-R BT.601
+    draw.text((box[0] + 3, box[1] + 1), text, fill="white" if dark else "black", font=FONT_OF_NAMES)
 
 
 def palette(data: Split) -> dict[int, str]:
@@ -132,22 +199,20 @@ def write_names(
     shift: tuple[int, int],
 ) -> None:
     """Write the name of every category once, at its largest object; names that find no free place are left out."""
-    draw, font = ImageDraw.Draw(canvas), ImageFont.truetype(str(FONT), FONT_SIZE)
+    draw = ImageDraw.Draw(canvas)
     taken: list[tuple[float, float, float, float]] = []
     size = areas(objects)
     for label in dict.fromkeys(objects.labels[~objects.crowd].tolist()):
         mine = [j for j in np.flatnonzero(objects.labels == label) if not objects.crowd[j]]
         box = objects.boxes[max(mine, key=lambda j: size[j])] * scale + np.array([*shift, *shift])
         text = names[label] + (f" ×{len(mine)}" if len(mine) > 1 else "")
-        width, height = draw.textlength(text, font=font) + 6, FONT_SIZE + 5
+        width, height = draw.textlength(text, font=FONT_OF_NAMES) + 6, FONT_SIZE + 5
         spot = free_spot((float(box[0]), float(box[1]), float(box[3])), width, height, taken)
         if spot is None:
             continue  # the outline stays; a name over another would hide both
         x, y = spot
         taken.append((x, y, x + width, y + height))
-        draw.rectangle(taken[-1], fill=colour[label])
-        dark = sum(_rgb(colour[label])) < 380
-        draw.text((x + 3, y + 1), text, fill="white" if dark else "black", font=font)
+        write_name(draw, text, colour[label], taken[-1])
 
 
 def free_spot(

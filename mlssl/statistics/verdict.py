@@ -17,6 +17,9 @@ CONTRADICTED = "contradicted"
 SMALL = "no difference larger than {:g}"
 UNDECIDED = "undecided (needs n = {})"
 TOO_FEW_IMAGES = "undecided (needs more evaluation images)"
+OUT_OF_REACH = "undecided; this budget or this number of labelled images cannot show it"
+MOST_SEEDS = 30
+"""Of more seeds than this, the number is not named: nobody would train so many."""
 ONE_SEED = "one seed"
 
 
@@ -87,4 +90,11 @@ def verdict(evidence: Evidence, comparisons: Sequence[tuple[Difference, float]])
         return word.format(max(margin for _, margin in comparisons))
     level = 1 - (1 - LEVEL) / len(comparisons)
     needed = max(seeds_needed(found, margin / 2, level) for found, margin in comparisons)
-    return TOO_FEW_IMAGES if math.isinf(needed) else UNDECIDED.format(needed)
+    return undecided(needed)
+
+
+def undecided(needed: float) -> str:
+    """The words where nothing is decided and this many seeds would be needed, infinite if no number is enough."""
+    if math.isinf(needed):
+        return TOO_FEW_IMAGES
+    return OUT_OF_REACH if needed > MOST_SEEDS else UNDECIDED.format(needed)

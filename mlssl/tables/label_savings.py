@@ -119,7 +119,7 @@ def decide(found: Sequence[Saving]) -> tuple[str, Difference | None]:
         saved = sum(s.needed < s.labels for s in found)
         above, below = (binomtest(k, len(found), alternative="greater").pvalue for k in (saved, len(found) - saved))
         word = verdict.decide(verdict.Evidence(above=above, below=below))
-        return word or verdict.UNDECIDED.format(max(CERTAIN, len(found) + 1)), None
+        return word or verdict.undecided(max(CERTAIN, len(found) + 1)), None
     without = [[-ratio(w) for w in s.without] for s in found]
     known = len({len(w) for w in without}) == 1 and len(without[0]) > 1 and np.isfinite(without).all()
     saving = difference([-ratio(s) for s in found], *([without] if known else []))

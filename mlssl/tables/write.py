@@ -18,6 +18,7 @@ from mlssl.analysis.outputs import (
     SAVINGS,
     Score,
     budget,
+    has_claims,
     has_gains,
     has_label_savings,
     has_paper_tables,
@@ -27,7 +28,7 @@ from mlssl.analysis.outputs import (
     transfer_budget,
 )
 from mlssl.claims.evaluate import read_groups
-from mlssl.claims.resolution import BELOW_RESOLUTION, below_resolution
+from mlssl.claims.resolution import MARK, MARKED, below_resolution
 from mlssl.files import write_text
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
@@ -78,9 +79,7 @@ def write_tables(study: Study, published: Path) -> None:
         if reasons := left_out(metrics):
             text += f" {reasons}"
         if unresolved & summaries.keys():
-            text += (
-                f' "{BELOW_RESOLUTION}": floor and ceiling of the score differ by less than δ (docs/statistics.md).'
-            )
+            text += f" {MARKED}"
         tidy = numbers(axis, levels, summaries, paper, own_heads)
         printed = cells(study, axis, levels, summaries, paper, unresolved, own_heads)
         write_table(study, stem(axis), text, tidy, printed)
@@ -93,7 +92,8 @@ def write_tables(study: Study, published: Path) -> None:
         about = caption(study, COMPARE, metrics, summaries)
         text = f"{sentences} {about} The number of images is interpolated over its logarithm."
         write_table(study, SAVINGS, text, table(found), table(found))
-    write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
+    if has_claims(study):
+        write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
     write_table(study, NOISE, *noise_table(study, metrics))
     found_tables = paper_tables(study, metrics, published_rows) if has_paper_tables(study) else {}
     for name, filled in found_tables.items():
@@ -116,9 +116,10 @@ def read_paper(folder: Path) -> pd.DataFrame:
 def paper_columns(
     axis: str, levels: list[str], folder: Path, detection_head: str | None = None
 ) -> dict[str, list[str]]:
-    """Column title -> the paper's value for every level, `–` if it has none; empty for an unknown axis.
+    """Column title -> the paper's value for every level, `–` if it has none; no column without a value.
 
-    Empty too if detection has the head res5: these are the paper's numbers with an FPN, and heads are not compared.
+    Empty for an unknown axis, and if detection has the head res5: these are the paper's numbers with an FPN, and
+    heads are not compared.
     """
     where = PUBLISHED.get(axis) if detection_head != "res5" else None
     if where is None:
@@ -132,7 +133,9 @@ def paper_columns(
     for metric in PAPER_METRICS:
         title = f"paper {metric} (COCO, R50-FPN, {where.epochs} epochs; another budget)"
         keys = [(where.table, "coco", where.epochs, where.level.format(level), metric) for level in levels]
-        columns[title] = [known.get(key, NONE) for key in keys]
+        values = [known.get(key, NONE) for key in keys]
+        if set(values) != {NONE}:
+            columns[title] = values
     return columns
 
 
@@ -183,13 +186,13 @@ def cells(
     unresolved: set[Score],
     heads: dict[str, str],
 ) -> pd.DataFrame:
-    """Formatted for reading: one row per level, `mean ± std` in each cell; no number of a score in `unresolved`."""
+    """Formatted for reading: one row per level, `mean ± std` in each cell; a MARK after scores in `unresolved`."""
     columns = {axis: levels}
     for score, by_level in summaries.items():
         title = score.title if score.unit == "%" else score.label
         texts = {lv: by_level[lv].text(digits=score.digits, usual_n=len(study.seeds)) for lv in levels}
         if score in unresolved:
-            texts |= {level: BELOW_RESOLUTION for level, s in by_level.items() if s.n}
+            texts |= {level: texts[level] + MARK for level, s in by_level.items() if s.n}
         columns[title] = list(texts.values())
     columns |= {f"{transfer} head": [head] * len(levels) for transfer, head in heads.items()}
     return pd.DataFrame(columns | paper, dtype=object)
@@ -214,5 +217,13 @@ def escape(text: str) -> str:
     """Escape text for LaTeX."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {c: f"\\{c}" for c in "&%$#_{}"} | {"±": r"$\pm$", "–": "--", "×": r"$\times$"}
-    special |= {"<": r"$<$", ">": r"$>$", "≤": r"$\leq$", "−": "$-$", "λ": r"$\lambda$", "δ": r"$\delta$"}
+    special |= {
+        "<": r"$<$",
+        ">": r"$>$",
+        "≤": r"$\leq$",
+        "−": "$-$",
+        "λ": r"$\lambda$",
+        "†": r"\dag{}",
+        "δ": r"$\delta$",
+    }
     return "".join(special.get(c, c) for c in text)
