@@ -14,10 +14,11 @@ from support.results import put
 from mlssl.analysis import outputs
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
+from mlssl.claims.paper import TABLE_5
 from mlssl.study import settings
 from mlssl.study.expand import load
 from mlssl.study.methods import constructor
-from mlssl.tables.paper import PROTOCOLS, paper_tables
+from mlssl.tables.paper import CLASSIFIED, PROTOCOLS, paper_tables, protocol_of
 from mlssl.tables.write import paper_columns, read_paper, write_tables
 
 ROOT = Path(__file__).parents[1]
@@ -141,6 +142,8 @@ def test_a_protocol_is_known_for_every_benchmark_of_the_paper():
     tables = paper[paper["table"].isin([name.removeprefix("paper_") for name in outputs.PAPER_TABLES])]
     assert set(PROTOCOLS) == set(zip(tables["benchmark"], tables["architecture"], strict=True))
     assert {p[0] for p in PROTOCOLS.values() if p} <= set(settings.TRANSFERS)
+    assert tuple(CLASSIFIED) == TABLE_5
+    assert set(tables[tables["table"] == "table5"]["metric"]) == set(CLASSIFIED)
 
 
 def test_another_protocol_fills_another_table(study, monkeypatch):
@@ -296,3 +299,44 @@ def test_the_document_leaves_out_no_scalar_and_no_part_of_the_augmentation():
     for target in targets:
         assert {s for t, s in rows if t == target} == set(constructor(target).types)
     assert {f"Views.{f.name}" for f in dataclasses.fields(settings.Views)} <= {s for _, s in rows}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "metric", "column"), [("voc2007", "mAP", "voc07_mAP"), ("stanford_cars", "top1", "cars_top1")]
+)
+def test_table_5_is_filled_in_one_column_by_fine_tuning_on_its_data(dataset, metric, column, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    filled = {}
+    for frozen in (False, True):
+        own = {"transfer_data": {"dataset": {"name": dataset}}, "transfers": {"classification": {"frozen": frozen}}}
+        Path("study.yaml").write_text(yaml.safe_dump(STUDY | own | {"name": "frozen" if frozen else "tuned"}))
+        study = load("study.yaml")
+        for run in study.runs.values():
+            put(study, run, "pretrain", rows("pretrain", {"steps": 1500}))
+            put(study, run, "classification", rows("classification", {"mAP": 70.0, "top1": 70.0, "mAcc": 60.0}))
+        collect(study)
+        filled[frozen] = paper_tables(study, read_metrics(study), read_paper(PUBLISHED))["paper_table5"].tidy
+    ok = filled[False][filled[False]["status"] == "ok"]
+    assert set(ok["metric"]) == {column}
+    assert set(ok["measured_mean"]) == {70.0}
+    assert "mls" in set(ok["method"])
+    assert set(filled[True]["status"]) == {"no run"}  # a linear layer is another protocol
+
+
+@pytest.mark.parametrize(
+    ("file", "column", "dataset"),
+    [("table5", "voc07_mAP", "voc2007"), ("table5_cub200", "cub200_top1", "cub200")],
+)
+def test_columns_of_table_5_are_studies(file, column, dataset, tmp_path, monkeypatch):
+    """Each has the rows of the paper that it fills: the methods, and the length of pretraining."""
+    monkeypatch.chdir(tmp_path)
+    study = load(PUBLISHED.parents[1] / "config" / "paper" / f"{file}.yaml")
+    assert [key for key in PROTOCOLS if protocol_of(study, *key)] == [("classification", "resnet50_finetune")]
+    assert set(study.transfers) == {"classification"}
+    paper = read_paper(PUBLISHED)
+    rows_of_it = paper[(paper["metric"] == column) & (paper["pretrain_data"] == "coco")]
+    epochs = {run.config.method: f"{run.config.epochs:g}" for run in study.runs.values()}
+    assert epochs == dict(zip(rows_of_it["method"], rows_of_it["pretrain_epochs"], strict=True))
+    (missing,) = [line for line in study.absent() if "transfer_data" in line]
+    assert missing.endswith("no such folder; check the path, or set download to true")
+    assert study.transfer_source.settings.name == dataset

@@ -13,7 +13,7 @@ import pandas as pd
 from mlssl.analysis.aggregate import Summary, origin, summarise
 from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, heads, transfer_budget
 from mlssl.study.expand import COMPARE, Study
-from mlssl.study.settings import Dataset, Detection
+from mlssl.study.settings import Classification, Dataset, Detection
 
 PROTOCOLS: dict[tuple[str, str], tuple[str, tuple[str, ...]] | None] = {
     ("coco_instances", "mask_rcnn_r50_fpn"): ("detection", ("2fc", "4conv1fc")),
@@ -21,12 +21,23 @@ PROTOCOLS: dict[tuple[str, str], tuple[str, tuple[str, ...]] | None] = {
     ("cityscapes_semantic", "psanet_r50"): ("segmentation", ("fcn", "fcn_d8")),
     ("cityscapes_semantic", "pspnet_r50"): ("segmentation", ("fcn", "fcn_d8", "psp")),
     ("voc0712_detection", "faster_rcnn_r50_c4"): ("detection", ("res5",)),
-    ("classification", "resnet50_finetune"): None,
+    ("classification", "resnet50_finetune"): ("classification", ()),
 }
 """Benchmark and architecture of the paper -> the suite's protocol for the same kind of task, if any, and its
 heads."""
 DATASET = {"cityscapes_semantic": "cityscapes", "voc0712_detection": "voc0712"}
 """Benchmark -> the data set of a study's transfers without which the study does not fill it."""
+CLASSIFIED = {
+    "voc07_mAP": ("voc2007", "mAP"),
+    "cub200_top1": ("cub200", "top1"),
+    "flowers_top1": ("flowers102", "top1"),
+    "cars_top1": ("stanford_cars", "top1"),
+    "aircraft_top1": ("fgvc_aircraft", "top1"),
+    "indoor67_top1": ("indoor67", "top1"),
+    "pets_top1": ("oxford_pets", "top1"),
+    "dtd_top1": ("dtd", "top1"),
+}
+"""Metric of table 5 -> the data set of a study's transfers, and the metric there. A study fills one column."""
 VOC = "voc0712_detection"
 """The benchmark with Pascal VOC's average precision; its metrics AP, AP50 and AP75 are those of boxes."""
 NO_RUN = "no run"
@@ -71,13 +82,17 @@ def protocol_of(study: Study, benchmark: str, architecture: str) -> str | None:
     same."""
     source, known = study.transfer_source.settings, PROTOCOLS[benchmark, architecture]
     name = source.name if isinstance(source, Dataset) else None
-    expected = DATASET.get(benchmark, None if name in DATASET.values() else name)
-    if known is None or name != expected:
+    classified = {data for data, _ in CLASSIFIED.values()}
+    if known is None:
         return None
     protocol, of_protocol = known
+    config = study.transfers.get(protocol)
+    if protocol == "classification":
+        return protocol if name in classified and isinstance(config, Classification) and not config.frozen else None
+    if name != DATASET.get(benchmark, None if name in {*DATASET.values(), *classified} else name):
+        return None
     if protocol in study.transfers and heads(study)[protocol] not in of_protocol:
         return None
-    config = study.transfers.get(protocol)
     if isinstance(config, Detection) and config.metric != ("voc07" if benchmark == VOC else "coco"):
         return None
     return protocol
@@ -86,10 +101,15 @@ def protocol_of(study: Study, benchmark: str, architecture: str) -> str | None:
 def measured(study: Study, metrics: pd.DataFrame, table: pd.DataFrame) -> Measured:
     """The study's values for the metrics of a table of the paper, for all methods that it compares."""
     found: Measured = {}
+    source = study.transfer_source.settings
     for benchmark, architecture, metric in table[["benchmark", "architecture", "metric"]].drop_duplicates().values:
         protocol = protocol_of(study, benchmark, architecture)
         if protocol is not None and COMPARE in study.axes():
             own = f"{metric}_bbox" if benchmark == VOC else metric
+            if metric in CLASSIFIED:
+                data, own = CLASSIFIED[metric]
+                if not isinstance(source, Dataset) or source.name != data:
+                    continue
             for method, summary in summarise(study, metrics, COMPARE, Score(protocol, own, own, "%")).items():
                 found[benchmark, architecture, method, metric] = summary
     return found
