@@ -120,7 +120,7 @@ def test_verdicts_gains_and_findings_are_those_of_the_claims(study):
         found = finding(samples, ablation.name)
         assert f"{ablation.words}: {ablation.finding}" == found.sentence
         assert found.sentence in text
-    own = {g.method: g for g in gains(Samples(study, metrics, groups)) if g.score.protocol == "linear"}
+    own = {in_words(g.method): g for g in gains(Samples(study, metrics, groups)) if g.score.protocol == "linear"}
     assert [answer.name for answer in page.gain.answers] == ["MoCo-v2", "MLS"]
     for answer in page.gain.answers:
         low, high = own[answer.name].found.interval()

@@ -81,9 +81,9 @@ def test_the_first_section_answers_what_how_much_how_sure_and_at_what_cost(page)
         "tiny", "What you gain" if kind == "photos" else "What pretraining gains", "What it costs", "How sure"
     ]  # fmt: skip
     answers = [text for tag, text, *_ in blocks if tag == "li"]
-    assert [answer.split(":")[0] for answer in answers] == ["moco_v2", "mls"]
+    assert [answer.split(":")[0] for answer in answers] == ["MoCo-v2", "MLS"]
     interval = r"[+-]\d+\.\d\d points \[-?\d+\.\d\d, -?\d+\.\d\d\], n = [23]"
-    one_seed = "mls: +10.00 points, n = 1 one seed"
+    one_seed = "MLS: +10.00 points, n = 1 one seed"
     assert all(re.search(interval, answer) or answer == one_seed for answer in answers), answers
     assert (answers[1] == one_seed) == (kind == "failed")
     facts = [text for tag, text, *_ in blocks if tag in ("dt", "dd")]
