@@ -25,6 +25,7 @@ from mlssl.figures.write import same_images
 from mlssl.page.content import gather
 from mlssl.page.write import write_page
 from mlssl.pictures.contact_sheet import TILE, palette, tag_rows, tile, write_contact_sheet
+from mlssl.study.expand import load
 from mlssl.tables.write import paper_columns, write_tables
 
 PHOTOS = {"photos": {"folder": "shop", "labels": "shop.csv"}}
@@ -286,3 +287,19 @@ def test_labels_of_a_whole_photo_are_rows_below_it(tmp_path, names):
     write_contact_sheet(tmp_path, "val", out)
     with Image.open(out) as sheet:
         assert sheet.height == pytest.approx(44 + TILE + 22 * len(rows), abs=2)
+
+
+def test_sheets_of_neighbours_are_titled_by_method(here):
+    study = with_results({"data": PHOTOS, "pictures": {"queries": 2}})
+    titles = [picture.title for picture in gather(study).embeddings]
+    assert [title.split(":")[0] for title in titles] == ["untrained", "MoCo-v2", "MLS"] * 2
+    assert "nearest crops" in titles[0]
+
+
+@pytest.mark.parametrize(
+    "photos", [{"folder": "shop"}, {"folder": "shop", "labels": "shop.csv"}, {"folder": "a", "labels": "labels"}]
+)
+def test_own_photos_have_three_seeds_by_default(here, photos):
+    base = Path(__file__).parents[1] / "config" / "photos.yaml"
+    Path("own.yaml").write_text(json.dumps({"extends": str(base), "name": "own", "data": {"photos": photos}}))
+    assert load("own.yaml").seeds == [0, 1, 2]
