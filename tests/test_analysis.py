@@ -23,6 +23,7 @@ from mlssl.claims.evaluate import Samples
 from mlssl.claims.findings import finding
 from mlssl.errors import ConfigError
 from mlssl.figures import write
+from mlssl.figures.curves import training_curves
 from mlssl.figures.forces import label_force
 from mlssl.figures.style import apart, dots, interval, span
 from mlssl.figures.write import ablation, write_figures
@@ -557,6 +558,32 @@ def test_a_metric_that_the_data_do_not_give_is_left_out_by_name_and_the_others_s
     assert main.loc["mls", "detection_AP_segm_status"] == "left out (1 of 1 seed)"
     assert f"Left out: detection AP_segm ({why})." in (study.out / "tables" / "main.md").read_text()
     assert set(pd.read_csv(study.out / "runs.tsv", sep="\t").status) == {"ok"}
+
+
+def test_training_curves_have_a_panel_of_the_scores_during_training_where_runs_have_them(study):
+    plain = training_curves(study)
+    assert [ax.get_title(loc="left") for ax in plain.axes if ax.axison] == ["total loss", "InfoNCE"]
+    per_epoch = {}
+    for run in study.runs.values():
+        path = study.out / "runs" / run.id / "log.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if run.config.method == "mls":
+            lines = [x | {"knn_mAP": 30.0 + x["step"] + 6 * run.config.seed, "knn_seconds": 1.0} for x in lines]
+        path.write_text("".join(json.dumps(x) + "\n" for x in lines))
+        per_epoch[run.config.method] = study.source.images()[0] // run.config.batch_size
+    figure = training_curves(study)
+    *losses, scores = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_title(loc="left") for ax in losses] == ["total loss", "InfoNCE"]
+    for before, after in zip(plain.axes, losses, strict=True):
+        assert [line.get_xydata().tolist() for line in before.lines] == [
+            line.get_xydata().tolist() for line in after.lines
+        ]
+    assert (scores.get_xlabel(), scores.get_ylabel()) == ("epoch", "kNN mAP, %")
+    (mean,) = [line for line in scores.lines if line.get_linewidth() > 1]  # MoCo-v2 has no scores
+    assert list(mean.get_xdata()) == [10 / per_epoch["mls"], 20 / per_epoch["mls"]]
+    added = 6 * sum(study.seeds) / len(study.seeds)
+    assert list(mean.get_ydata()) == pytest.approx([40 + added, 50 + added])
+    assert scores.get_xlim()[1] < losses[0].get_xlim()[1]
 
 
 def test_the_strength_of_the_labels_is_that_of_their_mean_gradient(study):

@@ -324,6 +324,7 @@ VERBS = {
     "page": ("page",),
     "contact_sheet": ("contact_sheet",),
     "picture": ("neighbours", "histograms"),
+    "histogram_sheet": ("histogram_sheet",),
     "search_benchmark": ("search_benchmark",),
     "cost_benchmark": ("cost_benchmark",),
 }

@@ -86,9 +86,18 @@ def test_the_readme_shows_the_numbers_of_the_reference_study():
     assert {method: shown[method] for method in methods} == {method: reference[method] for method in methods}
 
 
-def test_every_interval_that_is_quoted_from_the_reference_study_is_in_its_tables():
-    text = (REFERENCE / "README.md").read_text(encoding="utf-8")
-    text = text[text.index("`study/` is") :].split("\n\n")[0]
+QUOTING_THE_STUDY = {
+    "results/reference/README.md": ("`study/` is", "`pilot_lr/` has"),
+    "README.md": ("The suite's own study", "## Your own images"),
+}
+"""Document -> start and end of what quotes the reference study."""
+
+
+@pytest.mark.parametrize("document", QUOTING_THE_STUDY)
+def test_every_interval_that_is_quoted_from_the_reference_study_is_in_its_tables(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    start, end = QUOTING_THE_STUDY[document]
+    text = " ".join(text[text.index(start) : text.index(end)].split())
     quoted = set(re.findall(r"([-+]?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", text))
     assert quoted
     tables = [pd.read_csv(REFERENCE / "study" / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]

@@ -28,10 +28,10 @@ CPU = torch.device("cpu")
 SETTINGS = {
     "method": "mls",
     "target": "mlssl.method.mls.MLS",
-    "params": {"dictionary_size": 8, "k": 2, "dim": 8, "hidden": 8},
+    "params": {"dictionary_size": 12, "k": 2, "dim": 8, "hidden": 8},
     "backbone": "test_resnet",
-    "epochs": 4,
-    "batch_size": 4,
+    "epochs": 2,
+    "batch_size": 6,
     "log_every": 2,
     "views": {"crop": 32},
 }
@@ -46,7 +46,9 @@ def data(tmp_path_factory):
 
 def trained(data, out, **changes):
     torch.manual_seed(0)
-    api.pretrain({**SETTINGS, "data": data, **changes}, out, device="cpu", threads=1, progress=False)
+    settings = {**SETTINGS, "data": data, **changes}
+    store = Path(data["root"]).parent / "store"
+    api.pretrain(settings, out, store=store, device="cpu", threads=1, progress=False)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return read_own(out / "checkpoint.pt", "a state", {"method"}, missing="", broken=""), lines
 
@@ -56,8 +58,14 @@ def plain(data, tmp_path_factory):
     return trained(data, tmp_path_factory.mktemp("plain") / "run")
 
 
+@pytest.fixture(scope="module")
+def scored(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scored") / "run"
+    return *trained(data, out, knn_every=1), json.loads((out / "pretrain.json").read_text())
+
+
 def same(a, b):
-    assert a["step"] == b["step"] == 20
+    assert a["step"] == b["step"] == 6
     for part in ("method", "optimizer", "random"):
         assert equal(a[part], b[part]), part
 
@@ -72,50 +80,50 @@ def equal(a, b):
     return a == b
 
 
-def test_scores_change_no_bit_of_the_training(data, plain, tmp_path):
-    state, lines = trained(data, tmp_path / "run", knn_every=1)
+def test_scores_change_no_bit_of_the_training(plain, scored):
+    state, lines, result = scored
     same(state, plain[0])
-    scored = [line for line in lines if "knn_mAP" in line]
-    # 5 steps per epoch, and a line after every 2: the lines at or after steps 5, 10, 15, 20.
-    assert [line["step"] for line in scored] == [6, 10, 16, 20]
-    assert all(0 < line["knn_mAP"] <= 100 and line["knn_seconds"] > 0 for line in scored)
+    with_score = [line for line in lines if "knn_mAP" in line]
+    # 3 steps per epoch, and a line after every 2: the lines at or after steps 3 and 6.
+    assert [line["step"] for line in with_score] == [4, 6]
+    assert all(0 < line["knn_mAP"] <= 100 and line["knn_seconds"] > 0 for line in with_score)
     assert not any("knn_mAP" in line for line in plain[1])
     rest = [
         {k: v for k, v in line.items() if k not in ("knn_mAP", "knn_seconds", "images_per_s")} for line in lines
     ]
     assert rest == [{k: v for k, v in line.items() if k != "images_per_s"} for line in plain[1]]
-    note = json.loads((tmp_path / "run" / "pretrain.json").read_text())["header"]["notes"]["knn_during_training"]
-    assert note["scores"] == 4
-    assert note["last_mAP"] == scored[-1]["knn_mAP"]
+    note = result["header"]["notes"]["knn_during_training"]
+    assert note["scores"] == 2
+    assert note["last_mAP"] == with_score[-1]["knn_mAP"]
 
 
 def test_the_time_of_scores_is_not_that_of_training(data, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "timed_score", lambda *_: (50.0, 10_000.0))
-    _, lines = trained(data, tmp_path / "run", knn_every=2)
+    _, lines = trained(data, tmp_path / "run", knn_every=1)
     result = json.loads((tmp_path / "run" / "pretrain.json").read_text())
     seconds = next(row["value"] for row in result["rows"] if row["metric"] == "seconds")
-    # Far more than has passed is subtracted, at steps 10 and 20, so both times are negative.
+    # Far more than has passed is subtracted, at steps 4 and 6, so both times are negative.
     assert -20_000 < seconds < -19_000
     rates = {line["step"]: line["images_per_s"] for line in lines}
-    assert [step for step, rate in rates.items() if rate <= 0] == [12]
+    assert [step for step, rate in rates.items() if rate <= 0] == [6]
     assert result["header"]["notes"]["knn_during_training"]["seconds_beside_training"] == 20_000
 
 
-def test_a_stopped_run_resumes_with_the_same_scores(data, tmp_path, monkeypatch):
-    whole, expected = trained(data, tmp_path / "whole", knn_every=1)
+def test_a_stopped_run_resumes_with_the_same_scores(data, scored, tmp_path, monkeypatch):
+    whole, expected, _ = scored
     call, calls = during.Neighbours.__call__, []
 
     def dies(self, backbone):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return call(self, backbone)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(during.Neighbours, "__call__", dies)
         trained(data, tmp_path / "run", knn_every=1, checkpoint_seconds=0)
-    state, lines = trained(data, tmp_path / "run", knn_every=1, checkpoint_seconds=0)
-    assert equal(whole["method"], state["method"])
+    state, lines = trained(data, tmp_path / "run", knn_every=1)
+    same(state, whole)
     assert [(x["step"], x["knn_mAP"]) for x in lines if "knn_mAP" in x] == [
         (x["step"], x["knn_mAP"]) for x in expected if "knn_mAP" in x
     ]
@@ -156,7 +164,7 @@ def test_the_score_is_that_of_a_slow_loop(data):
 
 def test_the_validation_split_is_not_read(data, tmp_path):
     root = write_coco(tmp_path / "scenes", splits={"train2017": 20})
-    trained({"root": str(root), "data_id": "given"}, tmp_path / "run", knn_every=4)
+    trained({"root": str(root), "data_id": "given"}, tmp_path / "run", epochs=1, knn_every=1)
 
 
 def test_images_without_annotations_are_refused_before_training(data, tmp_path):
@@ -227,7 +235,7 @@ def fake(monkeypatch, kind):
 
 def test_the_tools_get_the_lines_of_the_log(data, plain, tmp_path, monkeypatch):
     tools = {kind: fake(monkeypatch, kind) for kind in ("tensorboard", "wandb", "mlflow")}
-    state, lines = trained(data, tmp_path / "run", log_to=list(tools), knn_every=4)
+    state, lines = trained(data, tmp_path / "run", log_to=list(tools), knn_every=2)
     same(state, plain[0])
     for kind, seen in tools.items():
         assert len(seen.named("open")) == len(seen.named("close")) == 1
@@ -247,7 +255,7 @@ def test_the_tools_get_the_lines_of_the_log(data, plain, tmp_path, monkeypatch):
     assert opened["tensorboard"] == {"log_dir": str(tmp_path / "run" / "tensorboard"), "purge_step": 1}
     assert opened["wandb"]["id"] == "run"
     assert opened["wandb"]["resume"] == "allow"
-    assert opened["wandb"]["config"]["batch_size"] == 4
+    assert opened["wandb"]["config"]["batch_size"] == 6
     ((params,), _) = tools["mlflow"].named("params")[0]
     assert params["views/crop"] == "32"
     assert (tmp_path / "run" / "mlflow_run_id").read_text() == "abc"
@@ -261,7 +269,7 @@ def test_a_resumed_run_continues_the_tools_runs(data, tmp_path, monkeypatch):
         trained(data, tmp_path / "run", knn_every=2, **how)
     assert all(len(tool.named("close")) == 1 for tool in tools.values())
     trained(data, tmp_path / "run", **how)
-    assert tools["tensorboard"].named("open")[1][1]["purge_step"] == 9
+    assert tools["tensorboard"].named("open")[1][1]["purge_step"] == 5
     assert tools["mlflow"].named("open")[1][1] == {"run_id": "abc"}
 
 

@@ -67,12 +67,12 @@ EDITS = {
     ),
     "the augmentation": (
         [("mlssl/data/augment/parameters.py", "MEAN = ", "CHANGED = 1\nMEAN = ")],
-        {**CHEAP, "neighbours": 2, "histograms": 2},
+        {**CHEAP, "neighbours": 2, "histograms": 2, "histogram_sheet": 1},
     ),
     "a table": ([("mlssl/tables/label_savings.py", "def savings", "CHANGED = 1\n\n\ndef savings")], {"tables": 1}),
     "the neighbours": (
         [("mlssl/pictures/neighbours.py", "def write_neighbours", "CHANGED = 1\n\n\ndef write_neighbours")],
-        {"neighbours": 2, "histograms": 2},
+        {"neighbours": 2, "histograms": 2, "histogram_sheet": 1},
     ),
     "the contact sheet's reader": ([("mlssl/data/formats/coco.py", "Record = ", "CHANGED = 1\nRecord = ")], None),
 }

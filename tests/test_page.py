@@ -21,6 +21,7 @@ from test_analysis import MADE, MAP, NOTES, STUDY, diverge, filled, find, rows
 
 from mlssl.analysis.aggregate import read_metrics, scores_of
 from mlssl.analysis.collect import collect
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import METRICS, picture_files
 from mlssl.claims.best import best_levels
 from mlssl.claims.evaluate import Samples, evaluate, read_groups
@@ -89,9 +90,11 @@ def test_every_number_of_the_main_table_is_that_of_metrics(study):
     metrics = read_metrics(study)
     scores = scores_of(study, COMPARE)
     assert head == [COMPARE, *(score.label for score in scores)]
-    assert [line[0] for line in lines] == STUDY["compare"]
+    assert [line[0] for line in lines] == [in_words(method) for method in STUDY["compare"]]
+    names = [cell.get("data-name") for cell in read(study).of("th") if cell["scope"] == "row"]
+    assert names[: len(lines)] == STUDY["compare"]
     checked = 0
-    for method, *cells in lines:
+    for method, (_, *cells) in zip(STUDY["compare"], lines, strict=True):
         runs = [cell.run for cell in study.cells if (cell.axis, cell.level) == (COMPARE, method)]
         for score, cell in zip(scores, cells, strict=True):
             own = metrics[(metrics["protocol"] == score.protocol) & (metrics["metric"] == score.metric)]
@@ -115,7 +118,7 @@ def test_verdicts_gains_and_findings_are_those_of_the_claims(study):
     samples = Samples(study, metrics, groups)
     for ablation in page.ablations:
         found = finding(samples, ablation.name)
-        assert f"{ablation.name}: {ablation.finding}" == found.sentence
+        assert f"{ablation.words}: {ablation.finding}" == found.sentence
         assert found.sentence in text
     own = {g.method: g for g in gains(Samples(study, metrics, groups)) if g.score.protocol == "linear"}
     assert [answer.name for answer in page.gain.answers] == ["MoCo-v2", "MLS"]
@@ -219,8 +222,8 @@ def test_a_failed_and_a_missing_run_say_so(study):
     reader = read(study)
     text = "".join(reader.text)
     cells = {line[0]: line[1] for line in reader.tables[0][1:]}
-    assert cells["mls"].startswith("44.50 ± 3.54 (2); failed: step 7: the loss is not finite (1 of 3 seeds)")
-    assert "missing (1 of 3 seeds)" in cells["moco_v2"]
+    assert cells["MLS"].startswith("44.50 ± 3.54 (2); failed: step 7: the loss is not finite (1 of 3 seeds)")
+    assert "missing (1 of 3 seeds)" in cells["MoCo-v2"]
     assert "; 2 missing, 4 failed." in text
     assert "step 7: the loss is not finite" in text.split("Missing or failed results")[1]
 
@@ -259,9 +262,12 @@ def test_smaller_studies_have_a_page(tmp_path, monkeypatch, change):
 def test_cost_counts_every_result_file_once(study):
     page = gather(study)
     facts = {fact.term: fact.text for fact in page.cost}
+    assert facts["one pretraining"].endswith(("(MoCo-v2)", "(MLS)"))
+    assert page.costs.columns[2] == "relative to MoCo-v2"
+    assert [row[0].text for row in page.costs.rows] == [in_words(method) for method in STUDY["compare"]]
     files = len(list(study.out.glob("runs/*/*.json")))
     assert facts["all results so far"] == f"{files * 1.5:.1f} minutes of computing"
-    relative = {row[0].text: row[2].text for row in page.costs.rows}
+    relative = {row[0].name: row[2].text for row in page.costs.rows}
     assert relative["moco_v2"] == relative["mls"] == "1.00 ×"
 
 

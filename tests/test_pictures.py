@@ -15,7 +15,7 @@ from support.tiny_coco import IDENTIFIED, write_coco
 from mlssl.cli import main
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
-from mlssl.pictures import contact_sheet, histograms, neighbours
+from mlssl.pictures import contact_sheet, histogram_sheet, histograms, neighbours
 from mlssl.pictures.embed import Folder, embed, read_run
 from mlssl.pretrain import loop as engine
 from mlssl.study import settings as config
@@ -142,9 +142,9 @@ def test_pictures_are_written(trained, tmp_path, method):
         method=method,
         about=run.about(),
     )
-    histograms.write_histograms(
-        before, after, lambda i: images.image(i).numpy(), tmp_path / "h.png", method=method, about=run.about()
-    )
+    about = {"method": method, "trained": method != "random", "about": run.about()}
+    histograms.write_histograms(before, after, tmp_path / "h.json", **about)
+    histogram_sheet.write_histogram_sheet([tmp_path / "h.json"], tmp_path / "h.png")
     for name in ("n.png", "n.pdf", "h.png", "h.pdf"):
         assert (tmp_path / name).stat().st_size > 1000
 
@@ -180,14 +180,16 @@ OPTIONS = {
 def test_the_study_has_the_settings_that_options_give_by_hand(study, monkeypatch, kind):
     loaded, name = study
     checkpoint = loaded.out / "runs" / name / "checkpoint.pt"
-    of_study = ["--study", "study.yaml", "--run-name", name, "--out", "study.png"]
-    by_hand = ["--checkpoint", checkpoint, "--store", loaded.store, "--out", "hand.png", *OPTIONS[kind]]
+    end = ".png" if kind == "neighbours" else ".json"
+    study, hand, third = (Path(f"{name}{end}") for name in ("study", "hand", "other"))
+    of_study = ["--study", "study.yaml", "--run-name", name, "--out", study]
+    by_hand = ["--checkpoint", checkpoint, "--store", loaded.store, "--out", hand, *OPTIONS[kind]]
     for arguments in (of_study, by_hand):
         assert call(monkeypatch, kind, "--device", "cpu", "--threads", 1, *arguments) == 0
-    assert Path("study.png").read_bytes() == Path("hand.png").read_bytes()
-    other = [*by_hand[:4], "--out", "other.png", "--dictionary-size", 20]
+    assert study.read_bytes() == hand.read_bytes()
+    other = [*by_hand[:4], "--out", third, "--dictionary-size", 20]
     assert call(monkeypatch, kind, "--device", "cpu", "--threads", 1, *other) == 0
-    assert Path("study.png").read_bytes() != Path("other.png").read_bytes()
+    assert study.read_bytes() != third.read_bytes()
 
 
 @pytest.mark.parametrize("kind", [*OPTIONS, "search-benchmark"])
@@ -220,6 +222,75 @@ def test_histograms_leave_the_own_image_out_and_fit_its_mean():
     np.testing.assert_allclose(values, [0.6, 0.8, 0.0], atol=1e-6)
     with pytest.raises(DataError, match="1 entries of other images"):
         histograms.first_scores(query, crops([[1.0, 0.0], [0.6, 0.8]], [3, 4]), "g")
+
+
+def test_counts_are_those_of_a_loop_over_bins():
+    values = np.random.default_rng(0).normal(0.2, 0.3, 500).clip(-1, 1)
+    found = histograms.histogram(np.append(values, 1.0000001))  # rounding can exceed 1
+    expected = [sum(-1 + i / 50 <= v < -1 + (i + 1) / 50 for v in values) for i in range(100)]
+    expected[-1] += 1 + int((values == 1).sum())
+    assert sum(found["counts"]) == 501
+    assert found["counts"] == expected
+    assert histograms.histogram(np.array([0.1, 0.3]))["std"] == pytest.approx(0.1)
+
+
+def counted(method, before, after, *, trained=True, spaces=("backbone", "projector")):
+    """The content of a file: scores evenly spread over these ranges."""
+    one = {m: histograms.histogram(np.linspace(*ends, 200)) for m, ends in (("before", before), ("after", after))}
+    about = {"format": histograms.FORMAT, "method": method, "trained": trained, "about": "Images of store"}
+    return about | {"entries": 200, "own": 0, "scores": dict.fromkeys(spaces, one)}
+
+
+def test_a_sheet_has_all_methods_on_common_axes_and_says_what_training_does():
+    before = (0.9, 0.9 + 0.0346)  # a uniform distribution's width over its standard deviation is the root of 12
+    runs = [
+        counted("random", before, before, trained=False, spaces=["backbone"]),
+        counted("moco_v2", before, (0.2, 0.2 + 0.346)),
+        counted("mls", before, (-0.1, -0.1 + 0.692)),
+    ]
+    figure = histogram_sheet.draw(runs)
+    *axes, below = figure.axes
+    panels = {ax.get_title(loc="left"): ax for ax in axes}
+    assert list(panels) == [f"{s}, {m} training" for s in ("backbone", "projector") for m in ("before", "after")]
+    assert len({(ax.get_xlim(), ax.get_ylim(), ax.get_yscale()) for ax in axes}) == 1
+    assert {title: len(ax.lines) for title, ax in panels.items()} == dict(zip(panels, (3, 3, 2, 2), strict=True))
+    after = panels["backbone, after training"]
+    assert [line.get_xdata()[0] for line in after.lines] == pytest.approx([0.9173, 0.373, 0.246])
+    assert after.lines[2].get_color() == "#0072B2"
+    assert after.lines[2].get_marker() == "D"
+    text = figure.get_suptitle().replace("\n", " ")
+    widened = "standard deviation 0.01 before, 0.10 (MoCo-v2) to 0.20 (MLS) after"
+    assert text == f"Training widens backbone scores: {widened} Training widens projector scores: {widened}"
+    assert [t.get_text() for t in below.get_legend().get_texts()] == ["untrained", "MoCo-v2", "MLS"]
+    words = figure.get_supxlabel().replace("\n", " ")
+    assert "Cosines of different methods are not comparable" in words
+    assert words.endswith("before and after are the same: untrained.")
+
+
+def test_a_sheet_of_shares_that_a_loop_computes():
+    figure = histogram_sheet.draw([counted("mls", (0.0, 0.5), (0.1037, 0.3951), spaces=["backbone"])])
+    (stairs,) = figure.axes[1].patches
+    shares = [float(v) for v in stairs.get_data().values]
+    values = np.linspace(0.1037, 0.3951, 200)
+    for i, share in enumerate(shares):
+        inside = sum(-1 + i / 50 <= v < -1 + (i + 1) / 50 for v in values)
+        assert share == pytest.approx(inside / 2) or (inside == 0 and share < figure.axes[1].get_ylim()[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "no such file"),
+        ("{", "is no JSON"),
+        ("{}", "no histograms"),
+        ('{"format": 9, "scores": {}}', "format 1"),
+    ],
+)
+def test_what_holds_no_counts_is_refused(tmp_path, text, why):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ConfigError, match=f"a.json: .*{why}.*mlssl histograms"):
+        histogram_sheet.write_histogram_sheet([tmp_path / "a.json"], tmp_path / "h.png")
 
 
 @pytest.mark.parametrize("key", ["candidates", "dictionary_size", "queries", "neighbours"])

@@ -7,6 +7,7 @@ import pytest
 from support.results import put
 from support.study import loaded
 
+from mlssl.analysis.outputs import count_files, picture_files
 from mlssl.errors import ConfigError
 from mlssl.study.code import stage_code
 from mlssl.study.progress import Progress, redo, refuse_mixed, some
@@ -73,6 +74,30 @@ def test_a_pretraining_is_finished_if_what_others_need_of_it_is_there(more, stag
     assert progress.finished("pretrain") == ({run.id} if finished else set())
     for stage in STAGES[1:]:
         assert progress.finished(stage) == ({run.id} if stage in stages else set())
+
+
+@pytest.mark.parametrize(
+    ("drawn", "checkpoint", "finished", "counted"),
+    [
+        (["neighbours_mls.png", "histograms_mls.png"], False, True, []),  # by an earlier version
+        (["neighbours_mls.png", "histograms_mls.png"], True, True, ["mls"]),
+        (["neighbours_mls.png", "histograms_mls.json"], False, True, ["mls"]),
+        (["neighbours_mls.png"], False, False, ["mls"]),
+    ],
+)
+def test_a_sheet_of_histograms_never_costs_a_pretraining_whose_histograms_are_there(
+    drawn, checkpoint, finished, counted
+):
+    study = loaded(PLACES | PICTURES)
+    run = mls(study)
+    make(study, run, files=[name for name in FILES if checkpoint or name != "checkpoint.pt"])
+    (study.out / "figures").mkdir()
+    for name in drawn:
+        (study.out / "figures" / name).write_text(name)
+    assert Progress(study).finished("pretrain") == ({run.id} if finished else set())
+    methods = [file.stem.removeprefix("histograms_") for file in count_files(study)]
+    assert [method for method in methods if method == "mls"] == counted
+    assert (study.out / "figures" / "histograms.png") in picture_files(study)
 
 
 def test_a_benchmark_of_searches_that_is_there_needs_no_checkpoint():

@@ -39,7 +39,7 @@ def test_everything_is_compiled(finished):
     for name in ("main", "k", "loss", "rule", "paper_table1", "paper_table5"):
         for kind in ("tsv", "md", "tex"):
             assert (out / "tables" / f"{name}.{kind}").stat().st_size
-    pictures = [f"{kind}_{method}" for kind in ("neighbours", "histograms") for method in set(metrics.method)]
+    pictures = ["histograms", *(f"neighbours_{method}" for method in set(metrics.method))]
     for name in ("main", "k", "loss", "labels", "training_curves", "label_quality", "contact_sheet", *pictures):
         for kind in ("png", "pdf"):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size

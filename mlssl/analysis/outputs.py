@@ -40,6 +40,10 @@ GAINS = "gains"
 """File stem of the table and the figure of gains over untrained weights."""
 GAIN_COST = "gain_cost"
 """File stem of the figure of gains against the time of a training step."""
+BASELINE = "moco_v2"
+"""The method with which titles and ablations compare, and whose pretraining time is 1."""
+HISTOGRAMS = "histograms"
+"""File stem of the sheet of score histograms."""
 SAVINGS = "label_savings"
 """File stem of the table of labels saved by pretraining."""
 NONE = "–"
@@ -329,8 +333,15 @@ def report_labels(file: Path) -> dict[str, str]:
 
 
 def picture_files(study: Study) -> list[Path]:
-    """Neighbours and score histograms of the compared methods that the study requests."""
-    return [path for method in study.pictured for path in study.picture_files(method)]
+    """Neighbours of each compared method, and the sheet of all score histograms, if any are counted."""
+    neighbours = [study.picture_files(method)[0] for method in study.pictured]
+    return [*neighbours, *([study.out / "figures" / f"{HISTOGRAMS}.png"] if count_files(study) else [])]
+
+
+def count_files(study: Study) -> list[Path]:
+    """The counts of scores that the sheet of histograms shows."""
+    files = [study.picture_files(method)[1] for method in study.pictured]
+    return [file for file in files if file.suffix == ".json"]
 
 
 def budget(study: Study, *, counted: bool = True) -> str:

@@ -242,7 +242,7 @@ CLAIMS = (
         "Backbone features become indicative of what images share, more than projections do.",
         "labels from backbone features share a category with their query more often than random entries do, and "
         "more often than labels from projections. That scores of projections stay normal is not tested: "
-        "figures/histograms_<method> shows it",
+        "figures/histograms shows it",
         lambda axes: every(Comparison(BOTH, BOTH, metrics=("shared", "chance")), Comparison(BOTH, Q_Z)),
         ("pseudo_labels",),
         "histograms only (figure 3)",

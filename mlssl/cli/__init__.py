@@ -37,7 +37,7 @@ GROUPS = {
     "its data": ("scenes", "dataset", "import", "store", "contact-sheet"),
     "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
-    "pictures of embeddings": ("neighbours", "histograms", "search-benchmark"),
+    "pictures of embeddings": ("neighbours", "histograms", "histogram-sheet", "search-benchmark"),
     "results": ("collect", "tables", "figures", "page", "leaderboard"),
     "this machine": ("doctor", "completion"),
 }

@@ -46,10 +46,19 @@ def add(commands: Any) -> None:
         commands,
         "histograms",
         picture,
-        "Draw histograms of the scores of one query against a dictionary, before and after training.",
+        "Count the scores of one query against a dictionary, before and after training (for histogram-sheet).",
     )
-    add_embedding(sub, "PNG to write; a PDF is written beside it")
+    add_embedding(sub, "JSON to write")
     add_settings(sub, Pictures, without=("queries", "neighbours"))
+
+    sub = command(
+        commands,
+        "histogram-sheet",
+        histogram_sheet,
+        "Draw histograms of the scores of several runs on one sheet with common axes.",
+    )
+    sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON of `mlssl histograms`, one per run")
+    sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
 
     sub = command(
         commands,
@@ -105,8 +114,10 @@ def picture(args: argparse.Namespace) -> None:
         pictures = study.pictures or Pictures()
     else:
         pictures = build(Pictures, given_settings(args, Pictures), args.command)
-    method = in_words(run.config.method)
-    about = f"{run.about()}, images of {'/'.join(path.parts[-2:])}"
+    # The study's name of a method may be newer than the run.
+    method = next((m for m, own in study.pictured.items() if own == run.name), None) if study else None
+    method = method or run.config.method
+    source = f"of {'/'.join(path.parts[-2:])}"
     on = device.choose(args.device)
     device.set_up(on, args.threads)
     after = embed(run, images, pictures, on)
@@ -118,12 +129,20 @@ def picture(args: argparse.Namespace) -> None:
         from mlssl.pictures.neighbours import write_neighbours
 
         rows, neighbours = pictures.queries, pictures.neighbours
-        write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, method=method, about=about)
+        words: dict[str, Any] = {"method": in_words(method), "about": f"{run.about()}, images {source}"}
+        write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, **words)
     else:
         from mlssl.pictures.histograms import write_histograms
 
         before = embed(run, images, pictures, on, trained=False)
-        write_histograms(before, after, pixels, args.out, method=method, about=about)
+        trained_run = run.config.target is not None
+        write_histograms(before, after, args.out, method=method, trained=trained_run, about=f"Images {source}")
+
+
+def histogram_sheet(args: argparse.Namespace) -> None:
+    from mlssl.pictures.histogram_sheet import write_histogram_sheet
+
+    write_histogram_sheet(args.files, args.out)
 
 
 def search_benchmark(args: argparse.Namespace) -> None:

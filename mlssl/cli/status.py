@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlssl.analysis.failures import last_error, reason
-from mlssl.analysis.outputs import figure_files, table_files
+from mlssl.analysis.outputs import HISTOGRAMS, count_files, figure_files, table_files
 from mlssl.cost.estimate import duration, seconds_left
 from mlssl.errors import ConfigError
 from mlssl.study.expand import PICTURES, Run, Study
@@ -120,6 +120,8 @@ def other_failures(study: Study) -> list[str]:
     for method in study.pictured:
         for stage, file in zip(PICTURES, study.picture_files(method), strict=True):
             made[f"{stage}/{method}"] = [file]
+    if count_files(study):
+        made["histogram_sheet"] = [study.out / "figures" / f"{HISTOGRAMS}.png"]
     found: dict[str, list[str]] = {}
     for name, files in made.items():
         log = logs / f"{name}.log"

@@ -226,7 +226,7 @@ def report(
     return "\n".join(lines)
 
 
-SECONDS = ("check", "contact_sheet", "collect", "tables", "figures", "page")
+SECONDS = ("check", "contact_sheet", "histogram_sheet", "collect", "tables", "figures", "page")
 """Rules that take seconds whatever the study is, and are priced as such."""
 NO_WORK = "all"
 """The rule that only asks for the others."""

@@ -1,4 +1,4 @@
-"""Training curves: the loss terms over the steps, from the logs."""
+"""Training curves: the loss terms over the steps, and scores during training over epochs, from the logs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from mlssl.figures.style import WIDTH, colours, finish, folded, markers, name_li
 from mlssl.study.expand import COMPARE, Study
 
 NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics", "knn_mAP", "knn_seconds")
+SCORE = "knn_mAP"
+"""The score during training, by nearest neighbours (`pretrain.knn_every`)."""
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -28,7 +30,10 @@ def read_log(folder: Path) -> list[dict[str, float]]:
 
 
 def training_curves(study: Study) -> Figure:
-    """One panel per loss term: thin lines are seeds, thick lines their mean."""
+    """One panel per loss term, and one of the scores during training where a run has them.
+
+    Thin lines are seeds, thick lines their mean.
+    """
     seeds: dict[str, list[tuple[str, list[dict[str, float]]]]] = {}
     for cell in study.cells:
         if cell.axis == COMPARE and study.runs[cell.run].config.target:
@@ -44,8 +49,11 @@ def training_curves(study: Study) -> Figure:
     lines = [line for runs in seeds.values() for _, log in runs for line in log]
     parts = list(dict.fromkeys(key for line in lines for key in line if key not in NOT_LOSSES))
     columns = min(2, max(1, len(parts)))
-    rows = -(-max(1, len(parts)) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, 1.0 + 1.7 * rows), squeeze=False, sharex=True)
+    of_losses = -(-max(1, len(parts)) // columns)
+    with_scores = any(SCORE in line for line in lines)
+    rows = of_losses + with_scores
+    size = (WIDTH, 1.0 + 1.7 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=not with_scores)
     for ax, part in zip(grid.flat, parts, strict=False):
         ax.set_title(loss_in_words(part), loc="left")
         for method in seeds:
@@ -54,22 +62,52 @@ def training_curves(study: Study) -> Figure:
                 ends.setdefault(ax, {})[folded(in_words(method))] = (*last, colour[method])
     for ax in list(grid.flat)[len(parts) :]:
         ax.set_axis_off()
-    for ax in grid[:, 0]:
+    for ax in grid[:of_losses, 0]:
         ax.set_ylabel("loss, nats")
     for column in range(columns):
-        below = [ax for ax in grid[:, column] if ax.axison]
+        below = [ax for ax in grid[:of_losses, column] if ax.axison]
         if below:
             below[-1].set_xlabel("step")
             below[-1].tick_params(labelbottom=True)
     if not parts:
         grid[0, 0].text(0, 0.5, "No run has a log yet.")
+    if with_scores:
+        for ax in list(grid.flat)[1 : len(parts)]:
+            ax.sharex(grid[0, 0])
+        grid[-1, 0].set_axis_on()
+        ends[grid[-1, 0]] = draw_scores(grid[-1, 0], study, seeds, colour, marker)
     without_log = {method: sum(not log for _, log in runs) for method, runs in seeds.items()}
     missing = [f"{in_words(m)}: log of {n} of {len(seeds[m])} seeds" for m, n in without_log.items() if n]
     missing += [f"{run} failed" for r in seeds.values() for run, _ in r if failed(study.out / "runs" / run)]
     notes = f"{budget(study)}. Thin: seeds; thick: their mean; each point is the mean since the previous point"
+    if with_scores:
+        notes += ". kNN: at most 1,000 training images, a fifth of them queries; not the score of a table"
     finish(figure, title(seeds), notes, "; ".join(missing))
     name_lines(figure, ends)
     return figure
+
+
+def draw_scores(
+    ax: Axes,
+    study: Study,
+    seeds: Mapping[str, Sequence[tuple[str, list[dict[str, float]]]]],
+    colour: Mapping[str, str],
+    marker: Mapping[str, str],
+) -> dict[str, tuple[float, float, str]]:
+    """kNN mAP over epochs, or over steps where the number of images is not known; returns the ends of the lines."""
+    images, _ = study.source.images()
+    ends = {}
+    for method, runs in seeds.items():
+        logs = []
+        for run, log in runs:
+            per_epoch = images // study.runs[run].config.batch_size if images else 1
+            logs.append([line | {"step": line["step"] / max(1, per_epoch)} for line in log])
+        if last := draw(ax, logs, SCORE, colour[method], marker[method]):
+            ends[folded(in_words(method))] = (*last, colour[method])
+    ax.set_title("nearest neighbours in training", loc="left")
+    ax.set_ylabel("kNN mAP, %")
+    ax.set_xlabel("epoch" if images else "step")
+    return ends
 
 
 def title(seeds: Mapping[str, Sequence[tuple[str, list[dict[str, float]]]]]) -> str:

@@ -54,7 +54,7 @@ def label_quality(study: Study, metrics: pd.DataFrame) -> Figure:
         ax.set_axis_off()
     for column in range(columns):
         below = [ax for ax in grid[:, column] if ax.axison][-1]
-        below.set_xlabel("pseudo-labels that share a\ncategory with their query, %")
+        below.set_xlabel("share a category\nwith their query, %")
         below.tick_params(labelbottom=True)
     notes = [f"{budget(study)}. Diamonds: mean over the last quarter of training ({count(seeds)}); dots: its seeds"]
     notes.append(f"lines: 95 % interval (t) over seeds, from n = {FEWEST} on")

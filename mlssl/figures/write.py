@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator
 from mlssl.analysis.aggregate import read_metrics, scores_of, summarise
 from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import (
+    BASELINE,
     CLAIMS,
     GAIN_COST,
     GAINS,
@@ -59,8 +60,6 @@ from mlssl.figures.style import (
 )
 from mlssl.study.expand import COMPARE, Study
 
-BASELINE = "moco_v2"
-"""The method with which titles and ablations compare."""
 ROW = 34
 """Characters of a row's label in an ablation on one line."""
 MOST_LINES = 3

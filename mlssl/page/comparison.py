@@ -6,12 +6,13 @@ import math
 from collections.abc import Collection, Mapping
 
 from mlssl.analysis.aggregate import Summary, scores_of, summarise
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import NONE, Score
 from mlssl.claims.best import best_levels
 from mlssl.claims.evaluate import Samples
 from mlssl.claims.resolution import MARK, MARKED
 from mlssl.page.images import relative
-from mlssl.page.parts import Cell, Link, Table
+from mlssl.page.parts import Cell, Link, Table, named
 from mlssl.study.expand import Study
 
 CAPTION = (
@@ -33,9 +34,9 @@ def score_table(study: Study, samples: Samples, axis: str, unresolved: Collectio
             level: cell(s, score, runs[level], best=level in best, mark=MARK if score in unresolved else "")
             for level, s in summaries.items()
         }
-    rows = [(Cell(level), *(columns[score][level] for score in scores)) for level in study.axes()[axis]]
+    rows = [(named(level), *(columns[score][level] for score in scores)) for level in study.axes()[axis]]
     caption = f"{CAPTION} {MARKED}" if any(score in unresolved for score in scores) else CAPTION
-    return Table(caption, (axis, *(score.label for score in scores)), tuple(rows))
+    return Table(caption, (in_words(axis), *(score.label for score in scores)), tuple(rows))
 
 
 def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool, mark: str = "") -> Cell:

@@ -6,7 +6,17 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.names import in_words, plain
-from mlssl.analysis.outputs import CLAIMS, GAIN_COST, GAINS, budget, figure_names, has_claims, has_gains, stem
+from mlssl.analysis.outputs import (
+    CLAIMS,
+    GAIN_COST,
+    GAINS,
+    HISTOGRAMS,
+    budget,
+    figure_names,
+    has_claims,
+    has_gains,
+    stem,
+)
 from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
 from mlssl.claims.gains import gains
@@ -80,6 +90,7 @@ def gather(study: Study) -> Page:
         ablations=tuple(
             Ablation(
                 axis,
+                in_words(axis),
                 plain(findings[axis].text) if axis in findings else "one level alone",
                 picture(
                     study,
@@ -142,14 +153,14 @@ def claim_table(study: Study, metrics: pd.DataFrame, claims: list[Row]) -> Table
 
 
 def embeddings(study: Study) -> tuple[Picture, ...]:
-    """Neighbour sheets, then histograms of scores, of all methods that the study draws."""
+    """Neighbour sheets of all methods that the study draws, then one sheet of their score histograms."""
     found = []
     for method in study.pictured:
         title = f"{in_words(method)}: nearest crops of query crops"
         alt = f"Query crops with their nearest dictionary entries by {in_words(method)}."
         found.append(picture(study, f"neighbours_{method}", title, alt, photographs=True))
-    for method in study.pictured:
-        title = f"{in_words(method)}: scores of a query against the dictionary, before and after training"
-        alt = f"Histograms of cosines of queries and dictionary entries by {in_words(method)}."
-        found.append(picture(study, f"histograms_{method}", title, alt, photographs=True))
+    if study.pictured:
+        title = "Scores of one query against the dictionary, before and after training"
+        alt = "Histograms of cosines of a query and dictionary entries, all methods on common axes."
+        found.append(picture(study, HISTOGRAMS, title, alt))
     return tuple(found)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pandas as pd
 
 from mlssl.analysis.aggregate import summarise
-from mlssl.analysis.outputs import MINUTES, NONE, Score
+from mlssl.analysis.names import in_words
+from mlssl.analysis.outputs import BASELINE, MINUTES, NONE, Score
 from mlssl.cost_benchmark import table as benchmark
 from mlssl.page.comparison import cell, runs_of
-from mlssl.page.parts import Cell, Fact, Table, words
+from mlssl.page.parts import Cell, Fact, Table, named, words
 from mlssl.results import read_result
 from mlssl.study.expand import COMPARE, Study
 
-BASELINE = "moco_v2"
-"""The method whose pretraining time is 1; without it, there is no relative cost."""
 SPEED = Score("pretrain", "images_per_s", "throughput", "images per second", digits=0)
 
 
@@ -45,8 +44,8 @@ def total(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
     }
     if minutes:
         fast, slow = min(minutes, key=minutes.__getitem__), max(minutes, key=minutes.__getitem__)
-        text = f"{minutes[fast]:.1f} minutes ({fast})"
-        text += f" to {minutes[slow]:.1f} ({slow})" if slow != fast else ""
+        text = f"{minutes[fast]:.1f} minutes ({in_words(fast)})"
+        text += f" to {minutes[slow]:.1f} ({in_words(slow)})" if slow != fast else ""
         facts.append(Fact("one pretraining", text))
     return tuple(facts)
 
@@ -64,7 +63,7 @@ def step_costs(study: Study) -> Table | None:
     header = read_result(path.with_suffix(".json"))
     device = header["header"]["device"] if header else "an unknown device"
     rows = tuple(
-        words(benchmark.cells(str(method), {str(key): value for key, value in row.items()}))
+        (named(str(method)), *words(benchmark.cells(str(method), {str(key): v for key, v in row.items()})[1:]))
         for method, row in found.items()
     )
     columns = ("method", *benchmark.COLUMNS.values())
@@ -86,7 +85,7 @@ def cost_table(study: Study, metrics: pd.DataFrame) -> Table:
         relative = s.mean / base if base and s.n else None
         rows.append(
             (
-                Cell(method),
+                named(method),
                 cell(s, MINUTES, runs[method], best=False),
                 Cell(NONE) if relative is None else Cell(f"{relative:.2f} ×", relative),
                 cell(speeds[method], SPEED, runs[method], best=False),
@@ -97,7 +96,7 @@ def cost_table(study: Study, metrics: pd.DataFrame) -> Table:
     columns = (
         "method",
         MINUTES.label,
-        f"relative to {BASELINE}",
+        f"relative to {in_words(BASELINE)}",
         SPEED.label,
         "peak memory of pretraining, GiB",
         "all transfers of one run, minutes",

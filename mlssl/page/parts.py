@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mlssl.analysis.names import in_words, plain
+
 
 @dataclass(frozen=True)
 class Link:
@@ -27,6 +29,8 @@ class Cell:
     """`missing`, `failed`, … where there is no number."""
     links: tuple[Link, ...] = ()
     """One per seed: its value, and the folder of its run."""
+    name: str = ""
+    """The name in the study file, where the text is in the field's words."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class Ablation:
     """One axis: the finding is its title."""
 
     name: str
+    """In the study file."""
+    words: str
+    """In the field's words."""
     finding: str
     picture: Picture
     table: Table
@@ -129,6 +136,11 @@ class Page:
 def words(texts: Sequence[str]) -> tuple[Cell, ...]:
     """Cells without numbers."""
     return tuple(Cell(text) for text in texts)
+
+
+def named(name: str) -> Cell:
+    """A method or level in the field's words."""
+    return Cell(plain(in_words(name)), name=name)
 
 
 def tone(word: str) -> str:

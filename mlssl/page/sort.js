@@ -27,7 +27,7 @@ document.querySelectorAll("table.sortable").forEach(table => {
   const field = tools.querySelector("input[type=search]"), seeds = tools.querySelector("input[type=checkbox]");
   field.addEventListener("input", () => {
     const text = field.value.toLowerCase();
-    [...body.rows].forEach(row => { row.hidden = !row.textContent.toLowerCase().includes(text); });
+    [...body.rows].forEach(row => { row.hidden = !`${row.textContent} ${row.cells[0].dataset.name || ""}`.toLowerCase().includes(text); });
   });
   if (seeds) {
     const show = () => table.classList.toggle("hide-seeds", !seeds.checked);

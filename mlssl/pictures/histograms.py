@@ -1,75 +1,45 @@
-"""Figure 3 of MLS: scores of one query against all entries of the dictionary, before and after training."""
+"""Counts of the scores of one query against the dictionary, before and after training (figure 3 of MLS).
+
+`mlssl.pictures.histogram_sheet` draws the counts of several runs.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mlssl.errors import DataError
-from mlssl.figures.style import OKABE_ITO, STYLE, WIDTH, finish, save
-from mlssl.pictures.neighbours import QUERY, Pixels, scores, show, tile
+from mlssl.files import write_json
+from mlssl.pictures.neighbours import scores
 
 if TYPE_CHECKING:
     from mlssl.pictures.embed import Crops
 
-BINS = 50
-COLOURS = {"g": OKABE_ITO[0], "z": OKABE_ITO[2]}
-SPACES = {"g": "backbone, $g \\cdot Q_g^T$", "z": "projector, $z \\cdot Q_z^T$"}
+FORMAT = 1
+"""Version of the file."""
+BINS = 100
+"""Of equal width, from -1 to 1: cosines of any two runs have the same bins."""
+SPACES = {"g": "backbone", "z": "projector"}
 
 
 def write_histograms(
-    before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels, out: Path, *, method: str, about: str
+    before: tuple[Crops, Crops], after: tuple[Crops, Crops], out: Path, *, method: str, trained: bool, about: str
 ) -> None:
-    """Write `out` (PNG) and a PDF beside it: the scores of the first query, before and after training.
+    """Write `out` (JSON): how many entries have which score with the first query, before and after training.
 
-    `before` and `after` are queries and dictionary of the same crops. Without a projector there is no row for
-    z. The title names `method`; the notes below start with `about`. Raises DataError for fewer than two entries of
-    other images.
+    `before` and `after` are queries and dictionary of the same crops. Without a projector only the
+    backbone's scores are there. Raises DataError for fewer than two entries of other images.
     """
     query, dictionary = after
-    with plt.rc_context(STYLE):
-        figure = draw(before, after, pixels)
-        own = int((dictionary.image == query.image[0]).sum())
-        notes = (
-            f"{about}, D = {len(dictionary.g)}, less {own} of the query's own image. Cosines of one query with all "
-            "entries; line: the normal distribution of the same mean and standard deviation (std). Every panel has "
-            "axes of its own. Encoders in eval mode; before: as initialised"
-        )
-        if query.z is None:
-            notes += ". This run has no projector, so no z, and is not trained: before and after are the same"
-        finish(figure, f"{method}: scores of one query against the dictionary", notes)
-        save(figure, Path(out).with_suffix(""))
-
-
-def draw(before: tuple[Crops, Crops], after: tuple[Crops, Crops], pixels: Pixels) -> Figure:
-    """The query's image with its crop, and one panel per space (g, z) and moment (before, after)."""
-    queries = after[0]
-    spaces = ["g"] if queries.z is None else ["g", "z"]
-    figure, panels = plt.subplot_mosaic(
-        [["query", f"{space} before", f"{space} after"] for space in spaces],
-        figsize=(WIDTH, 1.0 + 2.3 * len(spaces)),
-        width_ratios=[0.62, 1, 1],
-    )
-    show(panels["query"], tile(pixels(queries.image[0]), queries.box[0], QUERY))
-    panels["query"].set_title("query")
-    for moment, (asked, entries) in {"before": before, "after": after}.items():
-        for space in spaces:
-            values = first_scores(asked, entries, space)
-            histogram(panels[f"{space} {moment}"], values, COLOURS[space])
-            title = f"{moment} training: mean {values.mean():.3f}, std {values.std():.3f}"
-            panels[f"{space} {moment}"].set_title(title, loc="left", fontsize="medium")
-            panels[f"{space} {moment}"].set_xlabel(f"cosine: {SPACES[space]}")
-    for space in spaces:
-        panels[f"{space} before"].set_ylabel("density")
-    return figure
+    own = int((dictionary.image == query.image[0]).sum())
+    found: dict[str, Any] = {"format": FORMAT, "method": method, "trained": trained, "about": about}
+    found |= {"entries": len(dictionary.g) - own, "own": own, "scores": {}}
+    for space in SPACES if query.z is not None else ["g"]:
+        moments = {"before": before, "after": after}
+        found["scores"][SPACES[space]] = {m: histogram(first_scores(*crops, space)) for m, crops in moments.items()}
+    write_json(Path(out), found)
 
 
 def first_scores(queries: Crops, dictionary: Crops, space: str) -> np.ndarray:
@@ -85,10 +55,7 @@ def first_scores(queries: Crops, dictionary: Crops, space: str) -> np.ndarray:
     return values
 
 
-def histogram(ax: Axes, values: np.ndarray, colour: str) -> None:
-    """A histogram as a density, and the normal distribution fitted to it (maximum likelihood)."""
-    mean, std = values.mean(), values.std()
-    ax.hist(values, bins=BINS, density=True, color=colour, alpha=0.55)
-    at = np.linspace(min(values.min(), mean - 3 * std), max(values.max(), mean + 3 * std), 200)
-    fit = np.exp(-0.5 * ((at - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
-    ax.plot(at, fit, color="black", linewidth=1)
+def histogram(values: np.ndarray) -> dict[str, Any]:
+    """Mean and standard deviation (of all values, not a sample's) of cosines, and their number in each bin."""
+    counts, _ = np.histogram(np.clip(values, -1, 1), bins=BINS, range=(-1, 1))
+    return {"mean": float(values.mean()), "std": float(values.std()), "counts": counts.tolist()}

@@ -59,6 +59,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "contact_sheet": ("mlssl.pictures.contact_sheet",),
     "neighbours": ("mlssl.pictures.neighbours", *PICTURE),
     "histograms": ("mlssl.pictures.histograms", *PICTURE),
+    "histogram_sheet": ("mlssl.pictures.histogram_sheet",),
     "search_benchmark": (
         "mlssl.search_benchmark.measure",
         "mlssl.pretrain.loop",

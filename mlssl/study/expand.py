@@ -209,8 +209,15 @@ class Study:
         return {method: run for method, run in self.compared.items() if method not in left_out}
 
     def picture_files(self, method: str) -> list[Path]:
-        """What is drawn of a compared method."""
-        return [self.out / "figures" / f"{kind}_{method}.png" for kind in PICTURES]
+        """What is drawn of a compared method: neighbours, and counts of scores.
+
+        A finished method whose histograms an earlier version drew, and whose checkpoint is gone, keeps that
+        picture: counts would cost a pretraining.
+        """
+        neighbours, drawn = (self.out / "figures" / f"{kind}_{method}.png" for kind in PICTURES)
+        counts, run = drawn.with_suffix(".json"), self.out / "runs" / self.pictured[method]
+        kept = (run / "pretrain.json").exists() and not (run / "checkpoint.pt").exists()
+        return [neighbours, drawn if kept and drawn.exists() and not counts.exists() else counts]
 
     @property
     def seeds(self) -> list[int]:

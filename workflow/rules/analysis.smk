@@ -141,28 +141,42 @@ rule neighbours:
         mem_mb=3000,
         runtime=60,
     shell:
-        "{ON_GPU} {rule} --study={FROZEN:q} --run-name={params.run} --threads {threads} --out={output.png:q}"
+        "{ON_GPU} {rule} --study={FROZEN:q} --run-name={params.run} --threads {threads} --out={output[0]:q}"
         " > {log:q} 2>&1"
 
 
 use rule neighbours as histograms with:
-    # Scores of one query against both dictionaries, before and after training (figure 3).
+    # Scores of one query against both dictionaries, before and after training (figure 3), as counts.
     output:
-        png=report(
-            OUT / "figures" / "histograms_{method}.png",
-            caption="../report/histograms.rst",
-            category="Embeddings",
-            subcategory="Scores before and after training",
-            labels={"method": "{method}"},
-        ),
-        pdf=OUT / "figures" / "histograms_{method}.pdf",
+        OUT / "figures" / "histograms_{method}.json",
     params:
         run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
         code=code_of("histograms"),
-        **CAPTION,
     log:
         OUT / "logs" / "histograms" / "{method}.log",
+
+
+rule histogram_sheet:
+    """The score histograms of all methods on common axes."""
+    input:
+        outputs.count_files(STUDY),
+    output:
+        png=report(
+            OUT / "figures" / "histograms.png",
+            caption="../report/histograms.rst",
+            category="Embeddings",
+            subcategory="Scores before and after training",
+            labels={"method": "all"},
+        ),
+        pdf=OUT / "figures" / "histograms.pdf",
+    params:
+        code=code_of("histogram_sheet"),
+        **CAPTION,
+    log:
+        OUT / "logs" / "histogram_sheet.log",
+    shell:
+        "{MLSSL} histogram-sheet {input:q} --out={output.png:q} > {log:q} 2>&1"
 
 
 if STUDY.search_benchmark and (ALL_RULES or not PROGRESS.search):
