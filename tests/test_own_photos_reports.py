@@ -230,7 +230,7 @@ def test_numbers_below_resolution_are_shown_with_a_mark(here):
     assert "†: below resolution" in text
     table = gather(study).main_table
     assert "†: below resolution" in table.caption
-    mls = next(cells for cells in table.rows if cells[0].text == "mls")
+    mls = next(cells for cells in table.rows if cells[0].text == "MLS")
     assert [cell.text for cell in mls[1:5]] == ["41.33 ± 3.79 (3)", *["24.00 ± 0.00 (3)†"] * 3]
     assert all(cell.key == 24.0 for cell in mls[2:5])
 
@@ -291,9 +291,8 @@ def test_labels_of_a_whole_photo_are_rows_below_it(tmp_path, names):
 
 def test_sheets_of_neighbours_are_titled_by_method(here):
     study = with_results({"data": PHOTOS, "pictures": {"queries": 2}})
-    titles = [picture.title for picture in gather(study).embeddings]
-    assert [title.split(":")[0] for title in titles] == ["untrained", "MoCo-v2", "MLS"] * 2
-    assert "nearest crops" in titles[0]
+    titles = [picture.title for picture in gather(study).embeddings if "nearest" in picture.title]
+    assert [title.split(":")[0] for title in titles] == ["untrained", "MoCo-v2", "MLS"]
 
 
 @pytest.mark.parametrize(
