@@ -103,9 +103,7 @@ def tag_rows(data: Split, i: int) -> list[list[tuple[int, str, int]]]:
     rows: list[list[tuple[int, str, int]]] = []
     room = 0
     for label in dict.fromkeys(only(data.instances(i), whole=True).labels.tolist()):
-        text = data.names[label]
-        while text_width(text) > TILE:
-            text = text.rstrip("…")[:-1] + "…"
+        text = fitted(data.names[label])
         width = text_width(text)
         if width > room:
             rows.append([])
@@ -113,6 +111,13 @@ def tag_rows(data: Split, i: int) -> list[list[tuple[int, str, int]]]:
         rows[-1].append((label, text, width))
         room -= width + TAG_GAP
     return rows
+
+
+def fitted(text: str) -> str:
+    """A name that is no wider than a tile, cut if it has to be."""
+    while text_width(text) > TILE:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
 
 
 def text_width(text: str) -> int:
@@ -205,7 +210,7 @@ def write_names(
     for label in dict.fromkeys(objects.labels[~objects.crowd].tolist()):
         mine = [j for j in np.flatnonzero(objects.labels == label) if not objects.crowd[j]]
         box = objects.boxes[max(mine, key=lambda j: size[j])] * scale + np.array([*shift, *shift])
-        text = names[label] + (f" ×{len(mine)}" if len(mine) > 1 else "")
+        text = fitted(names[label] + (f" ×{len(mine)}" if len(mine) > 1 else ""))
         width, height = draw.textlength(text, font=FONT_OF_NAMES) + 6, FONT_SIZE + 5
         spot = free_spot((float(box[0]), float(box[1]), float(box[3])), width, height, taken)
         if spot is None:
