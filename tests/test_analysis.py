@@ -606,12 +606,15 @@ def test_the_figure_of_the_labels_gradients_draws_their_share_of_info_nce(study)
         (study.out / "runs" / run.id / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in log))
     tables(study)
     figure = label_force(study, aggregate.read_metrics(study))
-    panels = {ax.get_title(): ax for ax in figure.axes if ax.axison}
-    assert sorted(panels) == ["dictionary_size", "k", "method"]  # one level of "loss" has labels
-    by_k = {line.get_label(): line for line in panels["k"].lines if line.get_linewidth() > 1}
+    panels = {ax.get_title("left"): ax for ax in figure.axes if ax.axison}
+    assert sorted(panels) == ["K", "dictionary size", "method"]  # one level of "loss" has labels
+    thick = {title: [line for line in ax.lines if line.get_linewidth() > 1] for title, ax in panels.items()}
+    by_k = dict(zip(study.axes()["k"], thick["K"], strict=True))
+    assert {text.get_text().split(" (")[0] for text in panels["K"].texts} == set(by_k)
     shares = [[100 * 0.2 * t / (4 + 4 * seed) for seed in study.seeds] for t in (10, 20)]
     assert list(by_k["5"].get_xdata()) == [10, 20]
     assert list(by_k["5"].get_ydata()) == pytest.approx([sum(share) / len(share) for share in shares])
     # MoCo-v2 has no labels: neither a line nor a missing log.
-    assert [line.get_label() for line in panels["method"].lines if line.get_linewidth() > 1] == ["mls"]
+    assert len(thick["method"]) == 1
+    assert [text.get_text() for text in panels["method"].texts] == [f"MLS (n = {len(study.seeds)})"]
     assert "Not available" not in figure.get_suptitle()

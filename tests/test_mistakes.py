@@ -163,7 +163,7 @@ def test_a_dry_run_has_plan_and_price_first_and_counts_what_snakemake_counts(tmp
     output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n")
     total = next(line.split()[1] for line in output.splitlines() if line.startswith("total "))
     assert (
-        f"{total} jobs of Snakemake: 47 of them are in the estimate, the other 10: 6 of seconds"
+        f"{total} jobs of Snakemake: 47 of them are in the estimate, the other 11: 7 of seconds"
         in output.splitlines()[-1]
     )
     assert "6 runs, 47 jobs" in output
