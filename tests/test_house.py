@@ -73,6 +73,7 @@ ALLOWED = {
     "mlssl/pictures": LEAVES
     | {
         "mlssl.pictures",
+        "mlssl.analysis.names",
         "mlssl.figures.style",
         "mlssl.pretrain.build",
         "mlssl.data",
@@ -102,7 +103,11 @@ NO_TORCH += (
     "mlssl/runtime/launch.py",
 )
 NO_TORCH += ("mlssl/statistics", "mlssl/claims", "mlssl/data/coco.py", "mlssl/transfer/needs.py")
-PACKAGES = ("mlssl", "baselines", *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "pretrain", "data")))
+PACKAGES = (
+    "mlssl",
+    "baselines",
+    *(f"mlssl.{name}" for name in ("study", "runtime", "cost", "cost_benchmark", "pretrain", "data")),
+)
 """`from mlssl.study import settings` names a module of these."""
 
 
