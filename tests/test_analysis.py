@@ -523,10 +523,10 @@ def test_a_score_that_cannot_tell_trained_from_untrained_is_marked_in_tables(stu
     main = tables(study)["main"]
     assert float(main.loc["mls", "detection_AP_bbox_mean"]) == 0.01
     text = (study.out / "tables" / "main.md").read_text()
-    assert "†: below resolution, as floor and ceiling of the score differ by less than δ" in text
+    assert "‡: below resolution, as floor and ceiling of the score differ by less than δ" in text
     line = next(x for x in text.splitlines() if x.startswith("| mls"))
-    marked = [x.strip() for x in line.split("|") if "†" in x]
-    assert marked == ["0.01 (n = 1)†", "30.00 (n = 1)†"]  # AP50 is alike for all methods
+    marked = [x.strip() for x in line.split("|") if "‡" in x]
+    assert marked == ["0.01 (n = 1)‡", "30.00 (n = 1)‡"]  # AP50 is alike for all methods
     assert "43.00 ± 3.61 " in line
     assert r"0.01 (n = 1)\dag{}" in (study.out / "tables" / "main.tex").read_text()
 

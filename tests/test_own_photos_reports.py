@@ -226,12 +226,12 @@ def test_numbers_below_resolution_are_shown_with_a_mark(here):
     write_tables(study, PUBLISHED)
     text = (study.out / "tables" / "main.md").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if line.startswith("| mls"))
-    assert [cell.strip() for cell in row.split("|")[3:6]] == ["24.00 ± 0.00†"] * 3
-    assert "†: below resolution" in text
+    assert [cell.strip() for cell in row.split("|")[3:6]] == ["24.00 ± 0.00‡"] * 3
+    assert "‡: below resolution" in text
     table = gather(study).main_table
-    assert "†: below resolution" in table.caption
+    assert "‡: below resolution" in table.caption
     mls = next(cells for cells in table.rows if cells[0].text == "MLS")
-    assert [cell.text for cell in mls[1:5]] == ["41.33 ± 3.79 (3)", *["24.00 ± 0.00 (3)†"] * 3]
+    assert [cell.text for cell in mls[1:5]] == ["41.33 ± 3.79 (3)", *["24.00 ± 0.00 (3)‡"] * 3]
     assert all(cell.key == 24.0 for cell in mls[2:5])
 
 

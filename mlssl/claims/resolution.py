@@ -13,7 +13,7 @@ from mlssl.study.expand import COMPARE, Study
 
 BELOW_RESOLUTION = "below resolution"
 """What a score is called that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""
-MARK = "†"
+MARK = "‡"
 """After the numbers of such a score in tables."""
 MARKED = (
     f"{MARK}: {BELOW_RESOLUTION}, as floor and ceiling of the score differ by less than δ (docs/statistics.md): "

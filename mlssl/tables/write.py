@@ -224,6 +224,7 @@ def escape(text: str) -> str:
         "−": "$-$",
         "λ": r"$\lambda$",
         "†": r"\dag{}",
+        "‡": r"\ddag{}",
         "δ": r"$\delta$",
     }
     return "".join(special.get(c, c) for c in text)
