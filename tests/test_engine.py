@@ -375,7 +375,7 @@ def test_memory_does_not_grow_over_a_thousand_steps(store, tmp_path, monkeypatch
 
 
 def test_a_dataset_smaller_than_the_batch_is_refused(store, tmp_path):
-    with pytest.raises(ConfigError, match="batch_size 21"):
+    with pytest.raises(ConfigError, match=r"batch_size: 21 is more than the 20 training images"):
         train(make_settings(batch_size=21), store, tmp_path)
 
 

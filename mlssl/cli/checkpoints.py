@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import add_device, command, count
+from mlssl.cli.options import add_device, command, count, whole
 
 TARGETS = ("timm", "torchvision", "detectron2", "mmdet", "safetensors", "onnx")
 """What `mlssl.export.write` writes; named here, so that `--help` imports no torch."""
@@ -39,7 +39,9 @@ def add(commands: Any) -> None:
     sub.add_argument("images", type=Path, help="folder of images, of any depth")
     sub.add_argument("--out", type=Path, required=True, help="the file to write, .npz or (with pyarrow) .parquet")
     sub.add_argument("--map", type=Path, help="a picture (.png) of the images, alike ones near to each other")
-    sub.add_argument("--seed", type=int, default=0, help="draws the images of --map, if there are more than 1,600")
+    sub.add_argument(
+        "--seed", type=whole, metavar="N", default=0, help="draws the images of --map, if there are more than 1,600"
+    )
     sub.add_argument("--size", type=count, metavar="N", default=224, help="images are resized to N x N pixels")
     sub.add_argument("--batch-size", type=count, metavar="N", default=64, help="images per forward pass")
     add_device(sub)

@@ -18,6 +18,9 @@ from mlssl.study.settings import ONE_DEVICE, TRANSFERS, Data, Pretrain
 from mlssl.study.validation import plain, read
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from mlssl.data.coco import Split
     from mlssl.study.expand import Study
 
@@ -165,10 +168,15 @@ def pretrain(args: argparse.Namespace) -> None:
             device.set_up(on, args.threads)
             how: dict[str, Any] = {"stop": stop, "changed_code": args.changed_code}
             if config.knn_every is not None and distributed.is_main():
-                from mlssl.transfer.during import Neighbours
-
-                how["score"] = Neighbours(config, on)
+                how["score"] = score_during(config, on)
             pretrain(config, store_path, out, run=name, device=on, **how)
+
+
+def score_during(config: Pretrain, device: torch.device) -> Callable[[nn.Module], float]:
+    """What scores the backbone during training. It decides no number of the run, so its code is not the run's."""
+    from mlssl.transfer.during import Neighbours
+
+    return Neighbours(config, device)
 
 
 def transfer(args: argparse.Namespace) -> None:

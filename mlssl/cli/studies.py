@@ -370,14 +370,19 @@ def page(args: argparse.Namespace) -> None:
     from mlssl.study.expand import load
 
     if args.others:
-        from mlssl.analysis.several import read
-        from mlssl.page.several import write_comparison
-
-        print(write_comparison(read([args.study, *args.others]), args.out or Path("comparison.html")))
+        compare(args)
     elif args.out:
         raise ConfigError("--out: is for the page of several studies; that of one is in its folder")
     else:
         print(write_page(load(args.study, overrides=args.set)))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """The page of several studies, which is no stage of a workflow."""
+    from mlssl.analysis.several import read
+    from mlssl.page.several import write_comparison
+
+    print(write_comparison(read([args.study, *args.others]), args.out or Path("comparison.html")))
 
 
 def leaderboard(args: argparse.Namespace) -> None:

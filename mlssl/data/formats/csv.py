@@ -75,7 +75,7 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
     separator, cells, column = _split(path, lines(path), is_photo)
     table = [_without(row, column) for row in cells]
     columns = _columns(table, is_photo)
-    found = _indicated(path, table, columns) if columns else _labelled(path, table, separator)
+    found = _indicated(path, table, columns) if columns else _labelled(path, table, cells, separator)
     header, exclusive = None, False
     if found and (columns or column is not None or _is_header(found, is_photo)):
         i, name, labels = found.pop(0)
@@ -98,14 +98,17 @@ def read_csv(path: Path, is_photo: Callable[[str], bool]) -> Table:
     return Table(rows, header, splits, exclusive, columns)
 
 
-def _labelled(path: Path, table: Sequence[Sequence[str]], separator: str) -> list[tuple[int, str, list[str]]]:
-    """Number, file and labels of each line of `file,label;label`."""
+def _labelled(
+    path: Path, table: Sequence[Sequence[str]], cells: Sequence[Sequence[str]], separator: str
+) -> list[tuple[int, str, list[str]]]:
+    """Number, file and labels of each line of `file,label;label`; `cells` still have the splits."""
     found = []
     for i, row in enumerate(table, start=1):
         if not any(row):
             continue
         if len(row) != 2 or not row[0]:
-            raise DataError(f"{path}: line {i} has {len(row)} cells ('{separator.join(row)[:60]}'); {FORM}")
+            whole = cells[i - 1]
+            raise DataError(f"{path}: line {i} has {len(whole)} cells ('{separator.join(whole)[:60]}'); {FORM}")
         if separator != "," and "," in row[1]:
             raise DataError(
                 f"{path}: line {i}: '{row[1][:60]}' is one label or several; separate labels by ; and the file by ,"
