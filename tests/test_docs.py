@@ -12,6 +12,7 @@ import torch
 from support.snakemake import ROOT, small, write
 from support.tiny_coco import write_coco
 
+from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import METRICS, RUNS
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
@@ -107,3 +108,15 @@ def test_every_interval_that_is_quoted_from_the_reference_study_is_in_its_tables
     finished, planned = re.search(r"(\d+) of (\d+) runs", text).groups()
     assert int(finished) == len(list((REFERENCE / "study" / "runs").iterdir()))
     assert int(planned) == len(load(ROOT / "config" / "reference.yaml").runs)
+
+
+def test_costs_of_methods_are_those_of_the_benchmark():
+    text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    text = text[text.index("## What each method costs") : text.index("## What a GPU is asked to do")]
+    costs = pd.read_csv(REFERENCE / "benchmarks" / "costs.tsv", sep="\t", index_col="method").rename(index=in_words)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) > 8
+    for name, time, gflop, lines in rows[2:]:
+        row = costs.loc[name]
+        assert time == f"{row.relative:.2f} [{row.relative_low:.2f}, {row.relative_high:.2f}]"
+        assert (gflop, lines) == (f"{row.gflop:.2f}", f"{row.code_lines:.0f}")
