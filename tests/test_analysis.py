@@ -528,7 +528,7 @@ def test_a_score_that_cannot_tell_trained_from_untrained_is_marked_in_tables(stu
     marked = [x.strip() for x in line.split("|") if "‡" in x]
     assert marked == ["0.01 (n = 1)‡", "30.00 (n = 1)‡"]  # AP50 is alike for all methods
     assert "43.00 ± 3.61 " in line
-    assert r"0.01 (n = 1)\dag{}" in (study.out / "tables" / "main.tex").read_text()
+    assert r"0.01 (n = 1)\ddag{}" in (study.out / "tables" / "main.tex").read_text()
 
 
 def test_an_evaluator_that_cannot_use_the_data_is_left_out_by_name(study):
