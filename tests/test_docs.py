@@ -88,7 +88,7 @@ def test_the_readme_shows_the_numbers_of_the_reference_study():
 
 
 QUOTING_THE_STUDY = {
-    "results/reference/README.md": ("`study/` is", "`pilot_lr/` has"),
+    "results/reference/README.md": ("`study/` is", "`competitors_pilot/` asks"),
     "README.md": ("The suite's own study", "## Your own images"),
 }
 """Document -> start and end of what quotes the reference study."""
