@@ -98,7 +98,7 @@ class ReSim(nn.Module):
         hidden: width of the projector's hidden layer; 0 takes the backbone's.
         projector_batch_norm: batch norm in the projector; not in the paper.
         pyramid: channels of the feature pyramid.
-        negatives: of more negatives than twice that many per map, about so many are drawn in each step.
+        negatives: of more negatives than twice that many per map, about this many are drawn in each step.
     """
 
     def __init__(

@@ -195,7 +195,7 @@ def test_steps_of_scores(changes, expected):
 
 
 class Recorder:
-    """Stands for a library's module: every call is noted with its arguments."""
+    """A fake of a library's module: every call is noted with its arguments."""
 
     def __init__(self):
         self.calls = []

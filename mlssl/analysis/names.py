@@ -1,6 +1,6 @@
 """What figures and the page call methods, axes, levels and losses: the field's words for the names in a study file.
 
-A name without an entry, such as that of one's own method, stays as it is written.
+A name without an entry, such as that of one's own method, is not changed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Which rows there are follows from the study, except that scores below resolution
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -146,7 +145,7 @@ def by_verdict(rows: Sequence[Row]) -> dict[str, list[int]]:
     for row in rows:
         if row.primary:
             small = row.verdict.startswith("no difference")
-            word = "no difference larger than δ" if small else re.split(r" \(|; ", row.verdict)[0]
+            word = "no difference larger than δ" if small else verdict.short(row.verdict)
             found.setdefault(word, []).append(row.claim.number)
     return found
 

@@ -3,65 +3,84 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from mlssl.analysis.names import in_words
-from mlssl.analysis.outputs import Score, budget
+from mlssl.analysis.outputs import Score, budget, supervised
 from mlssl.claims.gains import Gain
 from mlssl.cost_benchmark.table import read
-from mlssl.figures.style import NOTE_STYLE, WIDTH, colours, finish, two_lines
+from mlssl.figures.style import WIDTH, colours, finish, markers, two_lines
 from mlssl.study.expand import Study
 
+LEGEND_COLUMNS = 3
 PANELS = 4
 """Evaluators that are drawn: the first ones of the table of gains."""
 
 
 def gain_cost(study: Study, found: list[Gain]) -> Figure:
-    """One panel per evaluator; a method that lies left of and above another is better in both."""
-    scores = list(dict.fromkeys(gain.score for gain in found))[:PANELS]
-    figure, panels = plt.subplots(1, max(1, len(scores)), figsize=(WIDTH, 3.4), squeeze=False)
-    path = study.cost_out / "cost.tsv"
-    relative_to = study.cost_benchmark.relative_to if study.cost_benchmark else ""
+    """One panel per evaluator; a method that is left of and above another is better in both.
+
+    Methods without a result or a cost, and training with labels, are left out.
+    """
     notes = f"{budget(study)}. Vertical lines: 95 % interval of the gain, none for one seed"
-    if not scores or not path.exists():
+    path = study.cost_out / "cost.tsv"
+    costs = read(path) if path.exists() else pd.DataFrame()
+    ceilings = supervised(study)
+    drawn = [g for g in found if g.found and g.method in costs.index and g.method not in ceilings]
+    if not drawn or study.cost_benchmark is None:
+        figure, ax = plt.subplots(figsize=(WIDTH, 1.4))
         what = "No evaluator has a result yet." if path.exists() else "The costs have not been measured yet."
-        panels[0, 0].text(0.5, 0.5, what, ha="center")
-        panels[0, 0].set_axis_off()
+        ax.text(0.5, 0.5, what, ha="center")
+        ax.set_axis_off()
         finish(figure, "Gain against cost", notes)
         return figure
-    costs = read(path)
-    for ax, score in zip(panels.flat, scores, strict=True):
-        panel(ax, score, [gain for gain in found if gain.score == score], costs)
-    figure.supxlabel("")
-    title = f"Gain over untrained weights, against the time of a training step ({in_words(relative_to)}: 1)"
-    finish(figure, title, f"{notes}. Time of a step: median of rounds in which the methods take turns")
+    scores = list(dict.fromkeys(gain.score for gain in drawn))[:PANELS]
+    methods = list(dict.fromkeys(gain.method for gain in drawn))
+    columns = min(2, len(scores))
+    rows = -(-len(scores) // columns)
+    heights = (2.3 * rows, 0.25 * -(-len(methods) // LEGEND_COLUMNS))
+    figure = plt.figure(figsize=(WIDTH, 1.2 + sum(heights)))
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    grid = parts[0].subgridspec(rows, columns).subplots(sharex=True, squeeze=False)
+    for ax, score in zip(grid.flat, scores, strict=False):
+        panel(ax, score, [gain for gain in drawn if gain.score == score], costs, methods)
+    for ax in list(grid.flat)[len(scores) :]:
+        ax.set_axis_off()
+    relative_to = in_words(study.cost_benchmark.relative_to)
+    for column in range(columns):
+        below = [ax for ax in grid[:, column] if ax.axison][-1]
+        below.set_xlabel(f"time of a step, {relative_to} = 1")
+        below.tick_params(labelbottom=True)
+    look = zip(methods, colours(methods).values(), markers(methods).values(), strict=True)
+    keys = [Line2D([], [], color=c, marker=m, linestyle="", label=in_words(name)) for name, c, m in look]
+    beside = figure.add_subplot(parts[1])
+    beside.set_axis_off()
+    beside.legend(handles=keys, loc="center", ncols=LEGEND_COLUMNS)
+    notes += ". Filled: no other method is at least as cheap and as good. Time: median, all methods in turn"
+    finish(figure, "Gain over untrained weights against the time of a training step", notes)
     return figure
 
 
-def panel(ax: Axes, score: Score, gains: list[Gain], costs: pd.DataFrame) -> None:
-    """One evaluator; methods without a result or a cost are left out."""
-    drawn = [gain for gain in gains if gain.found and gain.method in costs.index]
-    ahead = frontier([(costs.relative[g.method], g.found.mean) for g in drawn if g.found])
-    for gain, first in zip(drawn, ahead, strict=True):
+def panel(ax: Axes, score: Score, gains: list[Gain], costs: pd.DataFrame, methods: list[str]) -> None:
+    """One evaluator."""
+    colour, marker = colours(methods), markers(methods)
+    ahead = frontier([(costs.relative[g.method], g.found.mean) for g in gains if g.found])
+    for gain, first in zip(gains, ahead, strict=True):
         assert gain.found
-        at, (low, high) = costs.relative[gain.method], gain.found.interval()
-        colour = colours([g.method for g in drawn])[gain.method]
+        at, (low, high), own = costs.relative[gain.method], gain.found.interval(), colour[gain.method]
         if not math.isnan(low):
-            ax.plot([at, at], [low, high], color=colour, linewidth=1.2)
-        ax.plot(at, gain.found.mean, "D", color=colour, markersize=5, markerfacecolor=colour if first else "white")
-        ax.annotate(
-            in_words(gain.method), (at, gain.found.mean), xytext=(5, 3), textcoords="offset points", fontsize=7
-        )
-    if not drawn:
-        ax.text(0.5, 0.5, "no result", transform=ax.transAxes, **NOTE_STYLE)
+            ax.plot([at, at], [low, high], color=own, linewidth=1.2)
+        style: dict[str, Any] = {"color": own, "markersize": 6, "markerfacecolor": own if first else "white"}
+        ax.plot(at, gain.found.mean, marker[gain.method], **style)
     ax.axhline(0, color="0.2", linewidth=0.8)
     ax.set_ylabel(two_lines(score).replace(f", {score.unit}", ", points", 1))
-    ax.set_xlabel("time of a step, relative")
-    ax.margins(x=0.35, y=0.15)
+    ax.margins(x=0.15, y=0.15)
 
 
 def frontier(points: list[tuple[float, float]]) -> list[bool]:

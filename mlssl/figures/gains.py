@@ -13,6 +13,7 @@ from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import Score, budget, pretrained_and_untrained, supervised
 from mlssl.claims.gains import Gain, deciding
 from mlssl.figures.style import NOTE_STYLE, WIDTH, colours, finish, folded, markers, two_lines
+from mlssl.statistics.verdict import short
 from mlssl.study.expand import Study
 
 MOST = 3
@@ -68,7 +69,7 @@ def gain_title(study: Study, found: list[Gain]) -> str:
     own = [gain for gain in own if gain.score == score]
     head = f"Gain over untrained weights, points of {score.title}"
     if len(own) > MOST:
-        count = Counter(gain.word.split(" (")[0] for gain in own)
+        count = Counter(short(gain.word) for gain in own)
         return f"{head}: " + ", ".join(f"{n} of {len(own)} methods {word}" for word, n in count.items())
     return f"{head}: " + "; ".join(map(in_a_phrase, own))
 

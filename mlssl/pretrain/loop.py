@@ -51,7 +51,7 @@ PLACES: tuple[Place, ...] = ("device", "mapped")
 """The fastest places of the images that a run tries, one after the other."""
 
 Score = Callable[[nn.Module], float]
-"""mAP in percent of a backbone that is being trained; leaves it as it is (`transfer.during.Neighbours`)."""
+"""mAP in percent of a backbone that is being trained; does not change it (`transfer.during.Neighbours`)."""
 
 
 def pretrain(

@@ -7,6 +7,7 @@ studies (ALPHA), whatever the true differences are; docs/statistics.md has the r
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ UNDECIDED = "undecided (needs n = {})"
 TOO_FEW_IMAGES = "undecided (needs more evaluation images)"
 OUT_OF_REACH = "undecided; this budget or this number of labelled images cannot show it"
 MOST_SEEDS = 30
-"""Of more seeds than this, the number is not named: nobody would train so many."""
+"""Of more seeds than this, the number is not named: no study would train that many."""
 ONE_SEED = "one seed"
 
 
@@ -98,3 +99,8 @@ def undecided(needed: float) -> str:
     if math.isinf(needed):
         return TOO_FEW_IMAGES
     return OUT_OF_REACH if needed > MOST_SEEDS else UNDECIDED.format(needed)
+
+
+def short(word: str) -> str:
+    """A verdict without what follows it: `undecided`."""
+    return re.split(r" \(|; ", word)[0]
