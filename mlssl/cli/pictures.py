@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from mlssl.cli.options import (
     command,
     exists_already,
     given_settings,
+    json_file,
+    png,
     study_of_run,
 )
 from mlssl.digest import digest_of
@@ -38,8 +41,10 @@ def add(commands: Any) -> None:
         "neighbours",
         picture,
         "Draw query crops and the crops of their nearest dictionary entries, as boxes on whole images.",
+        "mlssl neighbours --study demo --run-name RUN --out neighbours.png",
+        "mlssl neighbours --checkpoint run/checkpoint.pt --images photos --out neighbours.png",
     )
-    add_embedding(sub, "PNG to write; a PDF is written beside it")
+    add_embedding(sub, png, "PNG to write, and a PDF beside it")
     add_settings(sub, Pictures, without=())
 
     sub = command(
@@ -47,8 +52,9 @@ def add(commands: Any) -> None:
         "histograms",
         picture,
         "Count the scores of one query against a dictionary, before and after training (for histogram-sheet).",
+        "mlssl histograms --study demo --run-name RUN --out mls.json",
     )
-    add_embedding(sub, "JSON to write")
+    add_embedding(sub, json_file, "JSON to write")
     add_settings(sub, Pictures, without=("queries", "neighbours"))
 
     sub = command(
@@ -56,27 +62,31 @@ def add(commands: Any) -> None:
         "histogram-sheet",
         histogram_sheet,
         "Draw histograms of the scores of several runs on one sheet with common axes.",
+        "mlssl histogram-sheet mls.json moco.json --out histograms.png",
     )
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON of `mlssl histograms`, one per run")
-    sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
+    sub.add_argument("--out", type=png, metavar="FILE", required=True, help="PNG to write, and a PDF beside it")
 
     sub = command(
         commands,
         "search-benchmark",
         search_benchmark,
         "Measure time and recall of exact and approximate nearest-neighbour search over the dictionary size.",
+        "mlssl search-benchmark --checkpoint run/checkpoint.pt --images photos --sizes 4096,65536 --out a.json",
     )
-    add_embedding(sub, "JSON to write; TSV, PNG and PDF are written beside it")
+    add_embedding(sub, json_file, "JSON to write; TSV, PNG and PDF are written beside it")
     add_settings(sub, SearchBenchmark, without=("method",))
 
 
-def add_embedding(sub: argparse.ArgumentParser, out: str) -> None:
+def add_embedding(sub: argparse.ArgumentParser, kind: Callable[[str], Path], out: str) -> None:
     """Add the options of a command that embeds images with a trained run."""
     add_run(sub, "--checkpoint", "instead of --study: checkpoint.pt of a pretraining")
     images = sub.add_mutually_exclusive_group()
-    images.add_argument("--images", type=Path, help="folder of images; this or --store is needed with --checkpoint")
-    images.add_argument("--store", type=Path, help="image store (see `mlssl store`)")
-    sub.add_argument("--out", type=Path, required=True, help=out)
+    images.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="images; this or --store is needed with --checkpoint"
+    )
+    images.add_argument("--store", type=Path, metavar="FOLDER", help="image store (see `mlssl store`)")
+    sub.add_argument("--out", type=kind, metavar="FILE", required=True, help=out)
     add_device(sub)
 
 
