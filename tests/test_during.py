@@ -367,7 +367,7 @@ def json_of(items):
 
 
 def wandb_records(file):
-    """The records of a file of wandb: a head of 7 bytes, then LevelDB's log of protobuf messages in 32 KiB blocks."""
+    """The records of a file of wandb: 7 bytes, then LevelDB's log of protobuf messages in 32 KiB blocks."""
     from wandb.proto import wandb_internal_pb2
 
     content, at, whole = file.read_bytes(), 7, b""
