@@ -571,13 +571,15 @@ class Detection:
 
 @settings
 class Segmentation:
-    """FCN or PSPNet, all layers trained; classes are those of semantic masks, else background and the data's
-    categories. config/protocols has the settings of published protocols."""
+    """FCN, PSPNet or PSANet, all layers trained; config/protocols has the settings of published protocols.
+
+    Classes are those of semantic masks, else background and the data's categories.
+    """
 
     data: Data
-    head: Annotated[Literal["fcn", "fcn_d8", "psp"], LATER] = "fcn"
+    head: Annotated[Literal["fcn", "fcn_d8", "psp", "psa"], LATER] = "fcn"
     """`fcn`: one 3x3 convolution. `fcn_d8`: two, concatenated with the backbone's map by a third (DenseCL's).
-    `psp`: pyramid pooling (PSPNet)."""
+    `psp`: pyramid pooling (PSPNet). `psa`: pointwise attention (PSANet)."""
     size: Pixels = 512
     """Side of the training crops in pixels; scores are taken at full resolution."""
     crop_width: Annotated[Pixels | None, LATER] = None
