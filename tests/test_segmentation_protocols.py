@@ -365,6 +365,14 @@ def test_a_protocol_names_every_setting(name):
     assert set(settings_of(name)) == {f.name for f in dataclasses.fields(Segmentation)} - {"data"}
     config = build(Segmentation, {**settings_of(name), "data": {"root": "-"}}, name)
     assert config.auxiliary_weight == 0.4
+    assert (config.lr, config.lr_floor, config.weight_decay) == (0.01, 1e-4, 5e-4)
+    assert (config.output_stride, config.head_channels, config.largest_class) == (8, 512, 0.75)
+    schedule = {
+        "fcn_voc": (20000, 16, (512, 512), (2048, 512)),
+        "fcn_cityscapes": (40000, 8, (769, 769), (2049, 1025)),
+    }
+    own = config.iterations, config.batch_size, augment.crop_of(config), config.scale
+    assert own == schedule.get(name, (40000, 8, (512, 1024), (2048, 1024)))
     assert (config.test, config.align_corners) == (("slide", True) if config.size == 769 else ("whole", False))
 
 
