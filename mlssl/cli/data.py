@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import command, count, share, short_side, size, whole
+from mlssl.cli.options import add_run, command, count, share, short_side, size, study_of_run, whole
 from mlssl.errors import ConfigError
-from mlssl.study.settings import Data
+from mlssl.study.settings import Data, Pretrain
 
 
 def add(commands: Any) -> None:
@@ -95,6 +95,17 @@ def add(commands: Any) -> None:
     sub.add_argument("--images-id", help="identity of the images, stored in the index; set by Snakemake")
     sub.add_argument("--check", action="store_true", help="read the store again and compare its checksum")
 
+    sub = command(
+        commands,
+        "proposals",
+        proposals,
+        "Find boxes of all training images by selective search, for methods that train on them. A killed search "
+        "goes on where it ended.",
+    )
+    add_run(sub, "--config", "instead of --study: a YAML file of a pretraining's settings (see `mlssl resolve`)")
+    sub.add_argument("--store", type=Path, help="image store; needed with --config. The file is written beside it")
+    sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
+
     sub = command(commands, "contact-sheet", contact_sheet, "Draw labelled samples of a split in COCO's layout.")
     sub.add_argument("--data", type=Path, required=True, help="folder in COCO's layout")
     sub.add_argument("--split", default="train2017", help="name of the split")
@@ -133,6 +144,22 @@ def store(args: argparse.Namespace) -> None:
     )
     if args.check:
         ImageStore(args.out).verify()
+
+
+def proposals(args: argparse.Namespace) -> None:
+    from mlssl.data import selective_search
+    from mlssl.data.proposals import find_proposals
+    from mlssl.data.store import ImageStore
+    from mlssl.study.validation import read
+
+    if args.config:
+        config, store = read(Pretrain, args.config), args.store
+    else:
+        study = study_of_run(args)
+        config, store = study.runs[args.run_name].config, args.store or study.store
+    out = config.proposals.beside(store)
+    selective_search.check(out)
+    find_proposals(ImageStore(store), out, config.proposals, workers=args.workers)
 
 
 def dataset(args: argparse.Namespace) -> None:

@@ -190,6 +190,13 @@ class Study:
         return Path("results") / "data" / f"store-{key[:8]}"
 
     @property
+    def proposals(self) -> dict[Path, str]:
+        """The files of proposals that runs train on -> the first run of each."""
+        runs = [(run.config.proposals.beside(self.store), run.id) for run in self.runs.values()
+                if run.config.takes_proposals]  # fmt: skip
+        return dict(reversed(runs))
+
+    @property
     def compared(self) -> dict[str, str]:
         """Compared method -> its run of the first seed."""
         first: dict[str, str] = {}

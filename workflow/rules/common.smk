@@ -8,6 +8,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
 from mlssl.analysis import outputs
+from mlssl.data import selective_search
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.project import study_file
@@ -85,6 +86,15 @@ def summary(plan):
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
+
+
+if workflow.is_main_process and (TO_FIND := [file for file in STUDY.proposals if not file.exists()]):
+    try:
+        selective_search.check(TO_FIND[0])
+    except ConfigError as error:
+        if not DRY_RUN:
+            raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
 
 
 if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):
