@@ -36,7 +36,7 @@ CHUNK = 64
 REMEDY = "move the file away, `mlssl proposals` makes it again"
 
 Found = tuple[list[list[int]], int, float]
-"""Boxes of an image, the rule that kept them, and seconds."""
+"""Boxes of an image, the rule that kept them, and seconds of processor time."""
 
 
 def find_proposals(store: ImageStore, out: Path, config: Proposals, *, workers: int | None = None) -> None:
@@ -53,7 +53,7 @@ def find_proposals(store: ImageStore, out: Path, config: Proposals, *, workers: 
             ProposalFile(out, store, config)
             return
         selective_search.library()  # refuses before anything is read
-        write(store, out, config, workers=workers or os.cpu_count() or 1)
+        write(store, out, config, workers=(os.cpu_count() or 1) if workers is None else workers)
 
 
 def write(store: ImageStore, out: Path, config: Proposals, *, workers: int) -> None:
@@ -133,13 +133,13 @@ class Searched(Dataset):
         return len(self.store) - self.start
 
     def __getitem__(self, i: int) -> Found:
-        began = time.perf_counter()
+        began = time.process_time()
         pixels = self.store.image(self.start + i).numpy()
         height, width = pixels.shape[:2]
         boxes, rule = selective_search.kept(
             selective_search.search(pixels, self.config), width, height, self.config
         )
-        return boxes.tolist(), rule, round(time.perf_counter() - began, 4)
+        return boxes.tolist(), rule, round(time.process_time() - began, 5)
 
 
 def read_about(path: Path) -> dict[str, Any]:

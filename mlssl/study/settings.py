@@ -183,7 +183,7 @@ class Proposals:
     """Selective search on the stored images, for methods with `proposals: selective_search`, and which of its boxes
     are kept. The defaults are SoCo's (arXiv 2106.02637)."""
 
-    k: Positive = 300.0
+    k: Count = 300
     """Scale of the segmentation that the search begins with: larger regions for larger values."""
     sigma: Positive = 0.9
     """Standard deviation of the blur before it, in pixels."""

@@ -81,7 +81,7 @@ def summary(plan):
     from mlssl.cost.estimate import counted
 
     totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
-    return [*totals, counted(planned, ("pretrain", *STUDY.transfers, *expand.PICTURES))]
+    return [*totals, counted(planned, ("proposals", "pretrain", *STUDY.transfers, *expand.PICTURES))]
 
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
