@@ -71,6 +71,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cost_benchmark": (
         "mlssl.cost_benchmark.measure",
         "mlssl.cost_benchmark.table",
+        "mlssl.data.proposals",
         "mlssl.results",
         "mlssl.study.expand",
         "mlssl.runtime.device",
