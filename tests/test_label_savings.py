@@ -68,7 +68,7 @@ def test_two_seeds_that_disagree_claim_nothing():
 @pytest.mark.parametrize(
     ("needed", "words"),
     [
-        ([300.0, 320.0, 280.0], "allows to say that 65 % to 75 % of the labels are saved."),
+        ([300.0, 320.0, 280.0], "% of the labels saved [65, 75] (geometric mean, 95 % interval over n = 3 seeds)."),
         (
             [400.0, 900.0, 700.0],
             "allows anything from 77 % more labels needed to 77 % of them saved, so it does not say",

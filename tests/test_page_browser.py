@@ -1,10 +1,11 @@
 """The first screen of the results page, its accessibility, and the page in a real browser where there is one.
 
-`pip install -e '.[browser]' && playwright install chromium` lets the last tests run; the others need no browser.
+The last tests use the system's Chromium (`apt-get install chromium`), or that of `playwright install chromium`.
 """
 
 import math
 import re
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -82,8 +83,8 @@ def test_the_first_section_answers_what_how_much_how_sure_and_at_what_cost(page)
     ]  # fmt: skip
     answers = [text for tag, text, *_ in blocks if tag == "li"]
     assert [answer.split(":")[0] for answer in answers] == ["MoCo-v2", "MLS"]
-    interval = r"[+-]\d+\.\d\d points \[-?\d+\.\d\d, -?\d+\.\d\d\], n = [23]"
-    one_seed = "MLS: +10.00 points, n = 1 one seed"
+    interval = r"[+-]\d+\.\d\d \[-?\d+\.\d\d, -?\d+\.\d\d\], n = [23]"
+    one_seed = "MLS: +10.00, n = 1 one seed"
     assert all(re.search(interval, answer) or answer == one_seed for answer in answers), answers
     assert (answers[1] == one_seed) == (kind == "failed")
     facts = [text for tag, text, *_ in blocks if tag in ("dt", "dd")]
@@ -91,7 +92,7 @@ def test_the_first_section_answers_what_how_much_how_sure_and_at_what_cost(page)
     assert facts["seeds"] == "3"
     assert facts["evaluated on"] == "100 images or crops"
     assert re.fullmatch(r"\d+\.\d (minutes|hours) of computing", facts["all results so far"])
-    assert re.fullmatch(r"[\d.]+ points or more|not known yet", facts["can find a difference of"])
+    assert re.fullmatch(r"[\d.]+ points or more|not known yet", facts["can tell methods apart by"])
     state = blocks[1][1]
     assert ("failed" in state, "missing" in state) == ((kind == "failed"),) * 2, state
 
@@ -136,21 +137,33 @@ def test_the_parsed_page_has_landmarks_labels_and_headings_in_order(page):
     assert not re.search(r"<a [^>]*></a>|<summary></summary>", page[1].read_text())
 
 
+QUIET = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+"""No sandbox, as tests may run as root; and no connection of the browser's own."""
+
+
+def find_browser():
+    """The system's Chromium; None for the one that playwright has downloaded."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @pytest.fixture(scope="module")
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `browser`)")
     with api.sync_playwright() as started:
         try:
-            opened = started.chromium.launch()
+            opened = started.chromium.launch(executable_path=find_browser(), args=QUIET)
         except api.Error as error:
             pytest.skip(f"chromium cannot be started: {str(error).splitlines()[0]}")
         yield opened
         opened.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desktop", "phone"])
-def test_in_a_browser(browser, page, size):
+SIZES = pytest.mark.parametrize("size", [(1440, 900), (390, 844)], ids=["desktop", "phone"])
+
+
+@pytest.fixture
+def tab(browser, page, size):
+    """The page in a window of this size, without a network; nothing may be said on the console or asked for."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, offline=True)
     tab, said = context.new_page(), []
     tab.on("console", lambda message: said.append(message.text))
@@ -158,11 +171,30 @@ def test_in_a_browser(browser, page, size):
     outside = re.compile("(?!file:|data:)")
     tab.on("request", lambda request: said.extend([request.url] if outside.match(request.url) else []))
     tab.goto(page[1].as_uri())
-    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
-    cards = tab.locator("#answer .card")
-    for i in range(cards.count()):
-        assert cards.nth(i).bounding_box()["y"] < size[1]
+    yield tab
+    context.close()
+    assert said == []
 
+
+@pytest.mark.slow
+@SIZES
+def test_the_first_screen_of_a_browser_has_all_answers_and_nothing_overlaps(tab, size):
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+    cards = [card.bounding_box() for card in tab.locator("#answer .card").all()]
+    assert len(cards) == 3
+    assert all(card["x"] >= 0 and card["x"] + card["width"] <= size[0] for card in cards)
+    assert all(card["y"] + card["height"] <= size[1] for card in cards)
+    # Blocks follow each other: none begins above the end of the one before it, side by side or below.
+    overlaps = """() => [...document.querySelectorAll("main, main > section, section > *, article > *, .pair > *")]
+        .filter(block => block.nextElementSibling && block.getClientRects().length)
+        .map(block => [block.getBoundingClientRect(), block.nextElementSibling.getBoundingClientRect()])
+        .filter(([a, b]) => b.height && a.bottom > b.top + 1 && a.right > b.left + 1).length"""
+    assert tab.evaluate(overlaps) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(1440, 900)], ids=["desktop"])
+def test_a_table_is_sorted_by_mouse_and_keyboard(tab):
     heads = tab.locator("#main-table th button")
 
     def column():
@@ -178,9 +210,34 @@ def test_in_a_browser(browser, page, size):
     assert falling == rising[::-1]
     assert tab.locator("#main-table th").nth(1).get_attribute("aria-sort") == "descending"
 
-    tab.evaluate("document.activeElement.blur()")
-    tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.className") == "skip"
-    assert tab.locator("[tabindex]:not([tabindex='0'])").count() == 0
-    assert said == []
-    context.close()
+    seeds = tab.locator("#main-table .seeds")
+    assert not seeds.first.is_visible()
+    tab.get_by_label("values of all seeds").first.check()
+    assert seeds.first.is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(390, 844)], ids=["phone"])
+def test_the_keyboard_reaches_all_that_can_be_used(tab):
+    tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    wanted = tab.evaluate("""() => [...document.querySelectorAll("a[href], button, input, summary, [tabindex]")]
+        .filter(one => one.getClientRects().length).map((one, i) => { one.dataset.order = i; return i; })""")
+    reached = []
+    for _ in wanted:
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("Number(document.activeElement.dataset.order ?? -1)"))
+    assert reached == wanted
+    assert tab.evaluate("document.querySelector('.skip') === document.querySelector('[data-order=\"0\"]')")
+
+
+@pytest.mark.slow
+@SIZES
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(tab, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
+    tab.emulate_media(color_scheme=scheme)
+    tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    found = axe.Axe().run(tab).response["violations"]
+    assert [
+        (one["id"], one["nodes"][0]["target"]) for one in found if one["impact"] in ("serious", "critical")
+    ] == []

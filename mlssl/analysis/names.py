@@ -34,6 +34,10 @@ AXES = {
     "dictionary_size": "dictionary size",
     "rule": "pseudo-label rule",
     "label_noise": "noise-tolerant loss",
+    "normalise": "normalisation",
+    "loss_at_equal_force": "loss at equal label gradient",
+    "k_at_force": "K, balanced loss",
+    "lam_at_force": "λ, balanced loss",
 }
 LEVELS = {
     "infonce": "InfoNCE",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from mlssl.analysis.names import in_words
-from mlssl.analysis.outputs import Score
+from mlssl.analysis.outputs import Score, pretrained_and_untrained
 from mlssl.claims.evaluate import Samples, paired_scores
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
@@ -102,10 +102,15 @@ def finding(samples: Samples, axis: str) -> Finding:
 
 
 def choices(samples: Samples, axis: str) -> list[str]:
-    """The levels of an axis that one may choose: all but untrained weights, unless one method alone is left."""
+    """The levels of an axis that one may choose; of the compared methods, those that train without labels.
+
+    If there is one such method alone, all compared methods.
+    """
     levels = samples.axes[axis]
-    trained = [name for name in levels if samples.floor != Level(((axis, name),))]
-    return trained if len(trained) > 1 else levels
+    if axis != COMPARE:
+        return levels
+    pretrained, _ = pretrained_and_untrained(samples.study)
+    return pretrained if len(pretrained) > 1 else levels
 
 
 def weigh(axis: str, score: Score, pairs: list[Pair]) -> Finding:

@@ -82,7 +82,7 @@ def training_curves(study: Study) -> Figure:
     notes = f"{budget(study)}. Thin: seeds; thick: their mean; each point is the mean since the previous point"
     if with_scores:
         notes += ". kNN: at most 1,000 training images, a fifth of them queries; not the score of a table"
-    finish(figure, title(seeds), notes, "; ".join(missing))
+    finish(figure, title(seeds), notes, missing)
     name_lines(figure, ends)
     return figure
 

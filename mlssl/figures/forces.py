@@ -29,26 +29,29 @@ def label_force(study: Study, metrics: pd.DataFrame) -> Figure:
 
     Thick lines are means over seeds, thin lines single seeds.
     """
-    axes = force_axes(study)
+    logs = {axis: read_shares(study, levels) for axis, levels in force_axes(study).items()}
+    # An axis with one level so far would draw the line of another panel again.
+    axes = {axis: by for axis, by in logs.items() if axis == COMPARE or sum(map(any, by.values())) > 1}
+    axes = axes or logs
     columns = min(2, len(axes))
     rows = -(-len(axes) // columns)
     size = (WIDTH, 0.9 + 2.4 * rows)
     figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
-    missing: list[str] = []
+    missing = [
+        f"{in_words(axis)} = {in_words(level)}: {runs.count({})} of {len(runs)} seeds"
+        for axis, levels in logs.items()
+        for level, runs in levels.items()
+        if {} in runs
+    ]
     ends: dict[Axes, dict[str, tuple[float, float, str]]] = {}
     for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
         for i, (level, runs) in enumerate(levels.items()):
-            found = [share for run in runs if (share := shares(read_log(study.out / "runs" / run)))]
-            if len(found) < len(runs):
-                missing.append(
-                    f"{in_words(axis)} = {in_words(level)}: {len(runs) - len(found)} of {len(runs)} seeds"
-                )
-            if found:
+            if found := [share for share in runs if share]:
                 colour = OKABE_ITO[i % len(OKABE_ITO)]
                 last = draw(ax, found, colour, MARKERS[i % len(MARKERS)])
                 ends.setdefault(ax, {})[f"{folded(in_words(level))} (n = {len(found)})"] = (*last, colour)
         ax.set(yscale="log")
-        ax.set_title(in_words(axis), loc="left")
+        ax.set_title(folded(in_words(axis), 24), loc="left")
     for ax in list(grid.flat)[len(axes) :]:
         ax.set_axis_off()
     for column in range(columns):
@@ -60,7 +63,7 @@ def label_force(study: Study, metrics: pd.DataFrame) -> Figure:
         f"{budget(study)}. Norms at the query embedding, of the part of the weighted multi-label loss that depends "
         "on the labels and of InfoNCE. Thick: mean over seeds; thin: seeds"
     )
-    finish(figure, title(study, metrics), notes, "; ".join(missing))
+    finish(figure, title(study, metrics), notes, missing)
     name_lines(figure, ends)
     return figure
 
@@ -76,6 +79,11 @@ def title(study: Study, metrics: pd.DataFrame) -> str:
             parts.append(f"{in_words(method)} {s.mean:.2g} %{interval}, {n}")
     head = "Gradient of the pseudo-labels, of InfoNCE's"
     return f"{head}: {'; '.join(parts)}" if parts else f"{head}, over training"
+
+
+def read_shares(study: Study, levels: Mapping[str, Sequence[str]]) -> dict[str, list[Share]]:
+    """Level -> the share over the steps of each of its runs; empty for a run without one."""
+    return {level: [shares(read_log(study.out / "runs" / run)) for run in runs] for level, runs in levels.items()}
 
 
 def shares(log: Sequence[Mapping[str, Any]]) -> Share:

@@ -36,9 +36,9 @@ MOST, FAR = 80, 1.5
 def claims(study: Study, rows: list[Row]) -> Figure:
     """One group per claim: by the evaluator that decides, the differences with 95 % intervals and the margin ±δ.
 
-    Grey dots are the same differences by the other evaluators. Claims that are not in the study are listed below.
+    Grey dots are the same differences by the other evaluators. Claims without any result are listed in the title.
     """
-    shown = [row for row in rows if row.primary and row.outcomes]
+    shown = [row for row in rows if row.primary and any(o.found or any(o.counts or ()) for o in row.outcomes)]
     heads = [textwrap.wrap(title(row), WIDE) for row in shown]
     names = [["\n".join(textwrap.wrap(name(o), NAME)) for o in row.outcomes] for row in shown]
     verdicts = [label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0") for row in shown]
@@ -74,7 +74,7 @@ def claims(study: Study, rows: list[Row]) -> Figure:
             place += high[i]
         place += space - 0.6
         ax.text(
-            1.02,
+            1.04,
             (start + place - 1) / 2,
             "\n".join(beside),
             transform=ax.get_yaxis_transform(),
@@ -87,7 +87,7 @@ def claims(study: Study, rows: list[Row]) -> Figure:
     ax.set_yticks(ticks, labels, fontsize=SMALLEST)
     ax.set_ylim(max(place, 1) - 0.5, -0.6)
     ax.set_xlim(-limit, limit)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=7)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("difference, percentage points")
     if not shown:
@@ -100,7 +100,7 @@ def claims(study: Study, rows: list[Row]) -> Figure:
         "(open: one seed); lines: 95 % interval over seeds and evaluation images; grey band: ±δ; grey dots: other "
         "evaluators. How comparisons make up a claim is in tables/claims.tsv"
     )
-    missing = f"claims {', '.join(absent)}, which are not in this study" if absent else ""
+    missing = [f"claims {', '.join(absent)}, which are not in this study"] if absent else []
     finish(figure, summary(rows), notes, missing)
     return figure
 
@@ -125,8 +125,9 @@ def name(outcome: Outcome) -> str:
 
 
 def words_of(row: Row) -> str:
-    """The verdict, with the comparison that it rests on if it is one of several."""
-    return f"{row.verdict} ({row.because})" if row.because else row.verdict
+    """The verdict, with the comparison that it rests on if it is one of several. What it would take: the table."""
+    word = row.verdict.partition(";")[0]
+    return f"{word} ({row.because})" if row.because else word
 
 
 def colour(verdict: str) -> str:

@@ -30,24 +30,30 @@ def label_quality(study: Study, metrics: pd.DataFrame) -> Figure:
     One panel per axis and one row per level: the mean over the last quarter of training with its seeds, and the
     share of entries drawn at random, both as in the tables; and the first quarter, from the records.
     """
-    axes, records = label_axes(study), read_records(metrics)
+    records, every = read_records(metrics), label_axes(study)
+    scores = {axis: [summarise(study, metrics, axis, score) for score in LABELS[:2]] for axis in every}
+    axes = with_two_levels(every, {axis: last for axis, (last, _) in scores.items()})
     columns = min(2, len(axes))
     rows = -(-len(axes) // columns)
     most = max(map(len, axes.values()))
     size = (WIDTH, 1.3 + rows * (0.5 + 0.25 * most))
     figure, grid = plt.subplots(rows, columns, figsize=size, sharex=True, squeeze=False)
-    missing, seeds, first = [], [], False
+    missing = [
+        text
+        for axis, (last, _) in scores.items()
+        for text in absent({LABELS[0]: {level: last[level] for level in every[axis]}}, f"{in_words(axis)} = ")
+    ]
+    seeds, first = [], False
     for ax, (axis, levels) in zip(grid.flat, axes.items(), strict=False):
-        last, chance = (summarise(study, metrics, axis, score) for score in LABELS[:2])
+        last, chance = scores[axis]
         for at, (level, runs) in enumerate(levels.items()):
             if last[level].n:
                 seeds.append(last[level])
                 started = [quarter(records[run]) for run in runs if run in records]
                 first = draw(ax, at, started, last[level], chance[level]) or first
-        missing.append(absent({LABELS[0]: {level: last[level] for level in levels}}, f"{in_words(axis)} = "))
         ax.set_yticks(range(len(levels)), [folded(in_words(level)) for level in levels])
         ax.set_ylim(most - 0.5, -0.6)
-        ax.set_title(in_words(axis), loc="left")
+        ax.set_title(folded(in_words(axis), 24), loc="left")
         ax.grid(axis="y", color="0.93")
         ax.tick_params(axis="y", length=0)
     for ax in list(grid.flat)[len(axes) :]:
@@ -62,8 +68,16 @@ def label_quality(study: Study, metrics: pd.DataFrame) -> Figure:
     if first:
         notes.append(f"open: the first quarter, without steps of fewer than {MIN_LABELS} labels")
     text = "; ".join(notes) + (f". {TRUNCATED}" if grid[0, 0].get_xlim()[0] > 0 else "")
-    finish(figure, title(study, metrics), text, "; ".join(filter(None, missing)))
+    finish(figure, title(study, metrics), text, missing)
     return figure
+
+
+def with_two_levels(
+    axes: dict[str, dict[str, list[str]]], last: dict[str, dict[str, Summary]]
+) -> dict[str, dict[str, list[str]]]:
+    """The axes with two levels that have a result, as one alone compares nothing; all of them if there is none."""
+    found = {axis: levels for axis, levels in axes.items() if sum(last[axis][level].n > 0 for level in levels) > 1}
+    return found or axes
 
 
 def title(study: Study, metrics: pd.DataFrame) -> str:

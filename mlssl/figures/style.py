@@ -40,6 +40,8 @@ FIXED_MARKERS = {"mls": "D", "moco_v2": "s", "densecl": "^", "random": "o"}
 """A method keeps its shape too, so that figures can be read without colour."""
 FEWEST = 3
 """Seeds from which an interval is drawn: that of two is 25 standard deviations wide."""
+MOST_MISSING = 4
+"""Missing results that a title names one by one."""
 TRUNCATED = "Score axes do not start at zero"
 LABEL = 20
 """Characters of an axis label on one line: those that fit below one of three panels."""
@@ -83,11 +85,11 @@ def markers(names: list[str]) -> dict[str, str]:
     return {name: FIXED_MARKERS.get(name) or next(spare) for name in names}
 
 
-def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
+def finish(figure: Figure, title: str, notes: str, missing: Sequence[str] = ()) -> None:
     """The finding as title, missing results below it, notes at the bottom; all wrapped to the figure's width."""
     wide = figure.get_figwidth()
     head = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide * 14))]
-    head += textwrap.wrap(f"Not available: {missing}", int(wide * 14)) if missing else []
+    head += textwrap.wrap(f"Not available: {listed(missing)}", int(wide * 14)) if missing else []
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=8.5)
     # A number stays with its unit.
     below = textwrap.wrap(notes.replace(" %", "\N{NO-BREAK SPACE}%") + ".", int(wide * 16.5))
@@ -97,8 +99,15 @@ def finish(figure: Figure, title: str, notes: str, missing: str = "") -> None:
     figure.supxlabel("\n".join(below), x=0.01, ha="left", fontsize=SMALLEST, color="0.35")
 
 
-def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
-    """The missing results as text: `mls: missing (1 of 2 seeds)`; empty if all exist.
+def listed(missing: Sequence[str]) -> str:
+    """The missing results; of more than MOST_MISSING, their number, as the list would be larger than the figure."""
+    if len(missing) > MOST_MISSING:
+        return f"{len(missing)} results or sets of seeds, which `mlssl status` lists"
+    return "; ".join(missing)
+
+
+def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> list[str]:
+    """The missing results in words: `mls: missing (1 of 2 seeds)`; empty if all exist.
 
     Scores are listed if only some of several are missing.
     """
@@ -113,7 +122,7 @@ def absent(summaries: dict[Score, dict[str, Summary]], prefix: str = "") -> str:
         pretrain = any(score.transfer == "pretrain" for score in scores) and "undefined" not in text
         all_missing = len(scores) == len(summaries) or pretrain
         parts.append(text if all_missing else f"{text} in {' and '.join(score.title for score in scores)}")
-    return "; ".join(parts)
+    return parts
 
 
 def folded(text: str, width: int = LABEL) -> str:

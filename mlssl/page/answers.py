@@ -14,6 +14,7 @@ from mlssl.claims.findings import Finding
 from mlssl.claims.gains import Gain, deciding
 from mlssl.claims.noise import Noise
 from mlssl.page.parts import Answer, Fact, Question, tone
+from mlssl.statistics.verdict import CONTRADICTED
 from mlssl.study.expand import COMPARE, Study
 from mlssl.tables.gains import ends
 from mlssl.tables.label_savings import decide, savings, sentence
@@ -32,23 +33,25 @@ def gain_question(study: Study, found: Sequence[Gain]) -> Question:
         return Question(title, (), "Not measured: every evaluator is below resolution (docs/statistics.md).")
     score, answers = deciding(own), []
     for gain in (gain for gain in own if gain.score == score):
-        answers.append(Answer(in_words(gain.method), gain_text(gain), gain.word, tone(gain.word)))
+        word = f"{gain.word} (a loss)" if gain.word == CONTRADICTED else gain.word
+        answers.append(Answer(in_words(gain.method), gain_text(gain), word, tone(word)))
+    unit = f"points of {score.title}, over untrained weights"
     note = (
-        f"{score.title}, over untrained weights ({untrained}), paired by seed, with the 95 % interval and the "
-        "number of seeds. The words say whether a gain is supported."
+        f"Gains over untrained weights ({untrained}) are paired by seed, with the 95 % interval and the number of "
+        "seeds. The words say whether a gain is supported."
     )
-    return Question(title, tuple(answers), note)
+    return Question(title, tuple(answers), note, unit)
 
 
 def gain_text(gain: Gain) -> str:
-    """`+2.58 points [0.32, 4.84], n = 3; 41 % of the way to training with labels [30, 52]`."""
+    """`+2.58 [0.32, 4.84], n = 3; 41 % [30, 52] of the gain with labels`."""
     if gain.found is None:
         return ""
-    text = f"{gain.found.mean:+.2f} points{ends(*gain.found.interval())}, n = {gain.found.n}"
+    text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
     if gain.share_percent is None or gain.found.n < 2:
         return text
     centre, low, high = gain.share_percent
-    return f"{text}; {centre:.0f} % of the way to training with labels{ends(low, high, digits=0)}"
+    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)} of the gain with labels"
 
 
 def certainty(
@@ -65,15 +68,17 @@ def certainty(
         if images:
             facts.append(Fact("evaluated on", f"{' or '.join(images)} images or crops"))
         text = "not known yet" if math.isnan(one.detectable) else f"{one.detectable:.1f} points or more"
-        facts.append(Fact("can find a difference of", text))
+        facts.append(Fact("can tell methods apart by", text))
     return tuple(facts)
 
 
 def axis_question(found: Sequence[Finding]) -> Question:
-    """Which choices matter: one sentence per axis."""
-    answers = tuple(Answer(in_words(f.axis), plain(f.pair_text), f.word, tone(f.word)) for f in found)
-    note = "Of each axis, the two levels that differ most clearly, or most."
-    return Question("Which choices matter", answers, note)
+    """Which choices matter: one sentence per axis that has a result, and one for all others."""
+    answers = [Answer(in_words(f.axis), plain(f.pair_text), f.word, tone(f.word)) for f in found if f.pair]
+    if rest := [in_words(f.axis) for f in found if not f.pair]:
+        answers.append(Answer(", ".join(rest), "", NO_RESULT, tone(NO_RESULT)))
+    note = "Of each choice, the two levels that differ most clearly, or most."
+    return Question("Which choices matter", tuple(answers), note)
 
 
 def claim_question(rows: Sequence[Row]) -> Question:

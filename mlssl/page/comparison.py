@@ -16,9 +16,11 @@ from mlssl.page.parts import Cell, Link, Table, named
 from mlssl.study.expand import Study
 
 CAPTION = (
-    "Cells: mean ± sample standard deviation (number of seeds). ★: the set of levels that do not differ from the "
-    "best one beyond noise, shown where two levels or more have two seeds, without methods that train with labels."
+    "Cells: mean ± sample standard deviation (number of seeds, of how many if some are missing). ★: the set of "
+    "levels that do not differ from the best one beyond noise, shown where two levels or more have two seeds, "
+    "without methods that train with labels."
 )
+MISSING = "missing"
 STATES = ("failed", "left out", "undefined", "missing")
 
 
@@ -44,20 +46,27 @@ def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool, mark
     if not s.expected:
         return Cell(NONE, state="undefined")
     if not s.n:
-        return Cell(s.status, state=next((word for word in STATES if word in s.status), "missing"))
+        state = next((word for word in STATES if word in s.status), "missing")
+        return Cell(MISSING if only_missing(s) else s.status, state=state)
     return Cell(
-        text=number(s, score.digits) + mark + (f"; {s.status}" if s.absent else ""),
+        text=number(s, score.digits) + mark + (f"; {s.status}" if s.absent and not only_missing(s) else ""),
         key=s.mean,
         best=best,
-        state="partial" if s.absent else "",
+        state="partial" if s.absent and not only_missing(s) else "",
         links=tuple(Link(f"{v:.{score.digits}f}", runs[seed].href) for seed, v in s.values.items()),
     )
 
 
 def number(s: Summary, digits: int = 2) -> str:
-    """`43.00 ± 3.61 (3)`; without a spread for one seed."""
+    """`43.00 ± 3.61 (3)`; `(3 of 5)` if results are missing; without a spread for one seed."""
     spread = "" if math.isnan(s.std) else f" ± {s.std:.{digits}f}"
-    return f"{s.mean:.{digits}f}{spread} ({s.n})"
+    of = f" of {s.expected}" if only_missing(s) else ""
+    return f"{s.mean:.{digits}f}{spread} ({s.n}{of})"
+
+
+def only_missing(s: Summary) -> bool:
+    """Whether results of seeds are missing, and for no other reason than that they have not been made."""
+    return set(s.absent) == {MISSING}
 
 
 def runs_of(study: Study, axis: str) -> dict[str, dict[int, Link]]:

@@ -92,6 +92,7 @@ def gather(study: Study) -> Page:
                 axis,
                 in_words(axis),
                 plain(findings[axis].text) if axis in findings else "one level alone",
+                axis in findings and findings[axis].pair is not None,
                 picture(
                     study,
                     stem(axis),

@@ -13,6 +13,7 @@ from mlssl.page.parts import Cell, Fact, Table, named, words
 from mlssl.results import read_result
 from mlssl.study.expand import COMPARE, Study
 
+WALL_TIME = "Means over seeds. Wall time, with all else that the machine did meanwhile. Energy was not measured."
 SPEED = Score("pretrain", "images_per_s", "throughput", "images per second", digits=0)
 
 
@@ -46,7 +47,7 @@ def total(study: Study, metrics: pd.DataFrame) -> tuple[Fact, ...]:
         fast, slow = min(minutes, key=minutes.__getitem__), max(minutes, key=minutes.__getitem__)
         text = f"{minutes[fast]:.1f} minutes ({in_words(fast)})"
         text += f" to {minutes[slow]:.1f} ({in_words(slow)})" if slow != fast else ""
-        facts.append(Fact("one pretraining", text))
+        facts.append(Fact("one pretraining, wall time", text))
     return tuple(facts)
 
 
@@ -101,4 +102,4 @@ def cost_table(study: Study, metrics: pd.DataFrame) -> Table:
         "peak memory of pretraining, GiB",
         "all transfers of one run, minutes",
     )
-    return Table("Means over seeds. Energy was not measured.", columns, tuple(rows))
+    return Table(WALL_TIME, columns, tuple(rows))

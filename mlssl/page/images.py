@@ -25,9 +25,9 @@ def picture(study: Study, name: str, title: str, alt: str, note: str = "", *, ph
     path = study.out / "figures" / f"{name}.png"
     files = [path.with_name(f"{name}.{kind}") for kind in FIGURE_FORMATS]
     if not path.exists():
-        return Picture(title, alt, note)
+        return Picture(title, alt, note, wide=photographs)
     source, (width, height) = embedded(path, photographs=photographs)
-    return Picture(title, alt, note, source, width, height, links(study, files))
+    return Picture(title, alt, note, source, width, height, links(study, files), photographs)
 
 
 def embedded(path: Path, *, photographs: bool) -> tuple[str, tuple[int, int]]:

@@ -56,6 +56,8 @@ class Picture:
     height: int = 0
     links: tuple[Link, ...] = ()
     """The files on disk."""
+    wide: bool = False
+    """Whether it takes the width of the page, as sheets of photographs do."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Question:
     title: str
     answers: tuple[Answer, ...]
     note: str = ""
+    unit: str = ""
+    """Of the numbers in the answers."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Ablation:
     words: str
     """In the field's words."""
     finding: str
+    compared: bool
+    """Whether two levels have a result."""
     picture: Picture
     table: Table
 

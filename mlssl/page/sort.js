@@ -25,7 +25,7 @@ document.querySelectorAll("table.sortable").forEach(table => {
   if (!tools) return;
   tools.hidden = false;
   const field = tools.querySelector("input[type=search]"), seeds = tools.querySelector("input[type=checkbox]");
-  field.addEventListener("input", () => {
+  if (field) field.addEventListener("input", () => {
     const text = field.value.toLowerCase();
     [...body.rows].forEach(row => { row.hidden = !`${row.textContent} ${row.cells[0].dataset.name || ""}`.toLowerCase().includes(text); });
   });

@@ -167,7 +167,7 @@ def sentence(method: str, found: list[Saving]) -> str:
         f"{most_needed:.0f}] give {full}: {saved} "
         f"(geometric mean, 95 % interval over n = {n} seeds{' and the images' if saving.images else ''}). "
         f"{allowed(least, most_saved)}"
-    )
+    ).rstrip()
 
 
 def allowed(least: float, most: float) -> str:
@@ -175,7 +175,7 @@ def allowed(least: float, most: float) -> str:
     if math.isnan(least):
         return "Without an interval, this says nothing about other seeds."
     if round(least) > 0:
-        return f"The interval allows to say that {least:.0f} % to {most:.0f} % of the labels are saved."
+        return ""  # the interval has said it
     if round(most) < 0:
         return f"The interval allows to say that none are saved: {-most:.0f} % to {-least:.0f} % more are needed."
     return (
