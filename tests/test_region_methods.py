@@ -428,8 +428,8 @@ def test_the_loss_falls(cls):
         ("soco.SoCo", {"boxes": 0}, "boxes: 0 is not allowed; give at least 1"),
         (
             "soco.SoCo",
-            {"proposals": "selective_search"},
-            "proposals: 'selective_search' is not allowed; give 'random'",
+            {"proposals": "edge_boxes"},
+            "proposals: 'edge_boxes' is not allowed; give 'random' or 'selective_search'",
         ),
         ("resim.ReSim", {"tau": 0.0}, "tau: 0.0 is not allowed; give more than 0"),
     ],
