@@ -33,7 +33,8 @@ def pretrain(
     """Pretrain a backbone by the `settings` of `pretrain` (docs/settings.md); returns the path of `backbone.pt`.
 
     `out` is the run's folder: an interrupted run resumes, a finished one returns at once. `store` is the image
-    store, built if it does not exist (default: `out`/store). Raises ConfigError and DataError.
+    store, built if it does not exist (default: `out`/store), as are proposals beside it. Raises ConfigError and
+    DataError.
     """
     config, out = build(Pretrain, settings, "pretrain"), Path(out)
     from mlssl.data import selective_search

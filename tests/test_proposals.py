@@ -13,10 +13,13 @@ import pytest
 import torch
 from support.snakemake import ROOT, plan, small, snakemake, write
 from support.study import loaded
+from support.tiny_coco import IDENTIFIED, write_coco
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 
 from baselines import soco
-from mlssl import api
+from mlssl import api, cli
+from mlssl.cost import estimate
+from mlssl.cost.rates import Source
 from mlssl.cost.speed import Trainer
 from mlssl.data import proposals, selective_search
 from mlssl.data.augment import gpu
@@ -33,7 +36,7 @@ from mlssl.parts.boxes import to_view
 from mlssl.parts.view import View
 from mlssl.study.identity import run_digest
 from mlssl.study.settings import Proposals, Views
-from mlssl.study.validation import build
+from mlssl.study.validation import build, plain
 
 CPU = torch.device("cpu")
 SEARCHED = {"proposals": "selective_search", "dim": 8, "hidden": 8, "boxes": 2}
@@ -435,6 +438,28 @@ def test_a_run_without_its_file_is_refused_before_training(store, tmp_path):  # 
         train(settings(), tmp_path / "store", tmp_path / "run")
 
 
+def test_a_run_from_python_finds_its_boxes_itself(tmp_path, by_hand):
+    root = write_coco(tmp_path / "coco", size=40)
+    config = plain(settings(steps=1, data={"root": str(root), **IDENTIFIED}))
+    api.pretrain({**config, "init_id": None}, tmp_path / "run", device="cpu", progress=False)
+    note = json.loads((tmp_path / "run" / "pretrain.json").read_text())["header"]["notes"]["proposals"]
+    assert note["boxes"] == 3 * 12
+    assert Path(note["file"]).parent == tmp_path / "run"
+
+
+def test_the_command_writes_the_file_beside_the_store(store, tmp_path, by_hand, monkeypatch):  # noqa: F811
+    (tmp_path / "store").symlink_to(store)
+    (tmp_path / "run.yaml").write_text(json.dumps(plain(settings(proposals={"k": 200}))))
+    words = ["mlssl", "proposals", "--config", "run.yaml", "--workers", "1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):  # needs a store
+        cli.main()
+    monkeypatch.setattr(sys, "argv", [*words, "--store", str(tmp_path / "store")])
+    assert cli.main() == 0
+    file = ProposalFile(Proposals(k=200).beside(tmp_path / "store"), ImageStore(store), Proposals(k=200))
+    assert file.about["workers"] == 1
+
+
 # A study
 
 
@@ -456,6 +481,20 @@ def test_a_study_has_one_file_for_equal_settings_and_another_for_others():
     both = loaded(PLACES | {"methods": {**METHODS, "finer": finer}, "compare": [*METHODS, "finer"]})
     assert len(both.proposals) == 2
     assert set(study.proposals) < set(both.proposals)
+
+
+def test_the_estimate_prices_the_search_once_by_pixels():
+    study = loaded(PLACES)
+    source = Source("by hand", {"proposals": 2.0, "start of a job": 1.0}, "cpu")
+    (job,) = (job for job in estimate.jobs(study, [source]) if job.stage == "proposals")
+    assert job.seconds == pytest.approx(8 * 64 * 64 / 1e6 * 2 + 1)
+    assert job.run == study.proposals[Proposals().beside(study.store)]
+    assert not job.done
+    (job,) = (job for job in estimate.jobs(study, []) if job.stage == "proposals")
+    assert job.seconds is None
+    header = estimate.table(study, [job])[0]
+    assert header.split()[2:4] == ["proposals", "pretrain"]
+    assert "proposals" not in estimate.table(loaded(), [])[0]
 
 
 def test_settings_of_the_search_name_only_runs_that_change_them():

@@ -7,7 +7,7 @@ which every default is written out. Imports no torch: a dry run reads constructo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -192,9 +192,15 @@ class Study:
     @property
     def proposals(self) -> dict[Path, str]:
         """The files of proposals that runs train on -> the first run of each."""
-        runs = [(run.config.proposals.beside(self.store), run.id) for run in self.runs.values()
-                if run.config.takes_proposals]  # fmt: skip
-        return dict(reversed(runs))
+        return self.proposals_of(self.runs)
+
+    def proposals_of(self, runs: Collection[str]) -> dict[Path, str]:
+        """The same for some of the runs."""
+        found: dict[Path, str] = {}
+        for run in self.runs.values():
+            if run.id in runs and run.config.takes_proposals:
+                found.setdefault(run.config.proposals.beside(self.store), run.id)
+        return found
 
     @property
     def compared(self) -> dict[str, str]:

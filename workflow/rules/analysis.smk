@@ -219,7 +219,7 @@ if STUDY.cost_benchmark and (ALL_RULES or not COST.exists()):
         """What a training step of each compared method costs: time in turns, operations, memory, parameters."""
         input:
             # What a method needs before its training is in the table too.
-            [file for file, run in STUDY.proposals.items() if run in {one.id for one in STUDY.costed.values()}],
+            [*STUDY.proposals_of({run.id for run in STUDY.costed.values()})],
         output:
             result=COST,
             tsv=COST.with_suffix(".tsv"),

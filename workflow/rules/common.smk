@@ -88,9 +88,10 @@ if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
 
 
-if workflow.is_main_process and (TO_FIND := [file for file in STUDY.proposals if not file.exists()]):
+if workflow.is_main_process and (NEEDED := STUDY.proposals_of(STUDY.runs.keys() - PROGRESS.finished("pretrain"))):
     try:
-        selective_search.check(TO_FIND[0])
+        for FILE in NEEDED:
+            selective_search.check(FILE)
     except ConfigError as error:
         if not DRY_RUN:
             raise SystemExit(str(error)) from None
