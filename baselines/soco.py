@@ -1,6 +1,6 @@
 """SoCo: aligning pretraining for detection via object proposals (Wei, Gao et al., NeurIPS 2021, arXiv 2106.02637).
 
-Its C4 variant with two views. Proposals are random boxes that pass SoCo's filter, not those of selective search.
+Its C4 variant with two views. Boxes are proposals of selective search, or random ones that pass its filter.
 
 b1, b2      K boxes of an image, as seen in view 1 (some of them jittered) and in view 2, clipped to the view
 p, z'       predictions of the boxes by the online network, and their projections by the target network, R^dim
@@ -68,6 +68,13 @@ def random_boxes(view: View, other: View, numbers: Tensor) -> Tensor:
     return torch.cat([corner, corner + sides], dim=2)
 
 
+def found(view: View) -> Tensor:
+    """The boxes of selective search that the loader has chosen: B x K x 4 in pixels of the image."""
+    if view.proposals is None:
+        raise ValueError("proposals: selective_search needs views with proposals; give the loader a file of them")
+    return view.proposals
+
+
 def jittered(boxes: Tensor, numbers: Tensor) -> Tensor:
     """Half of the boxes moved and resized, by up to a tenth of their sides: B x K x 4, numbers B x K x 5."""
     sides = boxes[..., 2:] - boxes[..., :2]
@@ -90,7 +97,8 @@ class SoCo(nn.Module):
 
     Args:
         backbone: a ResNet.
-        proposals: where the boxes come from; `random` is the only one there is.
+        proposals: where the boxes come from; those of `selective_search` are found before training, and come with
+            the views (`View.proposals`).
         boxes: K, of an image in each step.
         dim: of the projection.
         momentum: of the target network at the start; it rises to 1 (`parts.momentum.ramp`).
@@ -101,7 +109,7 @@ class SoCo(nn.Module):
         self,
         backbone: nn.Module,
         *,
-        proposals: Literal["random"] = "random",
+        proposals: Literal["random", "selective_search"] = "random",
         boxes: Count = 4,
         dim: Count = 256,
         momentum: Probability = 0.99,
@@ -110,13 +118,13 @@ class SoCo(nn.Module):
         super().__init__()
         self.encoders = MomentumPair(BoxEncoder(backbone, mlp([channels(backbone), hidden, dim])))
         self.predictor = mlp([dim, hidden, dim])
-        self.boxes, self.momentum = boxes, momentum
+        self.proposals, self.boxes, self.momentum = proposals, boxes, momentum
         self._last: Tensor | None = None
 
     def step(self, view1: View, view2: View, progress: float) -> dict[str, Tensor]:
         """One training step's losses: `loss` with gradient, its parts without."""
         numbers = random_numbers(len(view1.box), self.boxes, 9, device=view1.pixels.device)
-        boxes = random_boxes(view1, view2, numbers[..., :4])
+        boxes = random_boxes(view1, view2, numbers[..., :4]) if self.proposals == "random" else found(view1)
         b1 = to_view(jittered(boxes, numbers[..., 4:]), view1).clamp(0, 1)
         b2 = to_view(boxes, view2).clamp(0, 1)
         shared = (b1[..., 2:] > b1[..., :2]).all(dim=2) & (b2[..., 2:] > b2[..., :2]).all(dim=2)

@@ -33,17 +33,25 @@ def pretrain(
     """Pretrain a backbone by the `settings` of `pretrain` (docs/settings.md); returns the path of `backbone.pt`.
 
     `out` is the run's folder: an interrupted run resumes, a finished one returns at once. `store` is the image
-    store, built if it does not exist (default: `out`/store). Raises ConfigError and DataError.
+    store, built if it does not exist (default: `out`/store), as are proposals beside it. Raises ConfigError and
+    DataError.
     """
     config, out = build(Pretrain, settings, "pretrain"), Path(out)
-    from mlssl.data.store import build_store
+    from mlssl.data import selective_search
+    from mlssl.data.proposals import find_proposals
+    from mlssl.data.store import ImageStore, build_store
     from mlssl.pretrain import loop
     from mlssl.runtime import device as devices
 
     config, on = loop.identified(config), devices.choose(device)
     devices.set_up(on, threads)
     data, store = config.data, Path(store) if store else out / "store"
+    proposals = config.proposals.beside(store)
+    if config.takes_proposals:
+        selective_search.check(proposals)
     build_store(Path(data.root) / data.train, store, short_side=data.short_side, images_id=data.images_id)
+    if config.takes_proposals:
+        find_proposals(ImageStore(store), proposals, config.proposals)
     score = None
     if config.knn_every is not None:
         from mlssl.transfer.during import Neighbours

@@ -303,6 +303,7 @@ def test_this_module_needs_the_standard_library_alone():
 VERBS = {
     "scenes": ("scenes",),
     "store": ("store",),
+    "proposals": ("proposals",),
     "dataset": ("dataset",),
     "import_": ("photos",),
     "pretrain": ("pretrain",),

@@ -161,6 +161,16 @@ def test_the_table_says_what_was_measured_and_is_read_back(tmp_path):
     metrics = {(row["protocol"], row["metric"]): row["value"] for row in rows_of(rows)}
     assert metrics["cost simsiam", "relative"] == 1.4
     assert ("cost simsiam", "relative_low") not in metrics
+    assert "needs proposals" not in text
+
+
+def test_the_table_says_what_a_method_needs_before_its_training():
+    rows = {"moco_v2": ROW, "soco": ROW | {"before_s": 1234.4, "before_mb": 2.04}}
+    text = markdown(rows, CostBenchmark(), "cpu")
+    assert "Before its training, soco needs proposals: 1,234 s of one core and 2.0 MB, once for all runs" in text
+    metrics = [(row["protocol"], row["metric"]) for row in rows_of(rows)]
+    assert ("cost soco", "before_s") in metrics
+    assert ("cost moco_v2", "before_s") not in metrics
 
 
 def test_a_method_is_ahead_if_none_is_cheaper_and_better():

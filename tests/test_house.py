@@ -102,6 +102,7 @@ NO_TORCH += (
     "mlssl/cost/own_photos.py",
     "mlssl/runtime/launch.py",
 )
+NO_TORCH += ("mlssl/data/selective_search.py",)
 NO_TORCH += ("mlssl/statistics", "mlssl/claims", "mlssl/data/coco.py", "mlssl/transfer/needs.py")
 PACKAGES = (
     "mlssl",

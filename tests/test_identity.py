@@ -96,6 +96,7 @@ RENAMES = {
         "predictor_schedule": "constant",
         "warmup": 0.1,
         "each_view": [{}, {"blur_p": 0.1}],
+        "proposals": {"k": 100},
         "batch_norm": "local",
         "precision": "fp32",
     },

@@ -14,7 +14,18 @@ from mlssl.errors import ConfigError
 from mlssl.study import expand as studies
 
 PROFILES = ROOT / "profiles"
-RULES = {"scenes", "dataset", "photos", "store", "pretrain", "linear", "detection", "segmentation", "neighbours"}
+RULES = {
+    "scenes",
+    "dataset",
+    "photos",
+    "store",
+    "proposals",
+    "pretrain",
+    "linear",
+    "detection",
+    "segmentation",
+    "neighbours",
+}
 RULES |= {"classification", "histograms", "search_benchmark", "cost_benchmark"}
 
 

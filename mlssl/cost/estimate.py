@@ -97,7 +97,23 @@ def jobs(study: Study, sources: Sequence[Source], device: str = "cpu") -> list[J
                 found.append(Job(run.id, stage, key, None, None, done))
             else:
                 found.append(Job(run.id, stage, key, amount * each + start(stage, sources), name, done, scaled))
-    return found + drawings(study, sources, pretrained_on, device)
+    return found + searches(study, sources, pretrained_on) + drawings(study, sources, pretrained_on, device)
+
+
+def searches(study: Study, sources: Sequence[Source], images: int | None) -> list[Job]:
+    """The jobs that find proposals, one for each file of them, beside the first run that trains on it.
+
+    Their cost is taken to be in proportion to the pixels of the stored images.
+    """
+    found = []
+    for file, run in study.proposals.items():
+        known, seconds = rate(sources, rates.PROPOSALS), None
+        if known is not None and images is not None:
+            millions = images * stored_pixels(study) / 1e6
+            seconds = millions * known.seconds[rates.PROPOSALS] + start("proposals", sources)
+        name = known.name if known and seconds is not None else None
+        found.append(Job(run, "proposals", rates.PROPOSALS, seconds, name, file.exists(), seconds is not None))
+    return found
 
 
 PASSES = 8
@@ -152,15 +168,15 @@ SHARED = ("pretrain", "detection", "segmentation")
 def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> float:
     """Seconds until all jobs are done on `at_once` cores or GPUs: the longest chain, or the sum / `at_once`.
 
-    A chain is a pretraining followed by its longest transfer. Jobs on several GPUs are assumed to be `gpus_per_run`
-    times faster.
+    A chain is a pretraining, after its proposals, followed by its longest transfer. Jobs on several GPUs are
+    assumed to be `gpus_per_run` times faster.
     """
     chains: dict[str, float] = {}
     for run in {job.run for job in found}:
         own = {
             j.stage: (j.seconds or 0.0) / (gpus_per_run if j.stage in SHARED else 1) for j in found if j.run == run
         }
-        chains[run] = own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
+        chains[run] = own.pop("proposals", 0.0) + own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
     return max([total(found) / at_once, *chains.values()])
 
 
@@ -247,17 +263,23 @@ def counted(planned: Sequence[str], estimated: Collection[str]) -> str:
     return f"{len(planned)} jobs of Snakemake: {len(planned) - len(others)} of them are in the estimate, {rest}."
 
 
+def stored_pixels(study: Study) -> float:
+    """Pixels of a stored training image; of photos of unknown size, of the usual one."""
+    side, (width, height) = study.data.short_side, getattr(study.source.settings, "size", PHOTO)
+    shrink = 1 if isinstance(side, str) else min(1, side / min(width, height))
+    return float(width * height * shrink**2)
+
+
 def disk(study: Study) -> str:
     """Disk space of the study as text: the image store and the weights of every run, without the source images."""
-    images, side = own_photos.images(study.source)[0], study.data.short_side
+    images = own_photos.images(study.source)[0]
     known = rates.PARAMETERS.get(next(iter(study.runs.values())).config.backbone)
     parts = []
     if images is None:
         parts.append("store unknown, because its images cannot be counted yet")
     else:
         width, height = getattr(study.source.settings, "size", PHOTO)
-        shrink = 1 if isinstance(side, str) else min(1, side / min(width, height))
-        store = 3 * width * height * shrink**2 * images
+        store = 3 * stored_pixels(study) * images
         parts.append(f"store {size(store)}, if photos are {width} x {height}")
     if known is None:
         parts.append("weights unknown")
@@ -274,7 +296,8 @@ def size(number: float) -> str:
 
 def table(study: Study, found: Sequence[Job]) -> list[str]:
     """Lines of a table: run, steps, time of each stage; `(done)` if its result exists."""
-    stages = ["pretrain", *study.transfers, *(PICTURES if study.pictured else ())]
+    before = ["proposals"] if study.proposals else []
+    stages = [*before, "pretrain", *study.transfers, *(PICTURES if study.pictured else ())]
     by_place = {(job.run, job.stage): job for job in found}
     rows = [["run", "steps", *stages]]
     train = own_photos.images(study.source)[0]

@@ -34,6 +34,8 @@ PARAMETERS = {"resnet10t": 4.9e6, "resnet18": 11.2e6, "resnet34": 21.3e6, "resne
 """Number of weights of each backbone, without classifier."""
 THREADS = 1
 """CPU threads of every job of the workflow."""
+PROPOSALS = "proposals"
+"""Key of selective search. Seconds per million pixels."""
 START = "start of a job"
 """Key of the time a job takes besides its work: Python, imports, Snakemake. Seconds per job."""
 BACKWARD = 3

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from mlssl.cost.timing import seconds
+from mlssl.data.augment.proposals import Candidates
 from mlssl.data.augment.views import make_views
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
@@ -20,6 +21,8 @@ CPU_PIXELS = 2**19
 """Maximum pixels of crops per step on a CPU; the time is then scaled up to the complete batch."""
 CATEGORIES = 80
 """Categories of a supervised method, those of COCO; their number hardly changes the time."""
+PROPOSALS = 20
+"""Boxes of an image for a method that trains on proposals, about those of a photo; their number hardly matters."""
 WARM_UP = 2
 """Steps before timing starts: they allocate memory and choose kernels."""
 
@@ -60,10 +63,17 @@ class Trainer:
         if config.data.short_side != "full":  # a store at full size rarely fits into a GPU's memory
             pixels = pixels.to(device)
         self._images = pixels.unbind()
+        self._candidates = None
+        if config.takes_proposals:  # squares of half the side
+            corner = torch.rand(self.batch, PROPOSALS, 2, generator=self._rng) * side / 2
+            boxes = torch.cat([corner, corner + side / 2], dim=2)
+            there = torch.ones(self.batch, PROPOSALS, dtype=torch.bool)
+            self._candidates = Candidates(boxes, there, config.params["boxes"])
 
     def step(self) -> None:
         """Make the views of a batch and train on them, in the middle of the run's schedules."""
-        views = make_views(self._images, torch.arange(self.batch), self._view_set, self._rng, self.device)
+        index = torch.arange(self.batch)
+        views = make_views(self._images, index, self._view_set, self._rng, self.device, candidates=self._candidates)
         step(self._method, self._optimizer, views, 0.5, self._scaler)
 
     def seconds(self) -> float:

@@ -47,7 +47,8 @@ def benchmark(configs: Mapping[str, Pretrain], config: CostBenchmark, device: to
     operations per image, forward and backward, in 1e9 (a multiply-add is two); `passes_trained`, `passes_frozen`;
     `saved_mb` tensors kept for the backward pass, without parameters, MB; `peak_mb` of the GPU, MB, None on a CPU;
     `parameters_trained` and `parameters_exported` (those of the backbone); `state_mb` parameters, buffers and
-    dictionaries, MB; `code_lines` of the method's own module.
+    dictionaries, MB; `code_lines` of the method's own module. The command adds `before_s` and `before_mb` of
+    proposals, from their file.
     """
     trainers: dict[str, Trainer] = {}
     rows: dict[str, Row] = {}

@@ -71,7 +71,7 @@ def markdown(found: Mapping[str, Row], config: CostBenchmark, device: str) -> st
     lines = [["method", *COLUMNS.values()], ["---"] * (1 + len(COLUMNS))]
     lines += [cells(method, row) for method, row in found.items()]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{text}\n\n{about(config, device)}\n"
+    return f"{text}\n\n{about(config, device)}{before(found)}\n"
 
 
 def about(config: CostBenchmark, device: str) -> str:
@@ -82,6 +82,16 @@ def about(config: CostBenchmark, device: str) -> str:
         "interval. GFLOP: forward and backward, 10⁹ operations, a multiply-add counted as two. Backbone passes: "
         "with gradient + without. Dictionaries are full. Reading images, and stages before pretraining, are not "
         "included."
+    )
+
+
+def before(found: Mapping[str, Row]) -> str:
+    """Sentences on what methods need before pretraining, once for all runs on the same images; empty if nothing."""
+    return "".join(
+        f" Before its training, {method} needs proposals: {row['before_s']:,.0f} s of one core and "
+        f"{row['before_mb']:.1f} MB, once for all runs on these images."
+        for method, row in found.items()
+        if not _missing(row.get("before_s"))
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mlssl.data.augment.proposals import Candidates
 from mlssl.data.augment.views import make_views
+from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
 from mlssl.parts.view import View
 from mlssl.seeds import seed_of
@@ -15,20 +17,28 @@ from mlssl.study.settings import Pretrain
 class Steps:
     """Item i has the views of step i, on `device`; it depends only on the seed and i.
 
-    `part` is this rank's slice of the batch.
+    `part` is this rank's slice of the batch. `proposals` go with the views of a method that trains on them.
     """
 
     def __init__(
-        self, store: ImageStore, config: Pretrain, device: torch.device, part: slice = slice(None)
+        self,
+        store: ImageStore,
+        config: Pretrain,
+        device: torch.device,
+        part: slice = slice(None),
+        proposals: ProposalFile | None = None,
     ) -> None:
         self.store, self.config, self.device, self.part = store, config, device, part
-        self.views = config.view_set()
+        self.views, self.proposals = config.view_set(), proposals
 
     def __getitem__(self, step: int) -> list[View]:
         config = self.config
         index = batch_indices(step, len(self.store), config.batch_size, config.seed)
         rng = torch.Generator().manual_seed(seed_of(config.seed, "views", step))
-        return make_views(self.store.batch(index), index, self.views, rng, self.device, part=self.part)
+        images, found = self.store.batch(index), None
+        if self.proposals is not None:
+            found = Candidates(*self.proposals.batch(index), wanted=config.params["boxes"])
+        return make_views(images, index, self.views, rng, self.device, part=self.part, candidates=found)
 
 
 class Ahead:
@@ -58,7 +68,7 @@ class Ahead:
             return self.steps[step]
         current = torch.cuda.current_stream(self.steps.device)
         current.wait_stream(self._stream)
-        for tensor in (tensor for view in self._views for tensor in view):
+        for tensor in (tensor for view in self._views for tensor in view if tensor is not None):
             tensor.record_stream(current)  # its memory is not used again before the current stream is done with it
         views, self._step, self._views = self._views, -1, []
         return views

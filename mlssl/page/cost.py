@@ -60,15 +60,13 @@ def step_costs(study: Study) -> Table | None:
     """The benchmark of costs, as in its Markdown; None if the study has none, or it has not run yet."""
     if not study.cost_benchmark or not (path := study.cost_out / "cost.tsv").exists():
         return None
-    found = benchmark.read(path).to_dict("index")
+    measured = benchmark.read(path).to_dict("index").items()
+    found = {str(method): {str(key): value for key, value in row.items()} for method, row in measured}
     header = read_result(path.with_suffix(".json"))
     device = header["header"]["device"] if header else "an unknown device"
-    rows = tuple(
-        (named(str(method)), *words(benchmark.cells(str(method), {str(key): v for key, v in row.items()})[1:]))
-        for method, row in found.items()
-    )
+    rows = tuple((named(method), *words(benchmark.cells(method, row)[1:])) for method, row in found.items())
     columns = ("method", *benchmark.COLUMNS.values())
-    return Table(benchmark.about(study.cost_benchmark, device), columns, rows)
+    return Table(benchmark.about(study.cost_benchmark, device) + benchmark.before(found), columns, rows)
 
 
 def cost_table(study: Study, metrics: pd.DataFrame) -> Table:

@@ -18,3 +18,6 @@ class View(NamedTuple):
     """int64 B x 4, the crop in pixels of the stored image: x, y, width, height."""
     flip: Tensor
     """bool B, whether flipped horizontally after cropping."""
+    proposals: Tensor | None = None
+    """float B x K x 4, for a method that trains on proposals: boxes of the image, the same in all its views. Left,
+    top, right, bottom in pixels of the stored image (`parts.boxes.to_view`); 0, 0, 0, 0 where there is none."""

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mlssl import results
 from mlssl.data.loader import Ahead, Steps
 from mlssl.data.placement import Place
+from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
@@ -242,6 +243,12 @@ def prepare(
 
     labels = image_labels(store, config.data) if config.supervised else None
     notes: dict[str, Any] = {}
+    proposals = None
+    if config.takes_proposals:
+        proposals = ProposalFile(config.proposals.beside(store_path), store, config.proposals)
+        notes["proposals"] = proposals.note()
+        if distributed.is_main():
+            print(f"{name}: {proposals}", file=sys.stderr)
     method, backbone = build_method(config, device, labels, notes)
     if "init" in notes and distributed.is_main():
         print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
@@ -282,7 +289,7 @@ def prepare(
         backbone=backbone,
         training=training,
         trained_before=trained_before,
-        views=Steps(store, config, device, part),
+        views=Steps(store, config, device, part, proposals),
         place=place,
         placement=described,
         notes=notes,

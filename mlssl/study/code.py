@@ -52,6 +52,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "dataset": ("mlssl.datasets.prepare",),
     "photos": ("mlssl.photos.importing",),
     "store": ("mlssl.data.store",),
+    "proposals": ("mlssl.data.proposals", "mlssl.data.store", "mlssl.study.validation"),
     "collect": ("mlssl.analysis.collect", *STUDY),
     "tables": ("mlssl.tables.write", *STUDY),
     "figures": ("mlssl.figures.write", *STUDY),
@@ -70,6 +71,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cost_benchmark": (
         "mlssl.cost_benchmark.measure",
         "mlssl.cost_benchmark.table",
+        "mlssl.data.proposals",
         "mlssl.results",
         "mlssl.study.expand",
         "mlssl.runtime.device",

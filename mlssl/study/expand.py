@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -195,6 +195,19 @@ class Study:
         """Where the decoded training images are; shared by studies on the same images."""
         key = digest_of([self.data.images_id, self.data.short_side])
         return Path("results") / "data" / f"store-{key[:8]}"
+
+    @property
+    def proposals(self) -> dict[Path, str]:
+        """The files of proposals that runs train on -> the first run of each."""
+        return self.proposals_of(self.runs)
+
+    def proposals_of(self, runs: Collection[str]) -> dict[Path, str]:
+        """The same for some of the runs."""
+        found: dict[Path, str] = {}
+        for run in self.runs.values():
+            if run.id in runs and run.config.takes_proposals:
+                found.setdefault(run.config.proposals.beside(self.store), run.id)
+        return found
 
     @property
     def compared(self) -> dict[str, str]:

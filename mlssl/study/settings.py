@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import typing
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from mlssl.digest import digest_of
 from mlssl.ranges import (
     EACH_ONCE,
     Count,
@@ -194,6 +195,25 @@ class Preprocessing:
 
 
 @settings
+class Proposals:
+    """Selective search on the stored images, for methods with `proposals: selective_search`, and which of its boxes
+    are kept. The defaults are SoCo's (arXiv 2106.02637)."""
+
+    k: Count = 300
+    """Scale of the segmentation that the search begins with: larger regions for larger values."""
+    sigma: Positive = 0.9
+    """Standard deviation of the blur before it, in pixels."""
+    size: ShareRange = (0.3, 0.8)
+    """Square root of a box's share of the image's area."""
+    aspect: Annotated[float, Field(ge=1)] = 3.0
+    """Largest ratio of a box's longer side to its shorter one."""
+
+    def beside(self, store: Path) -> Path:
+        """The file of proposals of an image store: one for all runs with these images and settings."""
+        return store.with_name(f"{store.name}-proposals-{digest_of(asdict(self))[:8]}.npz")
+
+
+@settings
 class Pretrain:
     """One pretraining run."""
 
@@ -252,6 +272,8 @@ class Pretrain:
     each_view: Annotated[tuple[ViewChanges, ...], Field(min_length=2), LATER] = ({}, {})
     """One mapping per view that the method takes, in order: the settings of `views` that differ for it. More than
     two, of other sizes, for a method that takes more (multi-crop)."""
+    proposals: Annotated[Proposals, LATER] = Proposals()
+    """How the boxes are found that a method with `proposals: selective_search` trains on."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
@@ -294,6 +316,11 @@ class Pretrain:
                     "which is drawn later or is itself; give overlap to a later view alone"
                 )
         return self
+
+    @property
+    def takes_proposals(self) -> bool:
+        """Whether the method trains on boxes that are found beforehand, which its parameter `proposals` says."""
+        return self.params.get("proposals") == "selective_search"
 
     def view_set(self) -> tuple[Views, ...]:
         """The augmentation of each view that the method takes."""

@@ -37,7 +37,8 @@ def validate(annotation: Any, value: Any, where: str) -> Any:
 @functools.lru_cache(maxsize=256)
 def adapter(annotation: Any) -> TypeAdapter:
     """The pydantic adapter that reads values strictly as the type `annotation`."""
-    config = None if dataclasses.is_dataclass(annotation) else STRICT
+    marked = typing.get_origin(annotation) is typing.Annotated
+    config = None if dataclasses.is_dataclass(typing.get_args(annotation)[0] if marked else annotation) else STRICT
     return TypeAdapter(annotation, config=config)
 
 

@@ -217,6 +217,9 @@ if STUDY.cost_benchmark and (ALL_RULES or not COST.exists()):
 
     rule cost_benchmark:
         """What a training step of each compared method costs: time in turns, operations, memory, parameters."""
+        input:
+            # What a method needs before its training is in the table too.
+            [*STUDY.proposals_of({run.id for run in STUDY.costed.values()})],
         output:
             result=COST,
             tsv=COST.with_suffix(".tsv"),

@@ -8,6 +8,7 @@ ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
 from mlssl.analysis import outputs
+from mlssl.data import selective_search
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.project import study_file
@@ -80,11 +81,21 @@ def summary(plan):
     from mlssl.cost.estimate import counted
 
     totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
-    return [*totals, counted(planned, ("pretrain", *STUDY.transfers, *expand.PICTURES))]
+    return [*totals, counted(planned, ("proposals", "pretrain", *STUDY.transfers, *expand.PICTURES))]
 
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
+
+
+if workflow.is_main_process and (NEEDED := STUDY.proposals_of(STUDY.runs.keys() - PROGRESS.finished("pretrain"))):
+    try:
+        for FILE in NEEDED:
+            selective_search.check(FILE)
+    except ConfigError as error:
+        if not DRY_RUN:
+            raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
 
 
 if workflow.is_main_process and any(Path(file).exists() for file in STUDY.weights):

@@ -110,3 +110,25 @@ if ALL_RULES or not (STUDY.store / "index.json").exists():
         shell:
             "{MLSSL} store --images={params.images:q} --out={output:q} --short-side={STUDY.data.short_side}"
             " --images-id={STUDY.data.images_id} --workers {threads} > {log:q} 2>&1"
+
+
+rule proposals:
+    """Find the boxes of the training images once, for every pretraining on them."""
+    input:
+        STUDY.store,
+    output:
+        "results/data/{proposals}.npz",
+    wildcard_constraints:
+        proposals=pattern(file.stem for file in STUDY.proposals if ALL_RULES or not file.exists()),
+    params:
+        run=lambda wildcards: STUDY.proposals[Path(f"results/data/{wildcards.proposals}.npz")],
+    log:
+        OUT / "logs" / "{proposals}.log",
+    threads: CORES
+    resources:
+        mem_mb=2000,
+        runtime=1440,
+    benchmark:
+        OUT / "benchmarks" / "{proposals}.tsv"
+    shell:
+        "{MLSSL} proposals --study={FROZEN:q} --run-name={params.run} --workers {threads} > {log:q} 2>&1"

@@ -7,11 +7,18 @@ def labels_of(wildcards):
     return DATA if config.supervised or config.knn_every is not None else []
 
 
+def proposals_of(wildcards):
+    """The boxes that the run trains on, if it does."""
+    config = STUDY.runs[wildcards.run].config
+    return config.proposals.beside(STUDY.store) if config.takes_proposals else []
+
+
 rule pretrain:
     """Train one backbone, without labels unless the method is supervised."""
     input:
         store=STUDY.store,
         labels=labels_of,
+        proposals=proposals_of,
         check=OUT / "check.txt" if STUDY.transfers else [],
     output:
         backbone=OUT / "runs" / "{run}" / "backbone.pt",

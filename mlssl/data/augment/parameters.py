@@ -60,9 +60,7 @@ def draw(sizes: Tensor, views: Views, generator: torch.Generator, earlier: Seque
     def factor(strength: float) -> Tensor:
         return uniform(max(0.0, 1 - strength), 1 + strength)
 
-    box = crop_boxes(sizes, views.scale, views.ratio, generator)
-    if views.overlap:
-        box = overlapping(box, earlier[views.overlap_view - 1].box, sizes, views, generator)
+    box = crops(sizes, views, generator, earlier)
     flip, jitter = happens(views.flip_p), happens(views.jitter_p)
     order = torch.rand(b, 4, generator=generator).argsort(dim=1)
     brightness, contrast = factor(views.brightness), factor(views.contrast)
@@ -72,6 +70,14 @@ def draw(sizes: Tensor, views: Views, generator: torch.Generator, earlier: Seque
     sigma = uniform(*views.blur_sigma)
     solarise = happens(views.solarise_p) if views.solarise_p else None
     return Parameters(box, flip, jitter, order, factors, gray, blur, sigma, solarise)
+
+
+def crops(sizes: Tensor, views: Views, generator: torch.Generator, earlier: Sequence[Parameters] = ()) -> Tensor:
+    """The crops alone that `draw` begins with: int64 B x 4, x, y, width, height."""
+    box = crop_boxes(sizes, views.scale, views.ratio, generator)
+    if views.overlap:
+        box = overlapping(box, earlier[views.overlap_view - 1].box, sizes, views, generator)
+    return box
 
 
 def overlapping(
