@@ -134,7 +134,7 @@ def add(commands: Any) -> None:
         proposals,
         "Find boxes of all training images by selective search, for methods that train on them. A killed search "
         "goes on where it ended.",
-        "mlssl proposals --study config/competitors.yaml --run-name RUN",
+        "mlssl proposals --study config/competitors_proposals.yaml --run-name RUN",
     )
     add_run(sub, "--config", "instead of --study: a YAML file of a pretraining's settings (see `mlssl resolve`)")
     sub.add_argument(
