@@ -139,6 +139,18 @@ def test_a_budget_does_not_price_a_batch_that_the_photos_do_not_fill(tmp_path, m
     assert not list(tmp_path.glob("*.yaml"))
 
 
+def test_a_wrong_override_beside_a_budget_names_no_temporary_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p").mkdir()
+    for i in range(9):
+        (tmp_path / "p" / f"{i}.jpg").touch()
+    monkeypatch.setattr(
+        sys, "argv", ["mlssl", "run", "--images", "p", "--budget", "1d", "--set", "pretrain.epoch=1"]
+    )
+    assert main() == 1
+    assert capsys.readouterr().err.startswith("mlssl run: --set: pretrain: unknown key 'epoch' (did you mean 'ep")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("30min", 1800), ("2h", 7200), ("1.5 d", 129600)])
 def test_budgets(text, seconds):
     assert own.seconds_of(text) == seconds

@@ -291,7 +291,10 @@ def own_study(args: argparse.Namespace) -> Path:
                 content = own.values(args.images, args.labels, args.method, epochs, images)
                 tried = Path(folder) / "study.yaml"
                 write_text(tried, json.dumps(content))
-                study = load(tried, overrides=args.set)
+                try:
+                    study = load(tried, overrides=args.set)
+                except ConfigError as error:  # not the place of a file that is gone
+                    raise ConfigError(str(error).replace(f"{tried}: ", "--set: ")) from None
                 for run in study.runs.values():
                     if run.config.target and run.config.batch_size > images:
                         raise ConfigError(
