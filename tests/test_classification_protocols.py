@@ -276,6 +276,30 @@ def test_every_protocol_runs_to_its_end_at_toy_size(name, coco, backbone, tmp_pa
     assert notes["eval_images"] == len(read_split(root, "val2017"))
 
 
+PUBLISHED = {
+    "voc07_svm": {"resize": 256, "size": 224, "layers": ("c1", "c2", "c3", "c4", "c5"), "folds": 3},
+    "voc07_lowshot": {"resize": None, "layers": ("c4", "c5"), "shots": (1, 2, 4, 8, 16, 32, 64, 96), "samples": 5},
+    "voc07_finetune": {"lr": 0.01, "batch_size": 64, "epochs": 60, "weight_decay": 1e-5, "schedule": "cosine"},
+    "small_sets": {"lr": 0.01, "batch_size": 64, "epochs": 120, "weight_decay": 5e-4, "frozen": False},
+    "imagenet_linear": {"lr": 30, "batch_size": 256, "epochs": 100, "weight_decay": 0, "frozen": True},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_classification_protocol_has_the_published_numbers(name):
+    ((stage, given),) = read_extended(ROOT / "config" / "protocols" / f"{name}.yaml")["transfers"].items()
+    config = build(TRANSFERS[stage], given | {"data": {"root": "-"}}, name)
+    assert {key: getattr(config, key) for key in PUBLISHED[name]} == PUBLISHED[name]
+    if stage == "svm":
+        assert config.costs == (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
+        assert (config.positive_weight, config.tolerance, config.iterations) == (2, 1e-4, 2000)
+    else:
+        assert (config.resize, config.size) == (256, 224)
+        assert config.crop == ("random" if name == "voc07_finetune" else "random_resized")
+        steps = {"small_sets": [40, 80], "imagenet_linear": [60, 80]}.get(name)
+        assert steps is None or [round(m * config.epochs) for m in config.milestones] == steps
+
+
 def test_a_protocol_is_a_part_of_a_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     base = changed({"transfers": {"knn": {"size": 32}}}, EXAMPLE)

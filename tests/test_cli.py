@@ -12,6 +12,7 @@ from support.tiny_coco import write_backbone, write_coco
 
 from mlssl import results
 from mlssl.cli import main, parser
+from mlssl.cli.options import named
 from mlssl.errors import ConfigError
 from mlssl.project import study_file
 from mlssl.study.expand import load
@@ -77,7 +78,7 @@ def test_every_number_of_the_command_line_is_refused_below_its_range():
     checked = 0
     for name, command in commands.items():
         for action in command._actions:
-            if action.type in (None, Path, study_file):
+            if action.type in (None, Path, study_file, named):
                 continue
             option, checked = action.option_strings[0], checked + 1
             for value in ("-1", "x", *(["0"] if option not in ZERO and name not in SETTINGS else [])):

@@ -443,6 +443,43 @@ def test_a_protocol_names_every_setting(name):
     assert tuple(round(m * config.iterations) for m in config.milestones) == steps
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_has_detectron2s_numbers(name):
+    """In the model that a file builds, with torchvision's own parts; the numbers are detectron2's."""
+    config = build(Detection, {**settings_of(name), "data": {"root": "-"}}, name)
+    model = build_model(create_backbone("resnet10t"), config, 20, masks=config.masks)
+    rpn, found, c4 = model.rpn, model.roi_heads, name.endswith("c4")
+    before, after = ((12000, 6000), (2000, 1000)) if c4 else ((2000, 1000), (1000, 1000))
+    for numbers, wanted in ((rpn._pre_nms_top_n, before), (rpn._post_nms_top_n, after)):
+        assert (numbers["training"], numbers["testing"]) == wanted
+    assert len(rpn.head.conv) == 1
+    sizes, ratios = rpn.anchor_generator.sizes, rpn.anchor_generator.aspect_ratios
+    assert sizes == (((32, 64, 128, 256, 512),) if c4 else ((32,), (64,), (128,), (256,), (512,)))
+    assert set(ratios) == {(0.5, 1.0, 2.0)}
+    for part, low, high, number, share, weights, overlap in (
+        (rpn, 0.3, 0.7, 256, 0.5, (1, 1, 1, 1), 0.7),
+        (found, 0.5, 0.5, 512, 0.25, (10, 10, 5, 5), 0.5),
+    ):
+        matcher, sampler = part.proposal_matcher, part.fg_bg_sampler
+        assert (matcher.low_threshold, matcher.high_threshold) == (low, high)
+        assert matcher.allow_low_quality_matches == (part is rpn)
+        assert (sampler.batch_size_per_image, sampler.positive_fraction) == (number, share)
+        assert tuple(part.box_coder.weights) == weights
+        assert part.nms_thresh == overlap
+        assert part.beta == 0
+    assert (found.score_thresh, found.detections_per_img) == (0.05, 100)
+    assert (found.box_roi_pool.output_size, found.box_roi_pool.samples) == (14 if c4 else 7, 0)
+    transform, smallest = model.transform, 480 if name == "voc_c4" else 640
+    assert sorted(transform.min_size) == [*range(smallest, 801, 32)]
+    assert (transform.max_size, transform.size_divisible) == (1333, 32)
+    batch, rate = (config.batch_size, config.precise_bn, config.eval_images), (config.lr, config.weight_decay)
+    assert (batch, rate, config.norm_weight_decay) == ((16, 200, None), (0.02, 1e-4), 0)
+    assert (config.iterations, config.warmup_iterations, config.warmup_factor) == {
+        "coco_fpn_2x": (180000, 1000, 0.001), "voc_c4": (24000, 100, 0.001)
+    }.get(name, (90000, 1000, 0.001))  # fmt: skip
+    assert (config.metric, config.train_difficult) == (("voc07", True) if name == "voc_c4" else ("coco", False))
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_res5_learns_rectangles_without_masks(data, tmp_path):

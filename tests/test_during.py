@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import struct
 import subprocess
 import sys
 import types
@@ -211,6 +212,10 @@ class Recorder:
         return [(args, named) for called, args, named in self.calls if called == name]
 
 
+class ToolError(Exception):
+    """Stands for the errors of a library."""
+
+
 def fake(monkeypatch, kind):
     """A recorder, as the library of this name would be imported."""
     seen = Recorder()
@@ -219,7 +224,7 @@ def fake(monkeypatch, kind):
         module, name = types.SimpleNamespace(SummaryWriter=seen.note("open", writer)), "torch.utils.tensorboard"
     elif kind == "wandb":
         run = types.SimpleNamespace(log=seen.note("write"), finish=seen.note("close"))
-        module, name = types.SimpleNamespace(init=seen.note("open", run)), "wandb"
+        module, name = types.SimpleNamespace(init=seen.note("open", run), Error=ToolError), "wandb"
     else:
         run = types.SimpleNamespace(info=types.SimpleNamespace(run_id="abc"))
         module = types.SimpleNamespace(
@@ -227,6 +232,7 @@ def fake(monkeypatch, kind):
             log_params=seen.note("params"),
             log_metrics=seen.note("write"),
             end_run=seen.note("close"),
+            MlflowException=ToolError,
         )
         name = "mlflow"
     monkeypatch.setitem(sys.modules, name, module)
@@ -280,6 +286,33 @@ def test_a_missing_library_is_one_sentence(kind, data, tmp_path, monkeypatch):
         trained(data, tmp_path / "run", log_to=[kind])
 
 
+@pytest.mark.parametrize(("kind", "opens"), [("wandb", "init"), ("mlflow", "start_run")])
+def test_a_tool_that_cannot_begin_stops_the_run_before_its_first_step(kind, opens, data, tmp_path, monkeypatch):
+    fake(monkeypatch, kind)
+    monkeypatch.setattr(sys.modules[kind], opens, raises("no account."))
+    with pytest.raises(ConfigError, match=rf"^log_to: {kind}: no account; (set|check) .*, or take {kind} out of"):
+        trained(data, tmp_path / "run", log_to=[kind])
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_tool_that_fails_later_is_left_out_and_the_run_goes_on(data, plain, tmp_path, monkeypatch, capsys):
+    seen, other = fake(monkeypatch, "mlflow"), fake(monkeypatch, "tensorboard")
+    monkeypatch.setattr(sys.modules["mlflow"], "log_metrics", raises("no answer"))
+    state, lines = trained(data, tmp_path / "run", log_to=["mlflow", "tensorboard"])
+    same(state, plain[0])
+    said = "log_to: MLflow failed (no answer); the run goes on without it, log.jsonl has all lines"
+    assert capsys.readouterr().err.count(said) == 1
+    assert len({args[2] for args, _ in other.named("write")}) == len(lines)
+    assert not seen.named("close")
+
+
+def raises(text):
+    def function(*_, **__):
+        raise ToolError(text)
+
+    return function
+
+
 def test_nothing_is_imported_unless_asked():
     code = (
         "import sys; import mlssl.pretrain.loggers, mlssl.pretrain.schedule\n"
@@ -300,3 +333,53 @@ def test_tensorboard_reads_what_was_written(data, tmp_path):
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == [line["step"] for line in lines]
     assert [e.value for e in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")
+def test_mlflow_reads_what_was_written(data, tmp_path, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    _, lines = trained(data, tmp_path / "run", log_to=["mlflow"])
+    run = (tmp_path / "run" / "mlflow_run_id").read_text()
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert client.get_run(run).data.params["views/crop"] == "32"
+    assert client.get_run(run).info.status == "FINISHED"
+    got = [(m.step, m.value) for m in client.get_metric_history(run, "loss")]
+    assert got == [(line["step"], line["loss"]) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_keeps_what_was_written_offline(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    _, lines = trained(data, tmp_path / "run", log_to=["wandb"])
+    (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-run.wandb")
+    rows = [json_of(r.history.item) for r in wandb_records(file) if r.WhichOneof("record_type") == "history"]
+    assert [(row["_step"], row["loss"]) for row in rows] == [(line["step"], line["loss"]) for line in lines]
+
+
+def json_of(items):
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def wandb_records(file):
+    """The records of a file of wandb: 7 bytes, then LevelDB's log of protobuf messages in 32 KiB blocks."""
+    from wandb.proto import wandb_internal_pb2
+
+    content, at, whole = file.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    while at + 7 <= len(content):
+        if 2**15 - at % 2**15 < 7:  # no head of a part fits into the rest of the block
+            at += 2**15 - at % 2**15
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        whole, at = whole + content[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record

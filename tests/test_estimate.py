@@ -9,16 +9,18 @@ import pytest
 import torch
 import yaml
 from support.results import put as put_result
-from support.tiny_coco import write_coco
+from support.tiny_coco import write_backbone, write_coco
 
 from mlssl import results
-from mlssl.cost import estimate, rates
+from mlssl.cost import calibration, estimate, rates
+from mlssl.cost.near import near
 from mlssl.cost.speed import measure
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
 from mlssl.runtime import device
 from mlssl.study import expand as study
+from mlssl.study.settings import TRANSFERS, Classification, Data, Svm
 from mlssl.study.validation import plain
 from mlssl.transfer.linear import evaluate
 
@@ -103,6 +105,19 @@ def test_rates_are_the_times_divided_by_the_work(loaded):
         "linear": 30.0 / (80 + 20),
         "detection": 150.0 / (3 * 10 * 2 + 15),
     }
+
+
+def test_the_work_of_fine_tuned_and_of_frozen_classification():
+    """Five epochs of 40 training images, each with a test on 10; a step costs three evaluated images."""
+    config = {"size": 32, "epochs": 5, "frozen": False}
+    images = {"steps": 0, "train_images": 40, "val_images": 10}
+    assert rates.units("classification", config, **images) == 5 * (3 * 40 + 10)
+    assert rates.units("classification", config | {"frozen": True}, **images) == 5 * (40 + 10)
+    assert rates.units("classification", config, **images | {"val_images": None}) is None
+    keys = [rates.key("classification", "resnet18", config | {"frozen": frozen}) for frozen in (False, True)]
+    assert keys == [f"classification, resnet18, size 32, frozen {frozen}" for frozen in (False, True)]
+    bigger = keys[0].replace("size 32", "size 64")
+    assert near(bigger, {keys[0]: 1.0}).seconds == 4.0
 
 
 def test_a_job_takes_longer_than_its_work(loaded):
@@ -263,6 +278,23 @@ def test_the_reference_rates_cover_the_default_study(loaded, monkeypatch):
     found = estimate.jobs(demo, rates.sources(Path("nowhere"), device="cpu"))
     assert all(job.seconds for job in found)
     assert 30 < estimate.wall_clock(found, 2) / 60 < 45  # 80 minutes of one core
+
+
+def test_every_evaluator_can_be_measured():
+    assert set(calibration.STAGES) == set(TRANSFERS) - {"pseudo_labels"}  # which costs next to nothing
+
+
+@pytest.mark.parametrize(
+    "config", [Classification(Data("-"), size=32, resize=32), Svm(Data("-"), size=64, costs=(1.0,))]
+)
+def test_classification_and_svms_are_measured_at_two_lengths(config, tmp_path):
+    stage = type(config).__name__.lower()
+    for images in (calibration.FEW, calibration.MORE):
+        write_coco(tmp_path / str(images), splits={"train2017": images, "val2017": images // 2})
+    file = write_backbone(tmp_path / "backbone.pt")
+    short, long = calibration.lengths(config, tmp_path)
+    assert calibration.units(stage, long) == 4 * calibration.units(stage, short)
+    assert calibration.timed(stage, short, file, torch.device("cpu")) > 0
 
 
 def test_measuring_takes_real_steps(loaded):

@@ -1,5 +1,6 @@
 """The map of a folder of images."""
 
+import importlib.util
 import itertools
 
 import numpy as np
@@ -52,6 +53,31 @@ def test_the_seed_draws_and_one_image_is_enough(tmp_path, monkeypatch):
     assert a != c
     assert maps.write_map(files[:1], features[:1], tmp_path / "one.png") == 1
     assert maps.plane(np.ones((3, 2))).tolist() == [[0, 0]] * 3
+
+
+def test_umap_is_an_extra_and_needs_some_images(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "umap" else find(name))
+    with pytest.raises(
+        ConfigError, match=r"--map-by umap needs umap-learn; pip install 'mlssl\[map\]', or give pca"
+    ):
+        maps.check(maps.Path("map.png"), "umap")
+    with pytest.raises(ConfigError, match="--map-by umap: 15 images are too few; give more than 15, or pca"):
+        maps.umap_plane(np.eye(15), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+def test_umap_keeps_groups_together_and_repeats_by_its_seed():
+    # Three directions with a little noise: the nearest image on the plane is one of the same group.
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.eye(3, 8), 20, axis=0) + rng.normal(0, 0.02, (60, 8))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    found = maps.umap_plane(x, 0)
+    apart = ((found[:, None] - found[None]) ** 2).sum(axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (apart.argmin(axis=1) // 20 == np.arange(60) // 20).all()
+    assert np.array_equal(found, maps.umap_plane(x, 0))
 
 
 def test_other_endings_and_existing_files_are_refused(tmp_path):

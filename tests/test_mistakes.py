@@ -1,5 +1,6 @@
 """Typical mistakes on the command line and in studies: each is answered by one sentence with the remedy."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from support.snakemake import snakemake, tiny, write
 
-from mlssl.cli import GROUPS, main, parser
+from mlssl.cli import GROUPS, main, parser, studies
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.runtime import device
 from mlssl.study import expand
@@ -53,6 +54,28 @@ MISTAKES = {
     "pretrain --config tiny.yaml --out x": "tiny.yaml: is a study, not the settings of one stage",
     "pretrain --config none.yaml --out x": "none.yaml: no such file; check the path",
     "pretrain --study tiny": "pretrain: --study needs --run-name too",
+    "--hepl": "mlssl: unknown option --hepl (did you mean '--help'?)",
+    "run tiny.yaml demo -n": "demo: tiny.yaml is given already; give one study",
+    "run tiny.yaml -n --config study=demo": "study=demo: tiny.yaml is given already; give one study",
+    "run tiny.yaml --coress 2": "unknown option --coress (did you mean '--cores'?); `snakemake --help` lists",
+    "run tiny.yaml --image shop": "unknown option --image (did you mean '--images'?)",
+    "run tiny.yaml -n --workflow-profile slrm": "slrm: no such folder (did you mean 'slurm'?); give one of ku",
+    "status --study tiny demo": "mlssl status: two studies are given, ",
+    "status --set pretrain.steps=2 tiny": "give a study: `mlssl status tiny --set KEY=VALUE`, before --set",
+    "redo": "mlssl redo: give a study: `mlssl redo demo`",
+    "redo mls-f67d1b8e-s0": "mls-f67d1b8e-s0: no such file; give the path of a study",
+    "redo tiny --stage linear mls-f67d1b8e": "has no run 'mls-f67d1b8e' (did you mean 'mls-f67d1b8e-s0'?)",
+    "page --study tiny demo": "results/tiny: has no metrics.tsv",
+    "scenes --out x --images 2 --size 64x": "argument --size: '' is not allowed; give a whole number",
+    "contact-sheet --data x --out x.jpg": "'x.jpg' is not allowed; give a file that ends in .png",
+    "histograms --study tiny --run-name x --out x.png": "'x.png' is not allowed; give a file that ends in .json",
+    "search-benchmark --checkpoint c --images i --out b.json": "search-benchmark: --checkpoint needs --sizes too",
+    "embed b.pt images --out f.csv": "mlssl embed: f.csv: give a file that ends in .npz or .parquet",
+    "store --images . --out .": "argument --out: '.' is not allowed; give the name of what to write",
+    "import --photos . --out ..": "argument --out: '..' is not allowed; give the name of what to write",
+    "settings --out .": "argument --out: '.' is not allowed; give the name of what to write",
+    "estimate tiny --set name=My-Study": "'My-Study' is not allowed; give lower-case letters, digits and _ or -, a",
+    "estimate tiny --set seeds=[0": "--set: 'seeds=[0': not valid YAML: line 1, column 3: expected ',' or ']'",
 }
 
 
@@ -89,12 +112,15 @@ IN_STUDIES = [
     (changed(ablations={"k": {**K, "param": "kk", "values": [2]}}), "has no such parameter"),
     (tiny(data={"dataset": {"name": "coco2016"}}), "'coco2016' is not known (did you mean 'coco2017'?)"),
     (tiny(data={"photos": {"folder": "nowhere"}}), "nowhere: no such folder"),
+    (changed(pretrain={"log_to": ["wandb"]}), "pretrain.log_to: wandb is not installed; run `pip install wandb`"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("values", "sentence"), IN_STUDIES, ids=[text[:40] for _, text in IN_STUDIES])
 def test_a_mistake_in_a_study_is_one_sentence(values, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
     path = write(tmp_path / "study.yaml", values)
     try:
         said = " ".join(expand.load(path).absent())
@@ -103,6 +129,22 @@ def test_a_mistake_in_a_study_is_one_sentence(values, sentence, tmp_path, monkey
     assert said.startswith(f"{path}: ")
     assert sentence in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: a\nname: b\n", "line 2, column 1: key 'name' is given twice"),
+        ("seeds: [0\n", "line 2, column 1: expected ',' or ']', but got '<stream end>'"),
+        ("pretrain:\n\tlr: 3\n", "line 2, column 1: a tab; indent by spaces"),
+    ],
+)
+def test_what_is_no_yaml_is_one_sentence_with_its_line(text, sentence, tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        expand.load(path)
+    assert str(refused.value) == f"{path}: not valid YAML: {sentence}"
 
 
 def test_a_number_may_be_written_as_in_json(tmp_path, monkeypatch):
@@ -139,6 +181,28 @@ def test_help_lists_every_command_in_a_group_and_no_default_of_none():
     for name, sub in commands.items():
         assert "None" not in sub.format_help(), name
         assert "==SUPPRESS==" not in sub.format_help(), name
+        assert f"mlssl {name}" in sub.format_help().split("examples:\n")[1], name
+        for action in sub._actions:
+            takes = action.nargs != 0 and action.choices is None and action.dest != "study"
+            if takes and action.option_strings:
+                assert action.metavar not in (None, action.dest.upper()), f"{name} {action.option_strings}"
+
+
+def test_a_lock_that_a_killed_call_has_left_is_named_and_not_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert studies.left_lock() == ""
+    lock = tmp_path / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert "if none runs: `mlssl run demo --unlock`" in studies.left_lock().format("demo")
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "snakemake"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        assert studies.left_lock() == ""
+        other.communicate()
+    assert lock.exists()
 
 
 @pytest.mark.parametrize("word", ["est", "ti"])

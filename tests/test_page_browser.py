@@ -231,8 +231,9 @@ def test_the_keyboard_reaches_all_that_can_be_used(tab):
 
 
 @pytest.mark.slow
-@SIZES
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("size", "scheme"), [((1440, 900), "light"), ((390, 844), "dark")], ids=["desktop-light", "phone-dark"]
+)
 def test_axe_finds_nothing_serious(tab, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is missing")
     tab.emulate_media(color_scheme=scheme)

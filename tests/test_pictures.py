@@ -1,7 +1,9 @@
 """Neighbours and score histograms: who is near, what is drawn where, for every method's checkpoint."""
 
+import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from support.snakemake import small, write
 from support.tiny_coco import IDENTIFIED, write_coco
 
 from mlssl.cli import main
+from mlssl.cli.pictures import categories
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
 from mlssl.pictures import contact_sheet, histogram_sheet, histograms, neighbours
@@ -147,6 +150,56 @@ def test_pictures_are_written(trained, tmp_path, method):
     histogram_sheet.write_histogram_sheet([tmp_path / "h.json"], tmp_path / "h.png")
     for name in ("n.png", "n.pdf", "h.png", "h.pdf"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_the_share_that_is_right_is_that_of_a_loop_over_pairs():
+    rng = np.random.default_rng(0)
+    query, entry = rng.random((6, 4)) < 0.4, rng.random((15, 4)) < 0.4
+    right = neighbours.has_common(query, entry)
+    for i, j in np.ndindex(6, 15):
+        assert right[i, j] == any(a and b for a, b in zip(query[i], entry[j], strict=True))
+    image_of_query, image_of_entry = np.arange(6), np.arange(15) % 8
+    index = rng.integers(0, 15, (6, 3))
+    near = [right[i, j] for i, row in enumerate(index) for j in row]
+    others = [right[i, j] for i, j in np.ndindex(6, 15) if image_of_query[i] != image_of_entry[j]]
+    said = neighbours.share_right(right, index, image_of_query, image_of_entry)
+    assert said == (
+        f"{100 * np.mean(near):.0f} % of the nearest crops share a category with their query (6 queries), of "
+        f"all crops {100 * np.mean(others):.0f} %"
+    )
+
+
+def test_right_neighbours_have_a_mark_and_the_title_their_share(tmp_path, monkeypatch):
+    queries = crops([[1, 0], [0, 1]], [0, 1])
+    dictionary = crops([[1, 0.1], [0.1, 1], [1, 1]], [2, 3, 4])
+    shown = np.array([[True, False], [False, False]]), np.array([[True, True], [True, False], [False, False]])
+    drawn = []
+    monkeypatch.setattr(neighbours, "save", lambda figure, path: drawn.append(figure))
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    about = {"rows": 1, "neighbours": 2, "method": "MLS", "about": "Run x"}
+    neighbours.write_neighbours(queries, dictionary, lambda i: image, tmp_path / "n.png", shown=shown, **about)
+    neighbours.write_neighbours(queries, dictionary, lambda i: image, tmp_path / "n.png", **about)
+    marks = [[text.get_xlabel().endswith(neighbours.RIGHT) for text in figure.axes] for figure in drawn]
+    assert sum(marks[0]) == 1
+    assert sum(marks[1]) == 0
+    titles = [" ".join(figure.get_suptitle().split()) for figure in drawn]
+    assert titles[0].startswith(
+        "MLS: 25 % of the nearest crops share a category with their query (2 queries), of all"
+    )
+    assert titles[1] == "MLS: nearest entries of the dictionary"
+
+
+def test_categories_are_known_of_a_run_s_own_labelled_images_alone(trained, tmp_path):
+    run = read_run(trained / "mls" / "checkpoint.pt")
+    labelled = replace(run, config=replace(run.config, data=replace(run.config.data, root=str(trained / "coco"))))
+    embedded = embed(run, ImageStore(trained / "store"), SETTINGS, CPU)
+    of_query, of_entry = categories(labelled, trained / "store", embedded)
+    assert (len(of_query), len(of_entry)) == (len(embedded[0].g), len(embedded[1].g))
+    assert of_entry.any()
+    assert categories(run, trained / "store", embedded) is None  # no annotations where the run looked for them
+    assert categories(labelled, trained / "coco" / "train2017", embedded) is None
+    (tmp_path / "index.json").write_text(json.dumps({"names": ["unknown.jpg"], "sizes": [[8, 8]]}))
+    assert categories(labelled, tmp_path, embedded) is None
 
 
 @pytest.fixture

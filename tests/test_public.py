@@ -15,6 +15,7 @@ from mlssl.data.coco import read_split
 from mlssl.data.store import ImageStore, build_store
 from mlssl.datasets import catalogue
 from mlssl.datasets.catalogue import DATASETS
+from mlssl.datasets.counts import BY_HAND
 from mlssl.datasets.prepare import prepare
 from mlssl.errors import DataError
 from mlssl.transfer import dense, linear
@@ -138,6 +139,11 @@ def labels_by_name(out, split):
     read = read_split(out, split)
     rows = read.labels()
     return {im["file_name"]: [read.names[j] for j in np.flatnonzero(rows[i])] for i, im in enumerate(read.images)}
+
+
+def test_data_sets_that_cannot_be_downloaded_are_known_without_their_catalogue():
+    lost = {name for name, known in DATASETS.items() if any(archive.url is None for archive in known.archives)}
+    assert set(BY_HAND) == lost
 
 
 def test_coco_from_a_folder(tmp_path, capsys):

@@ -13,7 +13,7 @@ from mlssl.analysis.outputs import IMAGE_GROUPS, METRICS, RUNS
 from mlssl.analysis.several import read
 from mlssl.cli import main
 from mlssl.errors import ConfigError
-from mlssl.page.several import compare, write_comparison, write_leaderboard
+from mlssl.page.several import MOST, compare, write_comparison, write_leaderboard
 from mlssl.statistics.paired import difference
 from mlssl.statistics.unpaired import unpaired
 
@@ -144,7 +144,7 @@ def test_a_leaderboard_ranks_and_counts_what_failed(tmp_path):
     assert board["sd"][0] == pytest.approx(np.std([51.0, 51.5, 54.0], ddof=1))
     assert board["absent"].fillna("").tolist() == ["1 failed", "", "", "", "1 failed"]
     (table,) = Reader((folder / "index.html").read_text()).tables
-    assert table[1] == ["mls", "b", "52.17 ± 1.61", "3 (1 failed)", "640"]
+    assert table[1] == ["MLS", "b", "52.17 ± 1.61", "3 (1 failed)", "640"]
     assert (
         "| mls      | b       | 52.17 ± 1.61 | 3 (1 failed) | 640           |"
         in (folder / "leaderboard.md").read_text()
@@ -161,7 +161,7 @@ def test_levels_have_the_names_of_the_tables_where_runs_tsv_is_there(tmp_path):
         folders.append(folder)
         assert compare_names(read([folder])) == ["mls", "mls"]
         pd.DataFrame(lines, columns=RUNS).to_csv(folder / "runs.tsv", sep="\t", index=False, na_rep="NA")
-    assert [row[0].text for row in compare(read(folders)).sides[0].table.rows] == ["mls", "mls, k = 20"]
+    assert [row[0].text for row in compare(read(folders)).sides[0].table.rows] == ["MLS", "MLS, K = 20"]
 
 
 def compare_names(results):
@@ -221,3 +221,11 @@ def test_a_thousand_runs_of_twenty_evaluators_are_a_page_below_five_megabytes(tm
     assert time.process_time() - start < 10
     assert page.stat().st_size < 5_000_000
     assert len(Reader(page.read_text()).tables) == 20
+
+
+def test_the_first_screen_has_the_first_methods_and_says_how_many_more_there_are(tmp_path):
+    many = {(f"m{i}", f"d{i}"): {0: 50.0, 1: 51.0 + i} for i in range(MOST + 2)}
+    page = compare(read([write(tmp_path / "a", many), write(tmp_path / "b", many)]))
+    assert [answer.name for answer in page.answers[0].answers] == [f"m{i}" for i in range(MOST)]
+    assert page.answers[0].note == "2 more are in the table below."
+    assert len(page.sides[0].table.rows) == MOST + 2

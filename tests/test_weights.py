@@ -179,6 +179,25 @@ def test_a_row_of_weights_that_contradicts_itself_is_refused(given, said):
         loaded(BASE | {"methods": {"random": {}, "theirs": given}})
 
 
+def test_weights_may_be_a_file_of_an_installed_package(monkeypatch):
+    Path("published_weights").mkdir()
+    Path("published_weights/__init__.py").write_text("raise RuntimeError('it is not imported')")
+    torch.save(moco(), "published_weights/w.pth")
+    monkeypatch.syspath_prepend(Path.cwd())
+    row = BASE["methods"]["theirs"]
+    named, by_path = (
+        loaded(BASE | {"methods": {"random": {}, "theirs": row | {"weights": weights}}})
+        for weights in ("package:published_weights/w.pth", "published_weights/w.pth")
+    )
+    assert set(named.runs) == set(by_path.runs)
+    check_weights(named)
+    for name in ("missing_weights", "not a name"):
+        with pytest.raises(
+            ConfigError, match=rf"methods\.theirs\.weights: .*install the Python package '{name}', or"
+        ):
+            loaded(BASE | {"methods": {"random": {}, "theirs": {"weights": f"package:{name}/w.pth"}}})
+
+
 def test_a_file_that_is_gone_is_named_with_its_setting():
     assert loaded(BASE).absent() == ["study.yaml: methods.theirs.weights: w.pth: no such file; check the path"]
 

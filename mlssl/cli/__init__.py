@@ -17,6 +17,7 @@ from mlssl.cli.options import Parser
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, Interrupted
+from mlssl.project import study_file
 from mlssl.study.settings import ONE_DEVICE, TRANSFERS
 
 STAGE_NEEDS = {"study": ["run_name"], "config": ["backbone", "out"]}
@@ -28,9 +29,11 @@ NEEDED = {
     "pseudo-labels": {"study": ["run_name"], "config": ["run_folder", "store", "out"]},
     "neighbours": EMBEDDING_NEEDS,
     "histograms": EMBEDDING_NEEDS,
-    "search-benchmark": EMBEDDING_NEEDS,
+    "search-benchmark": {**EMBEDDING_NEEDS, "checkpoint": ["sizes"]},
 }
 """Command -> option -> what must be given beside that option."""
+FURTHER = {"page": "others", "redo": "run"}
+"""Command -> its arguments after the study."""
 
 
 GROUPS = {
@@ -93,14 +96,29 @@ def arguments(commands: argparse.ArgumentParser) -> argparse.Namespace:
     args, rest = commands.parse_known_args()
     if args.command is None:
         commands.error("give a command; `mlssl --help` lists all")
+    further = FURTHER.get(args.command)
+    if further and not any(word.startswith("-") for word in rest):
+        getattr(args, further).extend(map(study_file, rest))  # argparse leaves what follows an option
+        rest = []
     if rest and not hasattr(args, "snakemake"):
         known[args.command].error(f"unexpected arguments: {' '.join(rest)}")
     if hasattr(args, "snakemake"):
         args.snakemake = rest
-    if getattr(args, "first", None):
+    if getattr(args, "first", None) and args.study is None:
         args.study = args.first
-    if "study" in args and args.study is None and "first" in args:
-        known[args.command].error(f"give a study: `mlssl {args.command} demo`, or the path of a study file")
+    elif getattr(args, "first", None) and further:
+        getattr(args, further).insert(0, args.first)
+    elif getattr(args, "first", None):
+        known[args.command].error(f"two studies are given, {args.study} and {args.first}; give one")
+    if "first" in args and args.study is None:
+        example = f"`mlssl {args.command} demo`, or the path of a study file"
+        if args.set and "=" not in args.set[-1]:
+            example = f"`mlssl {args.command} {args.set[-1]} --set KEY=VALUE`, before --set"
+        known[args.command].error(f"give a study: {example}")
+    for option, needed in NEEDED.get(args.command, {}).items():
+        for name in needed if getattr(args, option) is not None else ():
+            if getattr(args, name, None) is None:
+                known[args.command].error(f"--{option} needs --{name.replace('_', '-')} too")
     return args
 
 
@@ -118,13 +136,7 @@ def main() -> int:
     0: done. 1: refused, with one sentence on stderr. 2: wrong usage (argparse). RUN_AGAIN_LATER, NOT_OWNER:
     interrupted, or taken over by another process.
     """
-    commands = parser()
-    args = arguments(commands)
-    for option in NEEDED.get(args.command, {}):
-        if getattr(args, option) is not None:
-            for needed in NEEDED[args.command][option]:
-                if getattr(args, needed) is None:
-                    commands.error(f"{args.command}: --{option} needs --{needed.replace('_', '-')} too")
+    args = arguments(parser())
     try:
         args.function(args)
         sys.stdout.flush()
@@ -133,7 +145,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ConfigError, DataError, FloatingPointError, OSError, Interrupted, RunInUse, TakenOver) as error:
-        print(f"mlssl {args.command}: {sentence(error)}", file=sys.stderr)
+        print(f"mlssl {args.command}: {sentence(error).removeprefix(f'{args.command}: ')}", file=sys.stderr)
         if isinstance(error, TakenOver):
             return NOT_OWNER
         return RUN_AGAIN_LATER if isinstance(error, Interrupted | RunInUse) else 1

@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
         "doctor",
         doctor,
         "Check this machine: Python, torch, GPU and driver, shared memory, disk, compiler, write access.",
+        "mlssl doctor",
     )
     sub = command(
         commands,

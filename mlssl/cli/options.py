@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = {option for action in self._actions for option in action.option_strings}
         given = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("--")]
-        for option in given if self.prog != "mlssl" else ():
+        for option in given if self.prog != "mlssl" else given[:1]:
             if not any(name.startswith(option) for name in known):
                 message = f"unknown option {option}{did_you_mean(option, known)}; `{self.prog} --help` lists all"
                 break
@@ -63,7 +63,7 @@ def command(
 def add_device(sub: argparse.ArgumentParser) -> None:
     """Add `--threads` and `--device`."""
     sub.add_argument("--threads", type=count, metavar="N", help="CPU threads; torch's own choice if not given")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    sub.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda or cuda:N")
 
 
 def add_study(sub: argparse.ArgumentParser, *, first: bool = True) -> None:
@@ -94,10 +94,12 @@ def add_run(sub: argparse.ArgumentParser, other: str, text: str) -> None:
     source.add_argument(
         "--study", type=study_file, metavar="STUDY", help=f"{STUDY}; its run is given by --run-name"
     )
-    source.add_argument(other, type=Path, help=text)
+    source.add_argument(other, type=Path, metavar="FILE", help=text)
     # Not `--run`: torchrun, which starts commands with several ranks, has options that begin so.
     add_overrides(sub)
-    sub.add_argument("--run-name", help="name of a run of the study, a wrong one lists all; needed with --study")
+    sub.add_argument(
+        "--run-name", metavar="NAME", help="name of a run of the study, a wrong one lists all; needed with --study"
+    )
 
 
 def add_settings(sub: argparse.ArgumentParser, cls: Any, *, without: Collection[str]) -> None:
@@ -167,8 +169,31 @@ def share(text: str) -> float:
 
 def size(text: str) -> tuple[int, int]:
     """`128` or `640x480` as (width, height)."""
-    width, _, height = text.partition("x")
-    return count(width), count(height or width)
+    width, by, height = text.partition("x")
+    return count(width), count(height if by else width)
+
+
+def named(text: str) -> Path:
+    """Path of a file or folder to write, which `.` and `..` are not."""
+    if Path(text).name in ("", ".."):
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give the name of what to write")
+    return Path(text)
+
+
+def png(text: str) -> Path:
+    """Path of a picture."""
+    return _ends(text, ".png")
+
+
+def json_file(text: str) -> Path:
+    """Path of a JSON file."""
+    return _ends(text, ".json")
+
+
+def _ends(text: str, suffix: str) -> Path:
+    if named(text).suffix != suffix:
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; give a file that ends in {suffix}")
+    return Path(text)
 
 
 def short_side(text: str) -> int | str:

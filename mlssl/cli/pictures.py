@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from mlssl.cli.options import (
     command,
     exists_already,
     given_settings,
+    json_file,
+    png,
     study_of_run,
 )
 from mlssl.digest import digest_of
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mlssl.data.store import ImageStore
-    from mlssl.pictures.embed import Folder, Run
+    from mlssl.pictures.embed import Crops, Folder, Run
     from mlssl.study.expand import Study
 
 
@@ -38,8 +42,10 @@ def add(commands: Any) -> None:
         "neighbours",
         picture,
         "Draw query crops and the crops of their nearest dictionary entries, as boxes on whole images.",
+        "mlssl neighbours --study demo --run-name RUN --out neighbours.png",
+        "mlssl neighbours --checkpoint run/checkpoint.pt --images photos --out neighbours.png",
     )
-    add_embedding(sub, "PNG to write; a PDF is written beside it")
+    add_embedding(sub, png, "PNG to write, and a PDF beside it")
     add_settings(sub, Pictures, without=())
 
     sub = command(
@@ -47,8 +53,9 @@ def add(commands: Any) -> None:
         "histograms",
         picture,
         "Count the scores of one query against a dictionary, before and after training (for histogram-sheet).",
+        "mlssl histograms --study demo --run-name RUN --out mls.json",
     )
-    add_embedding(sub, "JSON to write")
+    add_embedding(sub, json_file, "JSON to write")
     add_settings(sub, Pictures, without=("queries", "neighbours"))
 
     sub = command(
@@ -56,27 +63,31 @@ def add(commands: Any) -> None:
         "histogram-sheet",
         histogram_sheet,
         "Draw histograms of the scores of several runs on one sheet with common axes.",
+        "mlssl histogram-sheet mls.json moco.json --out histograms.png",
     )
     sub.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JSON of `mlssl histograms`, one per run")
-    sub.add_argument("--out", type=Path, required=True, help="PNG to write; a PDF is written beside it")
+    sub.add_argument("--out", type=png, metavar="FILE", required=True, help="PNG to write, and a PDF beside it")
 
     sub = command(
         commands,
         "search-benchmark",
         search_benchmark,
         "Measure time and recall of exact and approximate nearest-neighbour search over the dictionary size.",
+        "mlssl search-benchmark --checkpoint run/checkpoint.pt --images photos --sizes 4096,65536 --out a.json",
     )
-    add_embedding(sub, "JSON to write; TSV, PNG and PDF are written beside it")
+    add_embedding(sub, json_file, "JSON to write; TSV, PNG and PDF are written beside it")
     add_settings(sub, SearchBenchmark, without=("method",))
 
 
-def add_embedding(sub: argparse.ArgumentParser, out: str) -> None:
+def add_embedding(sub: argparse.ArgumentParser, kind: Callable[[str], Path], out: str) -> None:
     """Add the options of a command that embeds images with a trained run."""
     add_run(sub, "--checkpoint", "instead of --study: checkpoint.pt of a pretraining")
     images = sub.add_mutually_exclusive_group()
-    images.add_argument("--images", type=Path, help="folder of images; this or --store is needed with --checkpoint")
-    images.add_argument("--store", type=Path, help="image store (see `mlssl store`)")
-    sub.add_argument("--out", type=Path, required=True, help=out)
+    images.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="images; this or --store is needed with --checkpoint"
+    )
+    images.add_argument("--store", type=Path, metavar="FOLDER", help="image store (see `mlssl store`)")
+    sub.add_argument("--out", type=kind, metavar="FILE", required=True, help=out)
     add_device(sub)
 
 
@@ -130,6 +141,7 @@ def picture(args: argparse.Namespace) -> None:
 
         rows, neighbours = pictures.queries, pictures.neighbours
         words: dict[str, Any] = {"method": in_words(method), "about": f"{run.about()}, images {source}"}
+        words["shown"] = categories(run, path, after)
         write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, **words)
     else:
         from mlssl.pictures.histograms import write_histograms
@@ -137,6 +149,28 @@ def picture(args: argparse.Namespace) -> None:
         before = embed(run, images, pictures, on, trained=False)
         trained_run = run.config.target is not None
         write_histograms(before, after, args.out, method=method, trained=trained_run, about=f"Images {source}")
+
+
+def categories(run: Run, store: Path, crops: Sequence[Crops]) -> tuple[np.ndarray, ...] | None:
+    """The categories that crops of a run's training images show, bool N x C each.
+
+    None where they are not known: images that are not those of the run, or of which some or all have no labels.
+    """
+    from mlssl.data.coco import read_split
+    from mlssl.study.settings import PseudoLabels
+    from mlssl.transfer import needs
+    from mlssl.transfer.crop_categories import categories_shown, read_objects
+
+    data = run.config.data
+    annotated = (Path(data.root) / "annotations" / f"instances_{data.train}.json").exists()
+    if not annotated or not (store / "index.json").exists():
+        return None
+    split = read_split(data.root, data.train)
+    stored = json.loads((store / "index.json").read_text(encoding="utf-8"))["names"]
+    if needs.pseudo_labels(split) or not {image["file_name"] for image in split.images}.issuperset(stored):
+        return None
+    objects = read_objects(split, store)
+    return tuple(categories_shown(objects, own.image, own.box, PseudoLabels(data).visible) for own in crops)
 
 
 def histogram_sheet(args: argparse.Namespace) -> None:

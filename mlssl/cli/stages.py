@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlssl import results
-from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, study_of_run, whole
+from mlssl.cli.options import add_device, add_run, add_study, command, exists_already, named, study_of_run, whole
 from mlssl.errors import ConfigError, DataError, MissingLabels, did_you_mean
 from mlssl.files import write_text
 from mlssl.pretrain.run import signals
@@ -31,17 +31,25 @@ RESULT_FILE = "result file (JSON), which is never replaced; needed with --config
 def add(commands: Any) -> None:
     """Add them to the parser."""
     sub = command(
-        commands, "resolve", resolve, "Write the full settings of one run or transfer of a study as YAML."
+        commands,
+        "resolve",
+        resolve,
+        "Write the full settings of one run or transfer of a study as YAML.",
+        "mlssl resolve linear --study demo --out linear.yaml",
     )
-    sub.add_argument("name", help="name of a run, or of a transfer such as linear")
+    sub.add_argument("name", metavar="NAME", help="name of a run, or of a transfer such as linear")
     add_study(sub, first=False)
-    sub.add_argument("--out", type=Path, required=True, help="the YAML file to write")
+    sub.add_argument("--out", type=named, metavar="FILE", required=True, help="the YAML file to write")
 
     sub = command(
-        commands, "check", check, "Check that the data of a study have the labels that each transfer needs."
+        commands,
+        "check",
+        check,
+        "Check that the data of a study have the labels that each transfer needs.",
+        "mlssl check shop.yaml",
     )
     add_study(sub)
-    sub.add_argument("--out", type=Path, help="also write the outcome to this text file")
+    sub.add_argument("--out", type=named, metavar="FILE", help="also write the outcome to this text file")
     sub.add_argument("--weights", action="store_true", help="check only the files of weights, which need no data")
 
     sub = command(
@@ -49,10 +57,14 @@ def add(commands: Any) -> None:
         "pretrain",
         pretrain,
         "Pretrain a backbone without labels. An interrupted run resumes from its state.",
+        "mlssl pretrain --study demo --run-name RUN",
+        "mlssl pretrain --config mls.yaml --out run             mls.yaml: by `mlssl resolve`",
     )
     add_run(sub, "--config", SETTINGS_FILE)
-    sub.add_argument("--out", type=Path, help="folder for backbone, checkpoint, log and cost; needed with --config")
-    sub.add_argument("--store", type=Path, help="image store; built if it does not exist")
+    sub.add_argument(
+        "--out", type=named, metavar="FOLDER", help="for backbone, checkpoint, log and cost; needed with --config"
+    )
+    sub.add_argument("--store", type=Path, metavar="FOLDER", help="image store; built if it does not exist")
     sub.add_argument("--changed-code", action="store_true", help="resume a run that other code began")
     add_device(sub)
 
@@ -67,10 +79,19 @@ def add(commands: Any) -> None:
         "detection": "Fine-tune a backbone with Mask R-CNN and FPN: AP of boxes and masks.",
         "segmentation": "Fine-tune a backbone with an FCN head: mIoU, mAcc, aAcc.",
     }.items():
-        sub = command(commands, name, transfer, text)
+        sub = command(
+            commands,
+            name,
+            transfer,
+            text,
+            f"mlssl {name} --study demo --run-name RUN",
+            f"mlssl {name} --config {name}.yaml --backbone run/backbone.pt --out {name}.json",
+        )
         add_run(sub, "--config", SETTINGS_FILE)
-        sub.add_argument("--backbone", type=Path, help="backbone.pt of a pretraining; needed with --config")
-        sub.add_argument("--out", type=Path, help=RESULT_FILE)
+        sub.add_argument(
+            "--backbone", type=Path, metavar="FILE", help="backbone.pt of a pretraining; needed with --config"
+        )
+        sub.add_argument("--out", type=named, metavar="FILE", help=RESULT_FILE)
         sub.add_argument(
             "--seed", type=whole, metavar="N", help="seed of the transfer; the pretraining's if not given"
         )
@@ -81,11 +102,16 @@ def add(commands: Any) -> None:
         "pseudo-labels",
         pseudo_labels,
         "Evaluate the pseudo-labels that a run recorded during training with annotations that it did not use.",
+        "mlssl pseudo-labels --study demo --run-name RUN",
     )
     add_run(sub, "--config", SETTINGS_FILE)
-    sub.add_argument("--run-folder", type=Path, help="folder of a pretraining; needed with --config")
-    sub.add_argument("--store", type=Path, help="the image store that it trained on; needed with --config")
-    sub.add_argument("--out", type=Path, help=RESULT_FILE)
+    sub.add_argument(
+        "--run-folder", type=Path, metavar="FOLDER", help="that of a pretraining; needed with --config"
+    )
+    sub.add_argument(
+        "--store", type=Path, metavar="FOLDER", help="the image store that it trained on; needed with --config"
+    )
+    sub.add_argument("--out", type=named, metavar="FILE", help=RESULT_FILE)
 
 
 def check(args: argparse.Namespace) -> None:

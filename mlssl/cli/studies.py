@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlssl import results
-from mlssl.cli.options import add_device, add_overrides, add_study, command, count, exists_already
+from mlssl.cli.options import add_device, add_overrides, add_study, command, count, exists_already, json_file, named
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_text
@@ -42,7 +42,9 @@ def add(commands: Any) -> None:
     add_overrides(sub)
     own = "write <folder>.yaml, a study of own photos that extends config/photos.yaml, and run it"
     sub.add_argument("--images", type=Path, metavar="FOLDER", help=own)
-    sub.add_argument("--labels", type=Path, help="labels of some of --images (see `mlssl import --help`)")
+    sub.add_argument(
+        "--labels", type=Path, metavar="FILE", help="labels of some of --images (see `mlssl import --help`)"
+    )
     sub.add_argument("--method", metavar="NAME", help="the only method to train, such as mls; all if not given")
     sub.add_argument("--budget", metavar="TIME", help="30min, 2h, 1d: as many epochs as end in this time")
 
@@ -51,6 +53,8 @@ def add(commands: Any) -> None:
         "status",
         status,
         "List which results of a study exist, what runs now, what failed and why, and the time that is left.",
+        "mlssl status demo",
+        "mlssl status results/demo                            from its files alone, also of another machine",
     )
     add_study(sub)
 
@@ -60,25 +64,36 @@ def add(commands: Any) -> None:
         redo,
         "Move results to results/<study>/old, so that the next `mlssl run` makes them again. Without names of "
         "runs, results that were made by other code.",
+        "mlssl redo demo                                      what other code made",
+        "mlssl redo demo mls-50e07526-s0 --stage linear       one result of one run",
     )
-    sub.add_argument("run", nargs="*", help="names of runs")
-    add_study(sub, first=False)
+    add_study(sub)
+    sub.add_argument("run", nargs="*", metavar="RUN", help="names of runs")
     sub.add_argument("--all", action="store_true", help="all runs of the study")
     sub.add_argument(
-        "--stage", action="append", help="pretrain (with its transfers), linear, …; all if not given; repeatable"
+        "--stage",
+        action="append",
+        metavar="NAME",
+        help="pretrain (with its transfers), linear, …; all if not given; repeatable",
     )
 
     sub = command(
-        commands, "settings", settings, "Print every setting of a study with its type, range, default and meaning."
+        commands,
+        "settings",
+        settings,
+        "Print every setting of a study with its type, range, default and meaning.",
+        "mlssl settings | less",
     )
     sub.add_argument("--format", choices=("markdown", "json-schema"), default="markdown")
-    sub.add_argument("--out", type=Path, help="file to write; printed if not given")
+    sub.add_argument("--out", type=named, metavar="FILE", help="file to write; printed if not given")
 
     sub = command(
         commands,
         "estimate",
         estimate,
         "Estimate what a study costs in time, GPU-hours and disk, in total and for each table.",
+        "mlssl estimate demo --cores 8",
+        "mlssl estimate coco --gpus 8",
     )
     add_study(sub)
     sub.add_argument(
@@ -86,17 +101,24 @@ def add(commands: Any) -> None:
     )
     sub.add_argument("--measure", action="store_true", help="first time each stage on this machine (minutes)")
     sub.add_argument("--gpus", type=count, metavar="N", default=1, help="number of GPUs at a time")
-    sub.add_argument("--save", type=Path, help="write the rates of all results under results/ to this JSON file")
+    sub.add_argument(
+        "--save", type=named, metavar="FILE", help="write the rates of all results under results/ to this JSON file"
+    )
 
     sub = command(
         commands,
         "cost-benchmark",
         cost_benchmark,
         "Measure what a training step of each compared method costs: time, operations, memory, parameters.",
+        "mlssl cost-benchmark competitors --out costs.json",
     )
     add_study(sub)
     sub.add_argument(
-        "--out", type=Path, required=True, help="JSON to write; TSV and Markdown are written beside it"
+        "--out",
+        type=json_file,
+        metavar="FILE",
+        required=True,
+        help="JSON to write; TSV and Markdown are written beside it",
     )
     add_device(sub)
 
@@ -105,10 +127,12 @@ def add(commands: Any) -> None:
         ("tables", tables, "Write the tables of a study (TSV, Markdown, LaTeX) from metrics.tsv and runs.tsv."),
         ("figures", figures, "Draw the figures of a study (PNG, PDF) from metrics.tsv and runs.tsv."),
     ):
-        sub = command(commands, name, function, text)
+        sub = command(commands, name, function, text, f"mlssl {name} demo")
         add_study(sub)
         if name == "tables":
-            sub.add_argument("--published", type=Path, default=PUBLISHED, help="folder of the paper's numbers")
+            sub.add_argument(
+                "--published", type=Path, metavar="FOLDER", default=PUBLISHED, help="the paper's numbers"
+            )
 
     sub = command(
         commands,
@@ -127,7 +151,7 @@ def add(commands: Any) -> None:
         metavar="STUDY",
         help="compared with the first: studies or their folders",
     )
-    sub.add_argument("--out", type=Path, help="page of a comparison (default: comparison.html)")
+    sub.add_argument("--out", type=named, metavar="FILE", help="page of a comparison (default: comparison.html)")
 
     sub = command(
         commands,
@@ -140,7 +164,8 @@ def add(commands: Any) -> None:
     sub.add_argument("studies", nargs="+", type=study_file, metavar="STUDY", help="studies, or folders of results")
     sub.add_argument(
         "--out",
-        type=Path,
+        type=named,
+        metavar="FOLDER",
         default=Path("leaderboard"),
         help="folder of leaderboard.tsv, .md and index.html",
     )
@@ -157,7 +182,10 @@ def run(args: argparse.Namespace) -> None:
     if args.images is not None and named:
         raise ConfigError(f"give --images or the study {words[0]}, not both")
     requested_cores(words)
+    check_options(words)
     given = [f"study={own_study(args) if args.images is not None else study_file(words.pop(0))}"]
+    if twice := [word for word in words if word.startswith("study=") or (word == words[0] and is_study(word))]:
+        raise ConfigError(f"{twice[0]}: {given[0].removeprefix('study=')} is given already; give one study")
     if args.set:
         as_values(args.set)
         given.append(f"set={as_text(args.set)}")
@@ -183,8 +211,65 @@ def run(args: argparse.Namespace) -> None:
     )
     if not any(word.startswith(cores) for word in words):
         words = ["--cores", "all", *words]
+    if "--unlock" not in words and (left := left_lock()):
+        print(left.format(given[0].removeprefix("study=")), file=sys.stderr)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *words]
     os.execv(sys.executable, command)
+
+
+USUAL = frozenset({"--cores", "--jobs", "--config", "--dry-run", "--quiet", "--unlock"})
+"""Options of Snakemake that are known without its parser, whose import takes a second."""
+
+
+def check_options(words: list[str]) -> None:
+    """ConfigError for an option that neither `mlssl run` nor Snakemake has, and a profile that is not there."""
+    given = [word.split("=")[0] for word in words if word.startswith("--")]
+    if set(given) <= USUAL:
+        return
+    from snakemake.cli import get_argument_parser
+
+    known = {name for action in get_argument_parser()._actions for name in action.option_strings}
+    for option in given:
+        if not any(name.startswith(option) for name in known):
+            like = did_you_mean(option, [*known, "--images", "--labels", "--method", "--budget", "--set"])
+            raise ConfigError(f"unknown option {option}{like}; `snakemake --help` lists those that it takes")
+    found = re.search(r"(?:^| )--workflow-profile[ =](\S+)", " ".join(words))
+    profiles = SNAKEFILE.parent / "profiles"
+    if found and found[1] != "none":
+        places = (Path(found[1]), Path("profiles") / found[1], profiles / found[1])
+        if not any(place.exists() for place in places):  # Snakemake would run the study without it
+            names = sorted(path.name for path in profiles.iterdir() if path.name != "default")
+            like = did_you_mean(found[1], names)
+            raise ConfigError(
+                f"--workflow-profile: {found[1]}: no such folder{like}; give one of {', '.join(names)}"
+            )
+
+
+def is_study(word: str) -> bool:
+    """Whether a word is a study, not a target of Snakemake."""
+    path = study_file(word)
+    return path.suffix in (".yaml", ".yml") and path.is_file()
+
+
+def left_lock(folder: Path | None = None) -> str:
+    """What to do about a lock of Snakemake in the working directory that no process of this machine seems to hold.
+
+    Empty if there is none. A call on another machine, or in another container, may hold it: that cannot be seen
+    from here, so it is not removed. `{}` stands for the study.
+    """
+    folder = folder or Path.cwd()
+    if not list((folder / ".snakemake" / "locks").glob("*.lock")):
+        return ""
+    import psutil
+
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if process.info["cwd"] == str(folder) and any("snakemake" in word for word in words):
+            return ""
+    return (
+        "note: an earlier call in this folder was killed and has left its lock, or one on another machine holds "
+        "it; if none runs: `mlssl run {} --unlock`, then the same command again"
+    )
 
 
 def own_study(args: argparse.Namespace) -> Path:
@@ -263,6 +348,7 @@ def redo(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--stage: the study has no '{stage}'{like}; it has pretrain, {', '.join(study.transfers)}"
             )
+    args.run = [str(name) for name in args.run]
     for name in args.run:
         if name not in study.runs:
             like = did_you_mean(name, study.runs)

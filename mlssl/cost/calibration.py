@@ -27,10 +27,10 @@ from mlssl.parts.backbone import create_backbone
 from mlssl.scenes import write_scenes
 from mlssl.study.expand import Study
 from mlssl.study.identity import about_run
-from mlssl.study.settings import Data, Detection, Linear, Pretrain, Segmentation, Transfer
+from mlssl.study.settings import Classification, Data, Detection, Linear, Pretrain, Segmentation, Transfer
 from mlssl.study.validation import plain
 from mlssl.tensors import save
-from mlssl.transfer import correspondence, dense, detection, knn, linear, regions, segmentation
+from mlssl.transfer import classification, correspondence, dense, detection, knn, linear, regions, segmentation, svm
 
 FEW, MORE = 24, 96
 """Training images of the two generated datasets; each has half as many validation images."""
@@ -40,6 +40,8 @@ STAGES: dict[str, Callable[..., Any]] = {
     "dense": dense.evaluate,
     "regions": regions.evaluate,
     "correspondence": correspondence.evaluate,
+    "svm": svm.evaluate,
+    "classification": classification.evaluate,
     "detection": detection.evaluate,
     "segmentation": segmentation.evaluate,
 }
@@ -114,6 +116,9 @@ def lengths(config: Transfer, folder: Path) -> Sequence[Transfer]:
         short: dict[str, Any] = {"data": few, "batch_size": min(config.batch_size, 4)}
         short |= {"precise_bn": 0} if isinstance(config, Detection) else {}
         return [dataclasses.replace(config, **short, iterations=n, eval_images=n) for n in (2, 8)]
+    if isinstance(config, Classification):
+        batch = min(config.batch_size, 8)
+        return [dataclasses.replace(config, data=data, epochs=1, batch_size=batch) for data in (few, more)]
     return [dataclasses.replace(config, data=data) for data in (few, more)]
 
 

@@ -43,6 +43,7 @@ BACKWARD = 3
 DENSE = {
     "detection": ["size", "fpn_channels", "box_head_channels", "mask_head_layers", "proposals", "rois_per_image"],
     "segmentation": ["size", "output_stride", "head_channels"],
+    "classification": ["size", "frozen"],
 }
 """Settings that change the cost of an image in a transfer that trains all layers."""
 HEADS = {"detection": "2fc", "segmentation": "fcn"}
@@ -108,7 +109,11 @@ def units(
     """
     if stage == "pretrain":
         return steps or 1
-    if stage in PROBES:
+    if stage == "classification":  # tested after every epoch
+        if train_images is None or val_images is None:
+            return None
+        return config["epochs"] * ((1 if config["frozen"] else BACKWARD) * train_images + val_images)
+    if stage in (*PROBES, "svm"):
         train = 0 if stage == "correspondence" else at_most(train_images, config.get("train_images"))
         val = at_most(val_images, config.get("eval_images"))
         return None if train is None or val is None else train + val

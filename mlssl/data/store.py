@@ -80,7 +80,9 @@ def build_store(
                     )
             return
         if out.exists():
-            raise DataError(f"{out}: exists but is not a complete store; remove the folder")
+            raise DataError(
+                f"{out}: is no complete image store; give another folder, or remove it if an earlier call left it"
+            )
         part, workers = out.with_name(f".{out.name}.part"), (os.cpu_count() or 1) if workers is None else workers
         try:
             skipped = fill(part, folder, find_images(folder), short_side, images_id, workers, max_skipped)

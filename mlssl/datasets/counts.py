@@ -17,5 +17,7 @@ SPLITS = {
     "dtd": {"trainval": 3_760, "test": 1_880},
 }
 
+BY_HAND = ("cityscapes", "camvid", "stanford_cars")
+"""Data sets with an archive that cannot be downloaded: it needs a login, or is no longer where it was."""
 SINGLE_LABEL = ("cub200", "flowers102", "stanford_cars", "fgvc_aircraft", "indoor67", "oxford_pets", "dtd")
 """Data sets whose images have exactly one category each."""

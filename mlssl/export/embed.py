@@ -6,7 +6,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ def embed(
     device: torch.device,
     progress: bool = True,
     map_: Path | None = None,
+    map_by: Literal["pca", "umap"] = "pca",
     seed: int = 0,
 ) -> int:
     """Write one feature per image below the folder `images` to `out` (.npz or .parquet); returns their number.
 
     Names are paths from that folder, sorted; images are resized to size x size pixels, as the linear probe does.
     Unreadable images are skipped, and named on stderr. `map_` (.png) is a picture of them all, or of some that
-    `seed` draws (see `map`).
+    `seed` draws, arranged by `map_by` (see `map`).
     """
     if out.suffix not in (".npz", ".parquet"):
         raise ConfigError(f"embed: {out}: give a file that ends in .npz or .parquet")
@@ -48,7 +49,7 @@ def embed(
     if out.exists():
         raise FileExistsError(f"{out}: exists already; give another file")
     if map_ is not None:
-        check(map_)
+        check(map_, map_by)
     backbone, meta = load_backbone(path)
     backbone.eval().to(device)
     files = find_images(images)
@@ -69,7 +70,7 @@ def embed(
     vectors = torch.cat(found).numpy()
     write(out, names, vectors, {"size": size, "run": meta.get("run"), "backbone": meta["backbone"]})
     if map_ is not None:
-        write_map([files[i] for i in kept], vectors, map_, seed=seed)
+        write_map([files[i] for i in kept], vectors, map_, by=map_by, seed=seed)
     return len(names)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlssl.analysis.names import label_in_words, plain
 from mlssl.analysis.outputs import NONE
 from mlssl.analysis.several import Entry, Evaluator, Results, labels, metrics_of, title
 from mlssl.claims import between
@@ -20,6 +21,8 @@ from mlssl.statistics.unpaired import Unpaired
 from mlssl.tables import leaderboard
 from mlssl.tables.gains import ends
 
+MOST = 6
+"""Answers on the first screen; the table has all."""
 TONES = {between.HIGHER: "good", between.LOWER: "bad", "the same numbers": "same"}
 HOW = (
     "Scores in percent: mean ± sample standard deviation (seeds). Differences in points with their 95 % interval: "
@@ -147,20 +150,27 @@ def lines(first: Results, second: Results, shared: Sequence[Evaluator]) -> tuple
 
 
 def question(first: Results, second: Results, found: Sequence[Line]) -> Question:
-    """The differences by the first score."""
+    """The differences by the first score, of the first MOST methods."""
     score = found[0].evaluator, found[0].metric
     own = [line for line in found if (line.evaluator, line.metric) == score]
     answers = tuple(
-        Answer(line.label, f"{line.text}, {line.how}", line.word, TONES.get(line.word, "open")) for line in own
+        Answer(worded(line.label), f"{line.text}, {line.how}", line.word, TONES.get(line.word, "open"))
+        for line in own[:MOST]
     )
-    return Question(f"{second.name} less {first.name}: {score[0].title}, {title(score[1])}", answers)
+    note = f"{len(own) - MOST} more are in the table below." if len(own) > MOST else ""
+    return Question(f"{second.name} less {first.name}: {score[0].title}, {title(score[1])}", answers, note)
+
+
+def worded(label: str) -> str:
+    """`mls, k = 1` in the field's words."""
+    return plain(label_in_words(label))
 
 
 def difference_table(first: Results, second: Results, found: Sequence[Line]) -> Table:
     """One row per method, evaluator and metric."""
     rows = tuple(
         (
-            Cell(line.label),
+            Cell(worded(line.label), name=line.label),
             Cell(line.evaluator.title),
             Cell(title(line.metric)),
             Cell(line.pair.settings),
@@ -213,13 +223,16 @@ def board(evaluator: Evaluator, entries: Sequence[Entry]) -> Board:
     """The table of one evaluator."""
     table = leaderboard.printed(entries)
     keys = [
-        (None, None, *(entry.mean(metric) for metric in metrics_of(entries)), entry.seeds, entry.images_seen)
+        (None, *(entry.mean(metric) for metric in metrics_of(entries)), entry.seeds, entry.images_seen)
         for entry in entries
     ]
     rows = tuple(
-        tuple(
-            Cell(text, None if key is None or math.isnan(key) else key)
-            for text, key in zip(texts, row_keys, strict=True)
+        (
+            Cell(worded(texts[0]), name=texts[0]),
+            *(
+                Cell(text, None if key is None or math.isnan(key) else key)
+                for text, key in zip(texts[1:], row_keys, strict=True)
+            ),
         )
         for texts, row_keys in zip(table.to_numpy().tolist(), keys, strict=True)
     )

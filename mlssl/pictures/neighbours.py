@@ -27,6 +27,7 @@ TILE, LINE = 320, 5
 """Pixels of a tile's long side, and of a box's line without its dark rims."""
 COLUMN = WIDTH / 5
 """Inches."""
+RIGHT = "✓"
 
 
 Pixels = Callable[[int], np.ndarray]
@@ -43,25 +44,52 @@ def write_neighbours(
     neighbours: int = 4,
     method: str,
     about: str,
+    shown: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Write `out` (PNG) and a PDF beside it: `rows` random queries and the worst query, with their neighbours.
 
     `queries` are the candidates, in random order. The title names `method`; the notes below start with `about`.
+    `shown` are the categories that each query and each entry of the dictionary shows, bool B x C and D x C, where
+    they are known: the title then has the share of neighbours that are right, and a mark says which are.
     """
     index, similarity = nearest(queries, dictionary, neighbours)
     chosen = choose(similarity, rows)
+    right, title = None, f"{method}: nearest entries of the dictionary"
+    if shown is not None:
+        right = has_common(*shown)
+        title = f"{method}: {share_right(right, index, queries.image, dictionary.image)}"
     with plt.rc_context(STYLE):
-        figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen)
+        marks = None if right is None else np.take_along_axis(right, index, axis=1)[chosen]
+        figure = draw(queries, dictionary, pixels, index[chosen], similarity[chosen], chosen, marks)
         notes = (
             f"{about}, D = {len(dictionary.g)}. Red: the query's crop. Yellow: the crops of its "
             f"{neighbours} nearest entries of the dictionary Q_g, with the cosine of the two backbone features g. "
             "Entries that are crops of the query's own image do not count; of another image there may be several. "
             f"Last row: the worst of {len(queries.g)} queries, the one with the lowest mean over its {neighbours} "
-            "nearest. Encoders in eval mode"
+            "nearest. Encoders in eval mode. Cosines are not comparable between methods"
         )
-        title = f"{method}: nearest entries of the dictionary (cosines are not comparable between methods)"
+        if right is not None:
+            notes += f". {RIGHT}: a category in common with the query's crop"
         finish(figure, title, notes)
         save(figure, Path(out).with_suffix(""))
+
+
+def has_common(query: np.ndarray, entry: np.ndarray) -> np.ndarray:
+    """Whether a query (bool B x C) and an entry (D x C) show a category in common: bool B x D."""
+    return np.asarray(query.astype(np.float32) @ entry.T.astype(np.float32) > 0)
+
+
+def share_right(right: np.ndarray, index: np.ndarray, query_image: np.ndarray, entry_image: np.ndarray) -> str:
+    """How many of the neighbours `index` (B x neighbours) are right, and of all entries of other images.
+
+    `right` is bool B x D. A query that shows no category counts too: none of its neighbours is right.
+    """
+    others = query_image[:, None] != entry_image
+    nearest_ones = 100 * np.take_along_axis(right, index, axis=1).mean()
+    return (
+        f"{nearest_ones:.0f} % of the nearest crops share a category with their query ({len(right)} queries), of "
+        f"all crops {100 * right[others].mean():.0f} %"
+    )
 
 
 def scores(
@@ -112,8 +140,12 @@ def draw(
     index: np.ndarray,
     similarity: np.ndarray,
     chosen: np.ndarray,
+    right: np.ndarray | None = None,
 ) -> Figure:
-    """One row per chosen query: its image, then those of its neighbours `index` with their `similarity`."""
+    """One row per chosen query: its image, then those of its neighbours `index` with their `similarity`.
+
+    The neighbours that are `right` (bool, as `index`) have a mark.
+    """
     rows, columns = len(chosen), 1 + index.shape[1]
     size = (max(WIDTH, COLUMN * columns), COLUMN * 1.1 * rows + 0.9)
     figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False)
@@ -121,9 +153,10 @@ def draw(
         name = f"query {row + 1}" if row < rows - 1 else f"worst of {len(queries.g)}"
         show(axes[0], tile(pixels(queries.image[query]), queries.box[query], QUERY))
         axes[0].set(ylabel=name, xlabel=f"mean cosine {similarity[row].mean():.3f}")
-        for ax, entry, cosine in zip(axes[1:], index[row], similarity[row], strict=True):
+        marks = [""] * index.shape[1] if right is None else [f" {RIGHT}" if own else "" for own in right[row]]
+        for ax, entry, cosine, mark in zip(axes[1:], index[row], similarity[row], marks, strict=True):
             show(ax, tile(pixels(dictionary.image[entry]), dictionary.box[entry], NEIGHBOUR))
-            ax.set_xlabel(f"{cosine:.3f}")
+            ax.set_xlabel(f"{cosine:.3f}{mark}")
     grid[0, 0].set_title("query")
     for place, ax in enumerate(grid[0, 1:], start=1):
         ax.set_title(f"neighbour {place}")

@@ -58,7 +58,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "figures": ("mlssl.figures.write", *STUDY),
     "page": ("mlssl.page.write", *STUDY),
     "contact_sheet": ("mlssl.pictures.contact_sheet",),
-    "neighbours": ("mlssl.pictures.neighbours", *PICTURE),
+    "neighbours": ("mlssl.pictures.neighbours", "mlssl.transfer.crop_categories", "mlssl.transfer.needs", *PICTURE),
     "histograms": ("mlssl.pictures.histograms", *PICTURE),
     "histogram_sheet": ("mlssl.pictures.histogram_sheet",),
     "search_benchmark": (

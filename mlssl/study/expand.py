@@ -6,6 +6,7 @@ which every default is written out. Imports no torch: a dry run reads constructo
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -166,13 +167,19 @@ class Study:
         return own_photos(self.source, self.transfer_source)
 
     def absent(self) -> list[str]:
-        """One sentence for each file or folder that the study names but that is not there."""
+        """One sentence for each file, folder or library that the study names but that is not there."""
         found = absent_images(self.source, f"{self.path}: data")
         if self.transfer_source is not self.source:
             found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
         named = initial_weights(self.file)
         lost = [init for init in self.weights if not Path(init).exists()]
-        return found + [f"{self.path}: {named[init]}: {init}: no such file; check the path" for init in lost]
+        found += [f"{self.path}: {named[init]}: {init}: no such file; check the path" for init in lost]
+        tools = {tool for run in self.runs.values() if run.config.target for tool in run.config.log_to}
+        return found + [
+            f"{self.path}: pretrain.log_to: {tool} is not installed; run `pip install {tool}`, or take it out"
+            for tool in sorted(tools)
+            if importlib.util.find_spec(tool) is None
+        ]
 
     @property
     def data(self) -> Data:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlssl.datasets.counts import BY_HAND
 from mlssl.study.settings import Dataset, Photos, Scenes
 from mlssl.study.sources import Source
 
@@ -41,7 +42,8 @@ def absent_images(source: Source, where: str) -> list[str]:
         return []
     if isinstance(s, Dataset):
         there = s.source is None or s.download or Path(s.source).exists()
-        return [] if there else [f"{where}.dataset.source: {s.source}: {missing}, or set download to true"]
+        how = "download its archives by hand (docs/data.md)" if s.name in BY_HAND else "set download to true"
+        return [] if there else [f"{where}.dataset.source: {s.source}: {missing}, or {how}"]
     if not isinstance(s, Photos):
         return []
     found = [] if Path(s.folder).is_dir() else [f"{where}.photos.folder: {s.folder}: {missing}"]

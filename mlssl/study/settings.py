@@ -9,6 +9,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import typing
 from dataclasses import asdict, fields, replace
@@ -75,6 +76,21 @@ def settings(cls: type[C]) -> type[C]:
 
 Path_ = Annotated[str, Field(min_length=1), AfterValidator(lambda path: str(Path(path).expanduser())), PLACE]
 """A path; `~` is the home folder."""
+
+
+def _weights_file(value: str) -> str:
+    if not value.startswith(INSTALLED):
+        return str(Path(value).expanduser())
+    package, _, inside = value.removeprefix(INSTALLED).partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or found.origin is None:
+        raise ValueError(f"install the Python package '{package}', or give the path of a file")
+    return str(Path(found.origin).parent / inside)
+
+
+INSTALLED = "package:"
+WeightsFile = Annotated[str, Field(min_length=1), AfterValidator(_weights_file), PLACE]
+"""A path, or `package:NAME/PATH`, a file in an installed Python package."""
 
 
 def _short_side(value: int | str) -> int | str:
@@ -598,13 +614,13 @@ class Detection:
 
 @settings
 class Segmentation:
-    """FCN or PSPNet, all layers trained; classes are those of semantic masks, else background and the data's
-    categories. config/protocols has the settings of published protocols."""
+    """FCN, PSPNet or PSANet, all layers trained; classes are those of semantic masks, else background and the
+    data's categories. config/protocols has the settings of published protocols."""
 
     data: Data
-    head: Annotated[Literal["fcn", "fcn_d8", "psp"], LATER] = "fcn"
+    head: Annotated[Literal["fcn", "fcn_d8", "psp", "psa"], LATER] = "fcn"
     """`fcn`: one 3x3 convolution. `fcn_d8`: two, concatenated with the backbone's map by a third (DenseCL's).
-    `psp`: pyramid pooling (PSPNet)."""
+    `psp`: pyramid pooling (PSPNet). `psa`: pointwise attention (PSANet)."""
     size: Pixels = 512
     """Side of the training crops in pixels; scores are taken at full resolution."""
     crop_width: Annotated[Pixels | None, LATER] = None
@@ -849,8 +865,9 @@ class Method:
     """Parameters of its constructor."""
     pretrain: dict[str, Any] = Field(default_factory=dict)
     """Settings that replace those of the study's `pretrain` for this method."""
-    weights: Annotated[Path_ | None, PLACE] = None
-    """File of weights, own or published, that are evaluated as they are, without training."""
+    weights: Annotated[WeightsFile | None, PLACE] = None
+    """File of weights, own or published, that are evaluated as they are, without training. `package:NAME/PATH` is a
+    file in an installed Python package."""
     prefix: Annotated[str | None, PLACE] = None
     """Start of the names of the network in that file, where it holds several (see `pretrain.init_prefix`)."""
     preprocessing: Preprocessing | None = None

@@ -55,7 +55,7 @@ ALLOWED = {
     "bool_type": "give true or false",
     "string_type": "give a text",
     "string_too_short": "give a text",
-    "string_pattern_mismatch": "give a text of the form {pattern}",
+    "string_pattern_mismatch": "give lower-case letters, digits and _{dash}",
     "tuple_type": "give a list such as [0, 1]",
     "list_type": "give a list such as [0, 1]",
     "too_short": "give at least {min_length}",
@@ -107,8 +107,9 @@ def _key(where: str, place: list[str | int]) -> str:
 
 
 def _allowed(error: Mapping[str, Any]) -> str:
-    text = ALLOWED.get(error["type"])
-    return text.format(**error.get("ctx", {})) if text else error["msg"]
+    text, context = ALLOWED.get(error["type"]), error.get("ctx", {})
+    dash = " or -, a letter or digit first" if "-]" in str(context.get("pattern")) else ""
+    return text.format(**context, dash=dash) if text else error["msg"]
 
 
 def known_keys(annotation: Any, place: list[str | int]) -> list[str]:

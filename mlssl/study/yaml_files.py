@@ -44,7 +44,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {_problem(error)}") from None
     except ConfigError:
         raise
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, a list within itself
@@ -58,7 +58,16 @@ def parse(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: not valid YAML: {_problem(error)}") from None
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong, and where: `line 7: key 'epochs' is given twice`."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    text = error.problem or "cannot be read"
+    text = text.replace("found character '\\t' that cannot start any token", "a tab; indent by spaces")
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {text}"
 
 
 def _text(path: Path) -> str:

@@ -18,7 +18,7 @@ from mlssl.study.settings import Classification, Dataset, Detection
 PROTOCOLS: dict[tuple[str, str], tuple[str, tuple[str, ...]] | None] = {
     ("coco_instances", "mask_rcnn_r50_fpn"): ("detection", ("2fc", "4conv1fc")),
     ("coco_instances", "mask_rcnn_r50_c4"): ("detection", ("res5",)),
-    ("cityscapes_semantic", "psanet_r50"): ("segmentation", ("fcn", "fcn_d8")),
+    ("cityscapes_semantic", "psanet_r50"): ("segmentation", ("fcn", "fcn_d8", "psa")),
     ("cityscapes_semantic", "pspnet_r50"): ("segmentation", ("fcn", "fcn_d8", "psp")),
     ("voc0712_detection", "faster_rcnn_r50_c4"): ("detection", ("res5",)),
     ("classification", "resnet50_finetune"): ("classification", ()),

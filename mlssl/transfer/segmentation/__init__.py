@@ -1,4 +1,4 @@
-"""Semantic segmentation with an FCN or a PSPNet on the backbone's last map; all layers are trained.
+"""Semantic segmentation with an FCN, a PSPNet or a PSANet on the backbone's last map; all layers are trained.
 
 The settings of published protocols are in config/protocols; what is equal to mmsegmentation, and what is not, in
 docs/protocols.md.
@@ -60,7 +60,7 @@ def evaluate(
     return rows, notes
 
 
-NETWORKS = {"fcn": "FCN", "fcn_d8": "FCN of two convolutions, concatenated", "psp": "PSPNet"}
+NETWORKS = {"fcn": "FCN", "fcn_d8": "FCN of two convolutions, concatenated", "psp": "PSPNet", "psa": "PSANet"}
 TESTS = {
     "square": "input of {size} x {size}",
     "whole": "input within {scale}",
