@@ -497,6 +497,19 @@ def test_the_estimate_prices_the_search_once_by_pixels():
     assert "proposals" not in estimate.table(loaded(), [])[0]
 
 
+def test_the_cost_that_documents_and_rates_state_was_measured():
+    measured = json.loads((ROOT / "results/reference/benchmarks/proposals.json").read_text())
+    each = {size: measured[size]["core_seconds_per_million_pixels"] for size in ("128x128", "341x256")}
+    rate = json.loads((ROOT / "results/reference/rates.json").read_text())["seconds"]["proposals"]
+    assert rate == round(each["341x256"], 2)
+    text = " ".join((ROOT / "docs/performance.md").read_text(encoding="utf-8").split())
+    assert f"takes {each['128x128']:.2f} s of one core" in text
+    assert f"and {rate:.2f} s of scenes of 341 x 256" in text
+    assert f"take {118_287 * 640 * 480 * (256 / 480) ** 2 / 1e6 * rate / 3600:.1f} hours of one core" in text
+    kept = [measured[size]["boxes"] / measured[size]["images"] for size in each]
+    assert "keeps {:.0f} and {:.0f} boxes of an image".format(*kept) in text
+
+
 def test_settings_of_the_search_name_only_runs_that_change_them():
     config = make_settings("soco")
     assert run_digest(config) == run_digest(dataclasses.replace(config, proposals=Proposals(k=300)))
@@ -514,7 +527,7 @@ def test_settings_that_cannot_be_are_refused():
 def test_snakemake_plans_the_search_once_and_refuses_to_begin_without_the_library(tmp_path):
     values = small()
     values |= {"methods": {"random": {}, "soco": METHODS["soco"]}, "compare": ["random", "soco"], "seeds": [0, 1]}
-    study = write(tmp_path / "study.yaml", values | {"ablations": {}, "transfers": {}})
+    study = write(tmp_path / "study.yaml", values | {"ablations": {}, "transfers": {}, "common": {"dim": 8}})
     found, output = plan(tmp_path, study)
     assert found["proposals"] == 1
     assert found["pretrain"] == 4

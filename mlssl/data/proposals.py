@@ -110,7 +110,7 @@ def summary(about: dict[str, Any]) -> str:
     each = about["boxes"] / about["images"]
     return (
         f"{about['boxes']:,} boxes of {about['images']:,} images ({each:.1f} of each), found in "
-        f"{about['seconds']:.1f} s by {about['workers']} processes, {about['bytes'] / 1e6:.1f} MB"
+        f"{about['seconds']:.1f} s by {about['workers']} processes, {about['bytes'] / 1e6:.3g} MB"
     )
 
 
