@@ -44,7 +44,13 @@ def test_reference_results_have_the_columns_that_are_written_now(folder):
 
 @pytest.mark.parametrize(
     ("folder", "study"),
-    [("demo", "demo"), ("pilot_lr", "pilot_lr"), ("ablations", "ablations"), ("study", "reference")],
+    [
+        ("demo", "demo"),
+        ("pilot_lr", "pilot_lr"),
+        ("ablations", "ablations"),
+        ("study", "reference"),
+        ("competitors", "competitors"),
+    ],
 )
 def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no data set is there, as in a fresh clone
