@@ -103,6 +103,7 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback():
     assert ran.stderr == ""
 
 
+@pytest.mark.long
 def test_by_hand_from_scenes_to_a_result(tmp_path):
     """The README's steps without Snakemake."""
     scenes = tmp_path / "scenes"

@@ -69,7 +69,7 @@ def test_every_imported_library_is_declared():
     declared = [*project["dependencies"], *(text for extra in extras for text in extra)]
     names = {re.split("[<>=! \\[]", text)[0].lower() for text in declared}
     distributions = metadata.packages_distributions()
-    optional = {"cv2": "opencv-python-headless", "faiss": "faiss-cpu"}
+    optional = {"cv2": "opencv-python-headless", "faiss": "faiss-cpu", "umap": "umap-learn"}
     for path in [*(ROOT / "mlssl").rglob("*.py"), *(ROOT / "baselines").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -248,17 +248,19 @@ def test_the_study_has_the_settings_that_options_give_by_hand(study, monkeypatch
 @pytest.mark.parametrize("kind", [*OPTIONS, "search-benchmark"])
 def test_options_that_do_not_fit_together_are_refused(study, monkeypatch, capsys, kind):
     loaded, name = study
-    of_study = ["--study", "study.yaml", "--run-name", name, "--out", "x.png"]
+    out = "x.png" if kind == "neighbours" else "x.json"
+    of_study = ["--study", "study.yaml", "--run-name", name, "--out", out]
     assert call(monkeypatch, kind, *of_study, "--seed", 1) == 1
     assert "--seed: study.yaml decides this; edit the study, or give --checkpoint" in capsys.readouterr().err
     assert call(monkeypatch, kind, *of_study, "--store", loaded.store) == 1
     assert "--store: study.yaml decides this" in capsys.readouterr().err
-    assert call(monkeypatch, kind, "--checkpoint", "checkpoint.pt", "--out", "x.png") == 1
+    sizes = ["--sizes", "8"] if kind == "search-benchmark" else []
+    assert call(monkeypatch, kind, "--checkpoint", "checkpoint.pt", "--out", out, *sizes) == 1
     assert f"{kind}: --checkpoint needs images; give --images or --store" in capsys.readouterr().err
     assert call(monkeypatch, kind, *of_study[:3], "nobody", *of_study[4:]) == 1
     assert f"study.yaml: has no run 'nobody'; it has {name}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        call(monkeypatch, kind, "--study", "study.yaml", "--out", "x.png")
+        call(monkeypatch, kind, "--study", "study.yaml", "--out", out)
     assert f"{kind}: --study needs --run-name too" in capsys.readouterr().err
 
 

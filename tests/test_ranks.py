@@ -279,6 +279,7 @@ def segmented(file, settings):
     return {"scores": {row["metric"]: row["value"] for row in rows}, "model": models[0].state_dict()}
 
 
+@pytest.mark.long
 def test_segmentation_by_two_ranks_is_that_of_one_process(tmp_path):
     data = {"root": str(write_coco(tmp_path / "coco"))}
     given = {"data": data, "size": 32, "iterations": 3, "batch_size": 4, "head_channels": 8, "output_stride": 32}
