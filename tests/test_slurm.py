@@ -50,7 +50,7 @@ def command(cwd, *arguments):
 
 def begin(cwd, slurm, *arguments):
     """Snakemake started, under a watchdog: the plugin can wait for ever."""
-    watched = ["timeout", "-k", "5", "-s", "INT", "150", *command(cwd, *arguments)]
+    watched = ["timeout", "-k", "5", "-s", "INT", "600", *command(cwd, *arguments)]
     with open(cwd / "snakemake.log", "a") as log:
         return subprocess.Popen(watched, cwd=cwd, env=slurm, stdout=log, stderr=log, start_new_session=True)
 
@@ -125,7 +125,7 @@ def training(finished, slurm, tmp_path):
     folder = tmp_path / study.out / "runs" / run_id
     result = folder.relative_to(tmp_path) / "pretrain.json"
     driver = begin(tmp_path, slurm, result)
-    until(lambda: (folder / "state" / "checkpoint.pt").exists() or driver.poll() is not None, "a state", 90)
+    until(lambda: (folder / "state" / "checkpoint.pt").exists() or driver.poll() is not None, "a state", 300)
     assert driver.poll() is None, driver_log(tmp_path)
     jobs = run(["squeue", "-h", "-t", "R", "-p", "gpu", "-o", "%i %N %Z"], slurm).splitlines()
     (job,) = [job.split()[:2] for job in jobs if job.endswith(str(tmp_path))]
@@ -191,7 +191,7 @@ def test_a_preempted_job_is_requeued_and_goes_on(slurm, training, whole):
 def test_a_second_snakemake_says_that_the_first_has_the_study_and_harms_nothing(slurm, training, whole):
     driver, cwd, folder, _ = training
     second = subprocess.run(
-        command(cwd), cwd=cwd, env=slurm, capture_output=True, text=True, timeout=100, check=False
+        command(cwd), cwd=cwd, env=slurm, capture_output=True, text=True, timeout=300, check=False
     )
     assert second.returncode == 1
     assert "cannot be locked" in second.stdout + second.stderr
