@@ -213,7 +213,7 @@ class Recorder:
 
 
 class ToolError(Exception):
-    """Stands for the errors of a library."""
+    """In place of the errors of a library."""
 
 
 def fake(monkeypatch, kind):

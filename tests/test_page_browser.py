@@ -148,7 +148,7 @@ def find_browser():
 
 @pytest.fixture(scope="module")
 def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra `browser`)")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as started:
         try:
             opened = started.chromium.launch(executable_path=find_browser(), args=QUIET)

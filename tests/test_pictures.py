@@ -1,6 +1,5 @@
 """Neighbours and score histograms: who is near, what is drawn where, for every method's checkpoint."""
 
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -190,16 +189,19 @@ def test_right_neighbours_have_a_mark_and_the_title_their_share(tmp_path, monkey
 
 
 def test_categories_are_known_of_a_run_s_own_labelled_images_alone(trained, tmp_path):
-    run = read_run(trained / "mls" / "checkpoint.pt")
+    run, images = read_run(trained / "mls" / "checkpoint.pt"), ImageStore(trained / "store")
     labelled = replace(run, config=replace(run.config, data=replace(run.config.data, root=str(trained / "coco"))))
-    embedded = embed(run, ImageStore(trained / "store"), SETTINGS, CPU)
-    of_query, of_entry = categories(labelled, trained / "store", embedded)
+    embedded = embed(run, images, SETTINGS, CPU)
+    of_query, of_entry = categories(labelled, images, embedded)
     assert (len(of_query), len(of_entry)) == (len(embedded[0].g), len(embedded[1].g))
     assert of_entry.any()
-    assert categories(run, trained / "store", embedded) is None  # no annotations where the run looked for them
-    assert categories(labelled, trained / "coco" / "train2017", embedded) is None
-    (tmp_path / "index.json").write_text(json.dumps({"names": ["unknown.jpg"], "sizes": [[8, 8]]}))
-    assert categories(labelled, tmp_path, embedded) is None
+    assert categories(run, images, embedded) is None  # no annotations where the run looked for them
+    assert categories(labelled, Folder(trained / "coco" / "train2017", 64), embedded) is None
+    (tmp_path / "other").mkdir()
+    image = next((trained / "coco" / "train2017").iterdir())
+    shutil.copy(image, tmp_path / "other" / f"unknown{image.suffix}")
+    build_store(tmp_path / "other", tmp_path / "store", short_side=64, images_id="others", workers=1)
+    assert categories(labelled, ImageStore(tmp_path / "store"), embedded) is None
 
 
 @pytest.fixture

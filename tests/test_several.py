@@ -227,5 +227,5 @@ def test_the_first_screen_has_the_first_methods_and_says_how_many_more_there_are
     many = {(f"m{i}", f"d{i}"): {0: 50.0, 1: 51.0 + i} for i in range(MOST + 2)}
     page = compare(read([write(tmp_path / "a", many), write(tmp_path / "b", many)]))
     assert [answer.name for answer in page.answers[0].answers] == [f"m{i}" for i in range(MOST)]
-    assert page.answers[0].note == "2 more are in the table below."
+    assert page.answers[0].note == "The table below has 2 more."
     assert len(page.sides[0].table.rows) == MOST + 2

@@ -80,8 +80,8 @@ def finding(samples: Samples, axis: str) -> Finding:
     """Compare all pairs of levels of an axis by the first evaluator that the study has for two of them.
 
     `different` needs one pair whose two-sided p-value, corrected by Holm's method for all pairs, is at most 5 %;
-    `no difference` needs every pair to be within ±δ, each by TOST (no correction: all must hold). Untrained weights
-    are no choice (`choices`).
+    `no difference` needs every pair to be within ±δ, each by TOST (no correction: all must hold). Of methods,
+    those that train without labels are compared (`choices`).
     """
     levels = {name: Level(((axis, name),)) for name in choices(samples, axis)}
     for score in samples.scores:

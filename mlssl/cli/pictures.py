@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +140,7 @@ def picture(args: argparse.Namespace) -> None:
 
         rows, neighbours = pictures.queries, pictures.neighbours
         words: dict[str, Any] = {"method": in_words(method), "about": f"{run.about()}, images {source}"}
-        words["shown"] = categories(run, path, after)
+        words["shown"] = categories(run, images, after)
         write_neighbours(*after, pixels, args.out, rows=rows, neighbours=neighbours, **words)
     else:
         from mlssl.pictures.histograms import write_histograms
@@ -151,25 +150,25 @@ def picture(args: argparse.Namespace) -> None:
         write_histograms(before, after, args.out, method=method, trained=trained_run, about=f"Images {source}")
 
 
-def categories(run: Run, store: Path, crops: Sequence[Crops]) -> tuple[np.ndarray, ...] | None:
+def categories(run: Run, images: ImageStore | Folder, crops: Sequence[Crops]) -> tuple[np.ndarray, ...] | None:
     """The categories that crops of a run's training images show, bool N x C each.
 
     None where they are not known: images that are not those of the run, or of which some or all have no labels.
     """
     from mlssl.data.coco import read_split
+    from mlssl.data.store import ImageStore
     from mlssl.study.settings import PseudoLabels
     from mlssl.transfer import needs
     from mlssl.transfer.crop_categories import categories_shown, read_objects
 
     data = run.config.data
     annotated = (Path(data.root) / "annotations" / f"instances_{data.train}.json").exists()
-    if not annotated or not (store / "index.json").exists():
+    if not annotated or not isinstance(images, ImageStore):
         return None
     split = read_split(data.root, data.train)
-    stored = json.loads((store / "index.json").read_text(encoding="utf-8"))["names"]
-    if needs.pseudo_labels(split) or not {image["file_name"] for image in split.images}.issuperset(stored):
+    if needs.pseudo_labels(split) or not {image["file_name"] for image in split.images}.issuperset(images.names):
         return None
-    objects = read_objects(split, store)
+    objects = read_objects(split, images.path)
     return tuple(categories_shown(objects, own.image, own.box, PseudoLabels(data).visible) for own in crops)
 
 

@@ -255,7 +255,7 @@ def left_lock(folder: Path | None = None) -> str:
     """What to do about a lock of Snakemake in the working directory that no process of this machine seems to hold.
 
     Empty if there is none. A call on another machine, or in another container, may hold it: that cannot be seen
-    from here, so it is not removed. `{}` stands for the study.
+    from here, so it is not removed. `{}` is where the caller puts the study.
     """
     folder = folder or Path.cwd()
     if not list((folder / ".snakemake" / "locks").glob("*.lock")):

@@ -125,7 +125,7 @@ def name(outcome: Outcome) -> str:
 
 
 def words_of(row: Row) -> str:
-    """The verdict, with the comparison that it rests on if it is one of several. What it would take: the table."""
+    """The verdict, with the comparison that it rests on if it is one of several. The table says what it takes."""
     word = row.verdict.partition(";")[0]
     return f"{word} ({row.because})" if row.because else word
 

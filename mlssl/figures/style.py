@@ -102,7 +102,7 @@ def finish(figure: Figure, title: str, notes: str, missing: Sequence[str] = ()) 
 def listed(missing: Sequence[str]) -> str:
     """The missing results; of more than MOST_MISSING, their number, as the list would be larger than the figure."""
     if len(missing) > MOST_MISSING:
-        return f"{len(missing)} results or sets of seeds, which `mlssl status` lists"
+        return f"{len(missing)} results or sets of seeds, which metrics.tsv lists"
     return "; ".join(missing)
 
 

@@ -157,7 +157,7 @@ def question(first: Results, second: Results, found: Sequence[Line]) -> Question
         Answer(worded(line.label), f"{line.text}, {line.how}", line.word, TONES.get(line.word, "open"))
         for line in own[:MOST]
     )
-    note = f"{len(own) - MOST} more are in the table below." if len(own) > MOST else ""
+    note = f"The table below has {len(own) - MOST} more." if len(own) > MOST else ""
     return Question(f"{second.name} less {first.name}: {score[0].title}, {title(score[1])}", answers, note)
 
 

@@ -131,6 +131,7 @@ rule neighbours:
     params:
         run=lambda wildcards: STUDY.pictured[wildcards.method],
         settings=lambda wildcards: STUDY.pictures,
+        data=STUDY.data.data_id,
         code=code_of("neighbours"),
         **CAPTION,
     log:
