@@ -42,11 +42,12 @@ def pretrain(
     from mlssl.data.store import ImageStore, build_store
     from mlssl.pretrain import loop
     from mlssl.runtime import device as devices
+    from mlssl.study.identity import proposals_file
 
     config, on = loop.identified(config), devices.choose(device)
     devices.set_up(on, threads)
     data, store = config.data, Path(store) if store else out / "store"
-    proposals = config.proposals.beside(store)
+    proposals = proposals_file(config.proposals, store)
     if config.takes_proposals:
         selective_search.check(proposals)
     build_store(Path(data.root) / data.train, store, short_side=data.short_side, images_id=data.images_id)

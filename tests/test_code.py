@@ -304,6 +304,7 @@ VERBS = {
     "scenes": ("scenes",),
     "store": ("store",),
     "proposals": ("proposals",),
+    "pairs": ("pairs",),
     "dataset": ("dataset",),
     "import_": ("photos",),
     "pretrain": ("pretrain",),

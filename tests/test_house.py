@@ -27,8 +27,17 @@ ALLOWED = {
     # A method reads like its paper: it knows no settings, files or data.
     "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.runtime.distributed"},
     "mlssl/method": {"mlssl.method", "mlssl.parts", "mlssl.ranges", "mlssl.errors"},
-    "baselines": {"mlssl.method.losses", "mlssl.method.pseudo_labels", "mlssl.parts", "mlssl.ranges"},
-    "mlssl/data": LEAVES | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings", "mlssl.study.code"},
+    # ORL's loss is BYOL's.
+    "baselines": {
+        "baselines.byol",
+        "mlssl.method.losses",
+        "mlssl.method.pseudo_labels",
+        "mlssl.parts",
+        "mlssl.ranges",
+    },
+    "mlssl/data": LEAVES
+    | {"mlssl.data", "mlssl.parts.view", "mlssl.study.settings"}
+    | {"mlssl.study.code", "mlssl.study.identity"},
     "mlssl/checkpoints": LEAVES | {"mlssl.checkpoints", "mlssl.tensors"},
     "mlssl/export": LEAVES
     | {"mlssl.export", "mlssl.checkpoints.names", "mlssl.data.images", "mlssl.parts", "mlssl.transfer.load"},
@@ -75,14 +84,15 @@ ALLOWED = {
         "mlssl.pictures",
         "mlssl.analysis.names",
         "mlssl.figures.style",
-        "mlssl.pretrain.build",
+        "mlssl.pretrain.trained",
         "mlssl.data",
         "mlssl.parts",
         "mlssl.tensors",
     }
     | {"mlssl.study.settings", "mlssl.study.validation"},
     "mlssl/search_benchmark": LEAVES
-    | {"mlssl.search_benchmark", "mlssl.pictures.embed", "mlssl.figures.style", "mlssl.cost.timing"}
+    | {"mlssl.search_benchmark", "mlssl.pictures.embed", "mlssl.pretrain.trained"}
+    | {"mlssl.figures.style", "mlssl.cost.timing"}
     | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},
     "mlssl/cost_benchmark": LEAVES
     | {"mlssl.cost_benchmark", "mlssl.cost.speed", "mlssl.parts.dictionary"}

@@ -97,6 +97,8 @@ RENAMES = {
         "warmup": 0.1,
         "each_view": [{}, {"blur_p": 0.1}],
         "proposals": {"k": 100},
+        "pairs": {"pairs": {"method": "byol"}, "each_view": [{}, {"region": "pair"}]},
+        "pairs_id": "other",
         "batch_norm": "local",
         "precision": "fp32",
     },
@@ -114,6 +116,7 @@ RENAMES = {
         "blur_p": 0,
         "flip_p": 0,
         "solarise_p": 0.1,
+        "region": "box",
         # Of a later view alone.
         "overlap": {"each_view": [{}, {"overlap": 0.1}]},
         "overlap_view": {"each_view": [{}, {}, {"overlap": 0.1, "overlap_view": 2}]},
@@ -219,6 +222,7 @@ RENAMES = {
 KEEPS = {
     Pretrain: {
         "method": "another",
+        "pairs_file": "elsewhere.npz",
         "seed": 3,  # it is in the name of the run beside the digest
         "init": "elsewhere.pth",
         "init_prefix": {"init": "elsewhere.pth", "init_prefix": "encoder_k."},  # its choice is in init_id
@@ -278,7 +282,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("cls", "field", "value", "outcome"), ROWS)
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
-    changes = value if field in ("steps", "init_prefix", "init_preprocessing") else {field: value}
+    changes = value if field in ("steps", "init_prefix", "init_preprocessing", "pairs") else {field: value}
     if cls is Views:
         cls, changes = Pretrain, value if field.startswith("overlap") else {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"

@@ -360,6 +360,7 @@ def test_papers_defaults():
     assert constructor("baselines.byol.BYOL").defaults == {"dim": 256, "momentum": 0.99, "hidden": 4096}
     assert constructor("baselines.simsiam.SimSiam").defaults == {"dim": 2048, "predictor_hidden": 512}
     maps = {"dim": 256, "momentum": 0.99, "hidden": 4096}
+    assert constructor("baselines.orl.ORL").defaults == maps
     assert constructor("baselines.pixpro.PixPro").defaults == maps | {"gamma": 2.0, "threshold": 0.7}
     assert constructor("baselines.pixcontrast.PixContrast").defaults == maps | {"tau": 0.3, "threshold": 0.7}
     assert constructor("baselines.self_emd.SelfEMD").defaults == maps | {"eps": 0.05, "iterations": 10}

@@ -18,8 +18,9 @@ from mlssl.cli.pictures import categories
 from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
 from mlssl.pictures import contact_sheet, histogram_sheet, histograms, neighbours
-from mlssl.pictures.embed import Folder, embed, read_run
+from mlssl.pictures.embed import Folder, embed
 from mlssl.pretrain import loop as engine
+from mlssl.pretrain.trained import read_run
 from mlssl.study import settings as config
 from mlssl.study.expand import load
 from mlssl.study.settings import Pictures

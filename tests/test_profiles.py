@@ -20,6 +20,7 @@ RULES = {
     "photos",
     "store",
     "proposals",
+    "pairs",
     "pretrain",
     "linear",
     "detection",

@@ -34,7 +34,7 @@ from mlssl.data.store import ImageStore
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.boxes import to_view
 from mlssl.parts.view import View
-from mlssl.study.identity import run_digest
+from mlssl.study.identity import proposals_file, run_digest
 from mlssl.study.settings import Proposals, Views
 from mlssl.study.validation import build, plain
 
@@ -73,7 +73,7 @@ def made(store, tmp_path, by_hand):  # noqa: F811
     """A store with its file of proposals beside it."""
     (tmp_path / "store").symlink_to(store)
     images = ImageStore(tmp_path / "store")
-    find_proposals(images, Proposals().beside(images.path), Proposals(), workers=0)
+    find_proposals(images, proposals_file(Proposals(), images.path), Proposals(), workers=0)
     return images
 
 
@@ -184,7 +184,7 @@ def settings_of_api(tmp_path):
 
 
 def test_the_file_has_every_images_boxes_and_how_they_were_found(made, by_hand):
-    path = Proposals().beside(made.path)
+    path = proposals_file(Proposals(), made.path)
     assert path.parent == made.path.parent
     with np.load(path) as file:
         assert file["count"].tolist() == [(1, 2, 3)[i % 3] for i in range(20)]
@@ -204,7 +204,8 @@ def test_the_file_has_every_images_boxes_and_how_they_were_found(made, by_hand):
 
 
 def test_a_batch_of_boxes_by_hand(made):
-    boxes, there = ProposalFile(Proposals().beside(made.path), made, Proposals()).batch(torch.tensor([2, 0]))
+    file = ProposalFile(proposals_file(Proposals(), made.path), made, Proposals())
+    boxes, there = file.batch(torch.tensor([2, 0]))
     assert there.tolist() == [[True] * 3, [True, False, False]]
     assert boxes[0].tolist() == [[10, 5, 30, 25], [0, 16, 18, 36], [30, 0, 40, 30]]
     assert boxes[1, 0].tolist() == [10, 5, 30, 25]
@@ -212,7 +213,7 @@ def test_a_batch_of_boxes_by_hand(made):
 
 def test_a_killed_search_goes_on_where_it_ended(made, tmp_path, by_hand, monkeypatch):
     monkeypatch.setattr(proposals, "CHUNK", 4)
-    search, whole = selective_search.search, np.load(Proposals().beside(made.path))
+    search, whole = selective_search.search, np.load(proposals_file(Proposals(), made.path))
 
     def killed(pixels, config):
         if len(by_hand) == 10:
@@ -248,7 +249,7 @@ def rewritten(path, **changes):
 
 
 def test_files_that_do_not_belong_are_refused(made, tmp_path):
-    path = Proposals().beside(made.path)
+    path = proposals_file(Proposals(), made.path)
     with pytest.raises(DataError, match=r"was made with .*'k': 300.*, not .*'k': 200.*; move the file away"):
         ProposalFile(path, made, Proposals(k=200))
     with pytest.raises(DataError, match="no such file; make it with `mlssl proposals`"):
@@ -368,7 +369,7 @@ def test_the_crops_of_other_methods_are_those_of_this_one_where_enough_is_shared
 
 def test_the_loader_gives_the_boxes_of_the_file(made):
     config = settings()
-    file = ProposalFile(config.proposals.beside(made.path), made)
+    file = ProposalFile(proposals_file(config.proposals, made.path), made)
     for view in Steps(made, config, CPU, proposals=file)[0]:
         assert view.proposals.shape == (4, 2, 4)
         for image, rows in zip(view.image.tolist(), view.proposals.tolist(), strict=True):
@@ -380,7 +381,7 @@ def test_the_loader_gives_the_boxes_of_the_file(made):
 def test_a_step_trains_on_the_boxes_of_its_views_as_on_random_ones(made):
     """The loss is that of random boxes, if these are the same; test_region_methods.py has its equations."""
     config = settings()
-    views = Steps(made, config, CPU, proposals=ProposalFile(config.proposals.beside(made.path), made))[0]
+    views = Steps(made, config, CPU, proposals=ProposalFile(proposals_file(config.proposals, made.path), made))[0]
     found = []
     for how in ("selective_search", "random"):
         torch.manual_seed(0)
@@ -398,7 +399,7 @@ def test_a_step_trains_on_the_boxes_of_its_views_as_on_random_ones(made):
 
 def test_images_without_a_shared_box_have_no_loss_and_no_nan(made):
     config = settings()
-    views = Steps(made, config, CPU, proposals=ProposalFile(config.proposals.beside(made.path), made))[0]
+    views = Steps(made, config, CPU, proposals=ProposalFile(proposals_file(config.proposals, made.path), made))[0]
     none = [view._replace(proposals=torch.zeros(4, 2, 4)) for view in views]
     parts = Trainer(config, CPU).module.step(*none, progress=0.0)
     parts["loss"].backward()
@@ -423,7 +424,7 @@ def test_a_run_on_proposals_says_what_they_cost_and_resumes_to_the_bit(made, tmp
     name = weights if weights in whole["method"] else next(n for n in whole["method"] if n.endswith("weight"))
     assert not torch.equal(whole["method"][name], other["method"][name])
     note = json.loads((tmp_path / "whole" / "pretrain.json").read_text())["header"]["notes"]["proposals"]
-    path = Proposals().beside(made.path)
+    path = proposals_file(Proposals(), made.path)
     assert note["file"] == str(path)
     assert note["bytes"] == path.stat().st_size
     assert (note["boxes"], note["opencv"]) == (39, "by hand")
@@ -456,7 +457,7 @@ def test_the_command_writes_the_file_beside_the_store(store, tmp_path, by_hand, 
         cli.main()
     monkeypatch.setattr(sys, "argv", [*words, "--store", str(tmp_path / "store")])
     assert cli.main() == 0
-    file = ProposalFile(Proposals(k=200).beside(tmp_path / "store"), ImageStore(store), Proposals(k=200))
+    file = ProposalFile(proposals_file(Proposals(k=200), tmp_path / "store"), ImageStore(store), Proposals(k=200))
     assert file.about["workers"] == 1
 
 
@@ -475,7 +476,7 @@ def test_a_study_has_one_file_for_equal_settings_and_another_for_others():
     assert not loaded().proposals
     study = loaded(PLACES)
     named = [run for run in study.runs.values() if run.config.takes_proposals]
-    assert study.proposals == {Proposals().beside(study.store): named[0].id}
+    assert study.proposals == {proposals_file(Proposals(), study.store): named[0].id}
     assert len(named) == 2  # seeds
     finer = METHODS["soco"] | {"pretrain": {"proposals": {"k": 100}}}
     both = loaded(PLACES | {"methods": {**METHODS, "finer": finer}, "compare": [*METHODS, "finer"]})
@@ -488,7 +489,7 @@ def test_the_estimate_prices_the_search_once_by_pixels():
     source = Source("by hand", {"proposals": 2.0, "start of a job": 1.0}, "cpu")
     (job,) = (job for job in estimate.jobs(study, [source]) if job.stage == "proposals")
     assert job.seconds == pytest.approx(8 * 64 * 64 / 1e6 * 2 + 1)
-    assert job.run == study.proposals[Proposals().beside(study.store)]
+    assert job.run == study.proposals[proposals_file(Proposals(), study.store)]
     assert not job.done
     (job,) = (job for job in estimate.jobs(study, []) if job.stage == "proposals")
     assert job.seconds is None
@@ -551,4 +552,4 @@ def test_the_shipped_study_trains_soco_on_both_kinds_of_boxes():
         "soco": "selective_search",
     }
     assert params["soco"] == params["soco_random_boxes"]
-    assert len(study.proposals) == 1
+    assert study.runs[study.compared["soco"]].config.proposals == Proposals()

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
+from support.boxes import ORL_VIEWS, with_pairs_in, with_random_pairs
 from support.tiny_coco import IDENTIFIED, write_backbone, write_coco
 from test_engine import CPU, make_settings
 from test_preemption import tiny_store
@@ -28,6 +29,7 @@ from mlssl.data.store import ImageStore
 from mlssl.errors import ConfigError
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.build import build_method, build_optimizer
+from mlssl.pretrain.loop import read_boxes
 from mlssl.pretrain.step import step
 from mlssl.runtime import batch_norm, distributed
 from mlssl.runtime.parallel import parallel
@@ -43,7 +45,10 @@ BATCH_NORMS = ("sync", "local", "shuffle")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return tiny_store(tmp_path_factory.mktemp("data"))
+    """A store, with boxes and pairs for ORL beside it."""
+    store = tiny_store(tmp_path_factory.mktemp("data"))
+    with_random_pairs(SETTINGS["orl"], store, store.parent)
+    return store
 
 
 def free_port():
@@ -69,11 +74,14 @@ def by_ranks(world, function, out):
 
 def trained(settings, images):
     """A few steps: losses, gradients, dictionaries and weights after them, all in double precision."""
+    if settings.pairs:
+        settings = with_pairs_in(settings, images.parent)
     method, _ = build_method(settings, CPU)
     method.double()
     optimizer = build_optimizer(settings, method)
     together = parallel(method, settings.batch_norm, CPU)
-    views = Steps(ImageStore(images), settings, CPU, distributed.part(settings.batch_size))
+    boxes = read_boxes(settings, ImageStore(images), {})
+    views = Steps(ImageStore(images), settings, CPU, distributed.part(settings.batch_size), *boxes)
     losses = []
     for at in range(STEPS):
         pair = [view._replace(pixels=view.pixels.double()) for view in views[at]]
@@ -120,8 +128,16 @@ SETTINGS = {
     "self_emd": make_settings("self_emd", steps=STEPS),
     "resim": make_settings("resim", steps=STEPS),
     "soco": make_settings("soco", steps=STEPS),
+    "orl": make_settings(
+        "orl",
+        steps=STEPS,
+        target="baselines.orl.ORL",
+        params={"dim": 8, "hidden": 8},
+        each_view=ORL_VIEWS,
+        pairs={"method": "byol", "neighbours": 3},
+    ),
 }
-WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco")
+WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco", "orl")
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.long])])

@@ -16,7 +16,7 @@ from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.parts.dictionary import Dictionary
 from mlssl.parts.search import PER_LIST, InvertedFile, exact, sampled_slots
-from mlssl.pictures.embed import read_run
+from mlssl.pretrain.trained import read_run
 from mlssl.search_benchmark.entries import fill_up
 from mlssl.search_benchmark.figure import looks, search_figure, short
 from mlssl.search_benchmark.measure import benchmark, in_sample, recall, rows_of

@@ -12,9 +12,9 @@ from mlssl import tensors
 from mlssl.checkpoints.load import load
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
-from mlssl.pictures.embed import read_run
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.run import checkpoint
+from mlssl.pretrain.trained import read_run
 from mlssl.study.identity import experiment
 from mlssl.transfer.load import load_backbone
 

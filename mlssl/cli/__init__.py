@@ -26,6 +26,7 @@ NEEDED = {
     "pretrain": {"study": ["run_name"], "config": ["out"]},
     **dict.fromkeys((*ONE_DEVICE, "detection", "segmentation"), STAGE_NEEDS),
     "proposals": {"study": ["run_name"], "config": ["store"]},
+    "pairs": {"study": ["run_name"], "config": ["store", "checkpoint"]},
     "pseudo-labels": {"study": ["run_name"], "config": ["run_folder", "store", "out"]},
     "neighbours": EMBEDDING_NEEDS,
     "histograms": EMBEDDING_NEEDS,
@@ -39,7 +40,7 @@ FURTHER = {"page": "others", "redo": "run"}
 GROUPS = {
     "a whole study": ("run", "estimate", "cost-benchmark", "status", "redo", "check", "resolve", "settings"),
     "its data": ("scenes", "dataset", "import", "store", "proposals", "contact-sheet"),
-    "pretraining and weights": ("pretrain", "checkpoint", "export", "embed"),
+    "pretraining and weights": ("pretrain", "pairs", "checkpoint", "export", "embed"),
     "evaluators": tuple(stage.replace("_", "-") for stage in TRANSFERS),
     "pictures of embeddings": ("neighbours", "histograms", "histogram-sheet", "search-benchmark"),
     "results": ("collect", "tables", "figures", "page", "leaderboard"),

@@ -195,6 +195,7 @@ def proposals(args: argparse.Namespace) -> None:
     from mlssl.data import selective_search
     from mlssl.data.proposals import find_proposals
     from mlssl.data.store import ImageStore
+    from mlssl.study.identity import proposals_file
     from mlssl.study.validation import read
 
     if args.config:
@@ -202,7 +203,7 @@ def proposals(args: argparse.Namespace) -> None:
     else:
         study = study_of_run(args)
         config, store = study.runs[args.run_name].config, args.store or study.store
-    out = config.proposals.beside(store)
+    out = proposals_file(config.proposals, store)
     selective_search.check(out)
     find_proposals(ImageStore(store), out, config.proposals, workers=args.workers)
 

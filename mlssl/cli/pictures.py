@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mlssl.data.store import ImageStore
-    from mlssl.pictures.embed import Crops, Folder, Run
+    from mlssl.pictures.embed import Crops, Folder
+    from mlssl.pretrain.trained import Run
     from mlssl.study.expand import Study
 
 
@@ -97,7 +98,8 @@ def trained(args: argparse.Namespace, cls: type) -> tuple[Study | None, Run, Ima
     is given without images.
     """
     from mlssl.data.store import ImageStore
-    from mlssl.pictures.embed import Folder, read_run
+    from mlssl.pictures.embed import Folder
+    from mlssl.pretrain.trained import read_run
 
     if args.study:
         beside = [*given_settings(args, cls), *(name for name in ("images", "store") if getattr(args, name))]

@@ -68,6 +68,22 @@ def add(commands: Any) -> None:
     sub.add_argument("--changed-code", action="store_true", help="resume a run that other code began")
     add_device(sub)
 
+    sub = command(
+        commands,
+        "pairs",
+        pairs,
+        "Pair boxes of different images that look alike to a pretrained network, for a run that trains on them.",
+        "mlssl pairs --study config/competitors_proposals.yaml --run-name RUN        the run that trains on them",
+    )
+    add_run(sub, "--config", "instead of --study: a YAML file of that run's settings (see `mlssl resolve`)")
+    sub.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="checkpoint.pt of that network; needed with --config"
+    )
+    sub.add_argument(
+        "--store", type=Path, metavar="FOLDER", help="image store, with proposals beside it; needed with --config"
+    )
+    add_device(sub)
+
     for name, text in {
         "linear": "Evaluate a frozen backbone by a multi-label linear probe: mAP with all and with few labels.",
         "knn": "Evaluate a frozen backbone by the labels of nearest training images: mAP.",
@@ -178,6 +194,7 @@ def pretrain(args: argparse.Namespace) -> None:
         from mlssl.data.store import ImageStore, build_store
         from mlssl.pretrain.loop import identified, pretrain
         from mlssl.runtime import device, distributed
+        from mlssl.study.identity import proposals_file
 
         if args.config:
             config, out, name = identified(read(Pretrain, args.config)), args.out, args.run_name or args.out.name
@@ -186,7 +203,7 @@ def pretrain(args: argparse.Namespace) -> None:
             study, name = study_of_run(args), args.run_name
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
-        boxes = config.proposals.beside(store_path)
+        boxes = proposals_file(config.proposals, store_path)
         if config.takes_proposals:
             selective_search.check(boxes)
         with distributed.joined(args.device) as own_device:
@@ -203,6 +220,33 @@ def pretrain(args: argparse.Namespace) -> None:
             if config.knn_every is not None and distributed.is_main():
                 how["score"] = score_during(config, on)
             pretrain(config, store_path, out, run=name, device=on, **how)
+
+
+def pairs(args: argparse.Namespace) -> None:
+    from mlssl.data.proposals import ProposalFile
+    from mlssl.data.store import ImageStore
+    from mlssl.pretrain.pairs import find_pairs
+    from mlssl.pretrain.trained import read_run
+    from mlssl.runtime import device
+    from mlssl.study.identity import proposals_file
+
+    if args.config:
+        config, path, checkpoint = read(Pretrain, args.config), args.store, args.checkpoint
+    else:
+        study = study_of_run(args)
+        run, path = study.runs[args.run_name], args.store or study.store
+        if run.first_stage is None:
+            raise ConfigError(f"{args.study}: {run.id} trains on no pairs; those with pairs are {known(study)}")
+        config, checkpoint = run.config, study.out / "runs" / run.first_stage / "checkpoint.pt"
+    store, on = ImageStore(path), device.choose(args.device)
+    device.set_up(on, args.threads)
+    proposals = ProposalFile(proposals_file(config.proposals, path), store, config.proposals)
+    find_pairs(read_run(checkpoint), store, proposals, config, on)
+
+
+def known(study: Study) -> str:
+    """The runs that train on pairs."""
+    return ", ".join(run.id for run in study.runs.values() if run.first_stage) or "none"
 
 
 def score_during(config: Pretrain, device: torch.device) -> Callable[[nn.Module], float]:

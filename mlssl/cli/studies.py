@@ -17,7 +17,7 @@ from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.files import write_text
 from mlssl.project import PUBLISHED, SNAKEFILE, study_file
-from mlssl.study.identity import experiment
+from mlssl.study.identity import experiment, proposals_file
 from mlssl.study.overrides import as_text, as_values
 
 
@@ -417,8 +417,9 @@ def cost_benchmark(args: argparse.Namespace) -> None:
     if exists_already(args.out, about):
         return
 
-    from mlssl.cost_benchmark.measure import benchmark
+    from mlssl.cost_benchmark.measure import benchmark, share_of_steps
     from mlssl.cost_benchmark.table import markdown, rows_of, tsv
+    from mlssl.data.pairs import read_pairs_about
     from mlssl.data.proposals import read_about
     from mlssl.runtime import device
     from mlssl.study.code import stage_code
@@ -426,12 +427,22 @@ def cost_benchmark(args: argparse.Namespace) -> None:
     on = device.choose(args.device)
     device.set_up(on, args.threads)
     watch = results.Stopwatch()
-    rows = benchmark({method: run.config for method, run in study.costed.items()}, config, on)
+    configs = {method: run.config for method, run in study.costed.items()}
+    for first in study.first_stages.values():
+        configs.setdefault(study.runs[first].config.method, study.runs[first].config)
+    rows = benchmark(configs, config, on)
     for method, run in study.costed.items():
-        boxes = run.config.proposals.beside(study.store)
+        boxes = proposals_file(run.config.proposals, study.store)
         if run.config.takes_proposals and boxes.exists():
             found = read_about(boxes)
             rows[method] |= {"before_s": found["core_seconds"], "before_mb": boxes.stat().st_size / 1e6}
+        if run.first_stage:
+            before = study.runs[run.first_stage].config
+            rows[method]["first_stage"] = share_of_steps(before, run.config) * (
+                rows[before.method]["relative"] or 0
+            )
+        if run.config.pairs_file and Path(run.config.pairs_file).exists():
+            rows[method]["pairs_s"] = read_pairs_about(Path(run.config.pairs_file))["seconds"]
     facts = device.facts(on)
     result = results.result(about, rows_of(rows), code=stage_code("cost_benchmark"), data={}, **facts, watch=watch)
     write_text(args.out.with_suffix(".tsv"), tsv(rows))

@@ -58,8 +58,7 @@ def calibrate(study: Study, device: torch.device) -> dict[str, float]:
             write_scenes(folder / str(images), images=images, val_images=images // 2, size=size, seed=0)
         if study.proposals:
             found[rates.PROPOSALS] = selective_search_time(folder / str(FEW) / "train2017", study)
-        if wanted:
-            first = next(iter(wanted.values()))
+        if first := next((config for config in wanted.values() if not config.takes_pairs), None):
             found[rates.start("pretrain")] = pretraining_start(first, folder, device)
         transfers: dict[str, Any] = {stage: config for stage, config in study.transfers.items() if stage in STAGES}
         for backbone in sorted({run.config.backbone for run in study.runs.values()}):

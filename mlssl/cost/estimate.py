@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,8 @@ def jobs(study: Study, sources: Sequence[Source], device: str = "cpu") -> list[J
                 found.append(Job(run.id, stage, key, None, None, done))
             else:
                 found.append(Job(run.id, stage, key, amount * each + start(stage, sources), name, done, scaled))
-    return found + searches(study, sources, pretrained_on) + drawings(study, sources, pretrained_on, device)
+    found += searches(study, sources, pretrained_on) + pairings(study, sources, pretrained_on, device)
+    return found + drawings(study, sources, pretrained_on, device)
 
 
 def searches(study: Study, sources: Sequence[Source], images: int | None) -> list[Job]:
@@ -113,6 +114,24 @@ def searches(study: Study, sources: Sequence[Source], images: int | None) -> lis
             seconds = millions * known.seconds[rates.PROPOSALS] + start("proposals", sources)
         name = known.name if known and seconds is not None else None
         found.append(Job(run, "proposals", rates.PROPOSALS, seconds, name, file.exists(), seconds is not None))
+    return found
+
+
+BOXES = 20
+"""Boxes of an image that are paired, about those of a photo."""
+
+
+def pairings(study: Study, sources: Sequence[Source], images: int | None, device: str) -> list[Job]:
+    """The jobs that pair boxes, beside the first run that trains on them; they embed each image and its boxes."""
+    found = []
+    for file, run in study.pairs.items():
+        config = study.runs[study.runs[run].first_stage or run].config
+        each, name, _ = rate_or_near(sources, rates.key("pretrain", config.backbone, plain(config)), device)
+        key, seconds = f"pairs, {config.backbone}", None
+        if each is not None and images is not None:
+            crops = images * (1 + BOXES)
+            seconds, name = crops * each / (PASSES * config.batch_size), f"{name}, as a share of a training step"
+        found.append(Job(run, "pairs", key, seconds, name, file.exists(), seconds is not None))
     return found
 
 
@@ -165,18 +184,24 @@ SHARED = ("pretrain", "detection", "segmentation")
 """Stages that use all GPUs of a run."""
 
 
-def wall_clock(found: Sequence[Job], at_once: int, gpus_per_run: int = 1) -> float:
+def wall_clock(
+    found: Sequence[Job], at_once: int, gpus_per_run: int = 1, first_stages: Mapping[str, str] | None = None
+) -> float:
     """Seconds until all jobs are done on `at_once` cores or GPUs: the longest chain, or the sum / `at_once`.
 
-    A chain is a pretraining, after its proposals, followed by its longest transfer. Jobs on several GPUs are
-    assumed to be `gpus_per_run` times faster.
+    A chain is a pretraining, after its proposals and its first stage (`first_stages`: run -> another run), followed
+    by its longest transfer. Jobs on several GPUs are assumed to be `gpus_per_run` times faster.
     """
     chains: dict[str, float] = {}
+    trained: dict[str, float] = {}
     for run in {job.run for job in found}:
         own = {
             j.stage: (j.seconds or 0.0) / (gpus_per_run if j.stage in SHARED else 1) for j in found if j.run == run
         }
-        chains[run] = own.pop("proposals", 0.0) + own.pop("pretrain", 0.0) + max(own.values(), default=0.0)
+        trained[run] = own.pop("proposals", 0.0) + own.pop("pairs", 0.0) + own.pop("pretrain", 0.0)
+        chains[run] = trained[run] + max(own.values(), default=0.0)
+    for run, first in (first_stages or {}).items():
+        chains[run] = chains.get(run, 0.0) + trained.get(first, 0.0)
     return max([total(found) / at_once, *chains.values()])
 
 
@@ -193,7 +218,7 @@ def seconds_left(study: Study, cores: int, *, results: Path = RESULTS, reference
         raise ConfigError(
             f"how fast '{unknown[0]}' is here is not known; `mlssl estimate STUDY --measure` measures it"
         )
-    return wall_clock(left, 1 if device != "cpu" else cores, study.gpus_per_run)
+    return wall_clock(left, 1 if device != "cpu" else cores, study.gpus_per_run, study.first_stages)
 
 
 def report(
@@ -221,9 +246,7 @@ def report(
     if len(study.axes()) > 1:
         lines[-1] += "  (a run that several axes share counts in each)"
     for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
-        lines.append(
-            f"{name}: {len(part)} jobs, {span(part, on_gpu)}{waiting(part, at_once, where, study.gpus_per_run)}"
-        )
+        lines.append(f"{name}: {len(part)} jobs, {span(part, on_gpu)}{waiting(part, at_once, where, study)}")
     lines.append(f"disk: {disk(study)}")
     for source, count in Counter(job.source for job in found if job.source).items():
         lines.append(f"{count} jobs by {source}")
@@ -296,7 +319,7 @@ def size(number: float) -> str:
 
 def table(study: Study, found: Sequence[Job]) -> list[str]:
     """Lines of a table: run, steps, time of each stage; `(done)` if its result exists."""
-    before = ["proposals"] if study.proposals else []
+    before = [stage for stage, files in (("proposals", study.proposals), ("pairs", study.pairs)) if files]
     stages = [*before, "pretrain", *study.transfers, *(PICTURES if study.pictured else ())]
     by_place = {(job.run, job.stage): job for job in found}
     rows = [["run", "steps", *stages]]
@@ -332,11 +355,12 @@ def span(found: Sequence[Job], on_gpu: bool = False) -> str:
     return f"{'at least ' if known < len(found) else ''}{amount}"
 
 
-def waiting(found: Sequence[Job], at_once: int, where: str, gpus_per_run: int) -> str:
+def waiting(found: Sequence[Job], at_once: int, where: str, study: Study) -> str:
     """The wall-clock time; empty if no job's time is known."""
     known = sum(job.seconds is not None for job in found)
     about = "about" if known == len(found) else "at least"
-    return f"; {about} {duration(wall_clock(found, at_once, gpus_per_run))} on {where}" if known else ""
+    seconds = wall_clock(found, at_once, study.gpus_per_run, study.first_stages)
+    return f"; {about} {duration(seconds)} on {where}" if known else ""
 
 
 def duration(seconds: float | None) -> str:

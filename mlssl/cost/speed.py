@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mlssl.cost.timing import seconds
 from mlssl.data.augment.proposals import Candidates
+from mlssl.data.augment.regions import Regions
 from mlssl.data.augment.views import make_views
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.step import step
@@ -63,17 +64,31 @@ class Trainer:
         if config.data.short_side != "full":  # a store at full size rarely fits into a GPU's memory
             pixels = pixels.to(device)
         self._images = pixels.unbind()
-        self._candidates = None
-        if config.takes_proposals:  # squares of half the side
+        # Boxes are squares of half the side.
+        self._candidates = self._regions = None
+        if config.boxes_with_views:
             corner = torch.rand(self.batch, PROPOSALS, 2, generator=self._rng) * side / 2
             boxes = torch.cat([corner, corner + side / 2], dim=2)
             there = torch.ones(self.batch, PROPOSALS, dtype=torch.bool)
-            self._candidates = Candidates(boxes, there, config.params["boxes"])
+            self._candidates = Candidates(boxes, there, config.boxes_with_views)
+        if config.regions != {"crop"}:
+            quarter = torch.tensor([side // 4, side // 4, side // 2, side // 2]).expand(self.batch, 4)
+            neighbours = self._images if config.takes_pairs else ()
+            index = torch.arange(self.batch) if config.takes_pairs else None
+            self._regions = Regions(dict.fromkeys(config.regions, quarter), neighbours, index)
 
     def step(self) -> None:
         """Make the views of a batch and train on them, in the middle of the run's schedules."""
         index = torch.arange(self.batch)
-        views = make_views(self._images, index, self._view_set, self._rng, self.device, candidates=self._candidates)
+        views = make_views(
+            self._images,
+            index,
+            self._view_set,
+            self._rng,
+            self.device,
+            candidates=self._candidates,
+            regions=self._regions,
+        )
         step(self._method, self._optimizer, views, 0.5, self._scaler)
 
     def seconds(self) -> float:

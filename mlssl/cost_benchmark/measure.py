@@ -47,8 +47,9 @@ def benchmark(configs: Mapping[str, Pretrain], config: CostBenchmark, device: to
     operations per image, forward and backward, in 1e9 (a multiply-add is two); `passes_trained`, `passes_frozen`;
     `saved_mb` tensors kept for the backward pass, without parameters, MB; `peak_mb` of the GPU, MB, None on a CPU;
     `parameters_trained` and `parameters_exported` (those of the backbone); `state_mb` parameters, buffers and
-    dictionaries, MB; `code_lines` of the method's own module. The command adds `before_s` and `before_mb` of
-    proposals, from their file.
+    dictionaries, MB; `code_lines` of the method's own module. The command adds what methods need before:
+    `before_s` and `before_mb` of proposals and `pairs_s` of pairs, from their files, and `first_stage`, the cost of
+    the training whose network pairs boxes, in the unit of `relative` for each step of the method.
     """
     trainers: dict[str, Trainer] = {}
     rows: dict[str, Row] = {}
@@ -74,6 +75,15 @@ def benchmark(configs: Mapping[str, Pretrain], config: CostBenchmark, device: to
             "relative_high": high,
         }
     return rows
+
+
+def share_of_steps(first: Pretrain, config: Pretrain) -> float:
+    """The steps of a first stage for each step of the run that follows; NaN if their lengths have two units."""
+    if first.steps is not None and config.steps is not None:
+        return first.steps / config.steps
+    if first.epochs is not None and config.epochs is not None:
+        return first.epochs * config.batch_size / (config.epochs * first.batch_size)
+    return math.nan
 
 
 def counts(trainer: Trainer, config: Pretrain) -> Row:

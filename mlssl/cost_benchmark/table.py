@@ -51,9 +51,10 @@ def cells(method: str, row: Row) -> list[str]:
     """The cells of a method's row, in the order of COLUMNS."""
     low, high = row["relative_low"], row["relative_high"]
     interval = "" if _missing(low) or _missing(high) else f" [{low:.3f}, {high:.3f}]"
+    first = "" if _missing(row.get("first_stage")) else f" + {row['first_stage']:.3f}"
     trained, frozen = row["passes_trained"], row["passes_frozen"]
     text = {
-        "relative": f"{row['relative']:.3f}{interval}",
+        "relative": f"{row['relative']:.3f}{interval}{first}",
         "images_per_s": f"{row['images_per_s']:.0f}",
         "gflop": f"{row['gflop']:.3g}",
         "passes": f"{trained:g}" + (f" + {frozen:g}" if frozen else ""),
@@ -86,13 +87,23 @@ def about(config: CostBenchmark, device: str) -> str:
 
 
 def before(found: Mapping[str, Row]) -> str:
-    """Sentences on what methods need before pretraining, once for all runs on the same images; empty if nothing."""
-    return "".join(
-        f" Before its training, {method} needs proposals: {row['before_s']:,.0f} s of one core and "
-        f"{row['before_mb']:.1f} MB, once for all runs on these images."
-        for method, row in found.items()
-        if not _missing(row.get("before_s"))
-    )
+    """Sentences on what methods need before their training; empty if nothing."""
+    text = ""
+    for method, row in found.items():
+        if not _missing(row.get("before_s")):
+            text += (
+                f" Before its training, {method} needs proposals: {row['before_s']:,.0f} s of one core and "
+                f"{row['before_mb']:.1f} MB, once for all runs on these images."
+            )
+        if not _missing(row.get("first_stage")):
+            text += f" The number after the + is what another training costs whose network {method} needs"
+            text += "." if _missing(row.get("pairs_s")) else f"; pairing boxes by it took {row['pairs_s']:,.0f} s."
+    return text
+
+
+def with_first_stage(costs: pd.DataFrame) -> pd.Series:
+    """Method -> the time of a step, with its share of the training of a first stage."""
+    return costs.relative + (costs.first_stage.fillna(0) if "first_stage" in costs else 0)
 
 
 def _missing(value: float | int | None) -> bool:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mlssl.data.augment.proposals import Candidates
+from mlssl.data.augment.regions import Regions, moved
 from mlssl.data.augment.views import make_views
+from mlssl.data.pairs import PairFile
 from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
 from mlssl.parts.view import View
 from mlssl.seeds import seed_of
-from mlssl.study.settings import Pretrain
+from mlssl.study.settings import Pretrain, Region
 
 
 class Steps:
     """Item i has the views of step i, on `device`; it depends only on the seed and i.
 
-    `part` is this rank's slice of the batch. `proposals` go with the views of a method that trains on them.
+    `part` is this rank's slice of the batch. `proposals` and `pairs` are for a method that trains on boxes.
     """
 
     def __init__(
@@ -27,18 +31,44 @@ class Steps:
         device: torch.device,
         part: slice = slice(None),
         proposals: ProposalFile | None = None,
+        pairs: PairFile | None = None,
     ) -> None:
         self.store, self.config, self.device, self.part = store, config, device, part
-        self.views, self.proposals = config.view_set(), proposals
+        self.views, self.proposals, self.pairs = config.view_set(), proposals, pairs
 
     def __getitem__(self, step: int) -> list[View]:
         config = self.config
         index = batch_indices(step, len(self.store), config.batch_size, config.seed)
         rng = torch.Generator().manual_seed(seed_of(config.seed, "views", step))
-        images, found = self.store.batch(index), None
-        if self.proposals is not None:
-            found = Candidates(*self.proposals.batch(index), wanted=config.params["boxes"])
-        return make_views(images, index, self.views, rng, self.device, part=self.part, candidates=found)
+        images, candidates = self.store.batch(index), None
+        if self.proposals is not None and config.boxes_with_views:
+            candidates = Candidates(*self.proposals.batch(index), wanted=config.boxes_with_views)
+        return make_views(
+            images,
+            index,
+            self.views,
+            rng,
+            self.device,
+            part=self.part,
+            candidates=candidates,
+            regions=self.regions(step, index, images),
+        )
+
+    def regions(self, step: int, index: Tensor, images: Sequence[Tensor]) -> Regions | None:
+        """The boxes of the step's views that are no random crops; None if all are."""
+        if self.config.regions == {"crop"}:
+            return None
+        assert self.proposals is not None
+        rng = torch.Generator().manual_seed(seed_of(self.config.seed, "regions", step))
+        sizes = torch.tensor([image.shape[:2] for image in images])
+        number = torch.rand(len(index), generator=rng, dtype=torch.float64)
+        box = self.proposals.rows(index, (number * self.proposals.count(index)).long())
+        boxes: dict[Region, Tensor] = {"box": box, "moved_box": moved(box, sizes, rng)}
+        if self.pairs is None:
+            return Regions(boxes)
+        pair = self.pairs.draw(index, rng)
+        boxes |= {"pair": pair.box, "pair_of_neighbour": pair.neighbour_box}
+        return Regions(boxes, self.store.batch(pair.neighbour), pair.neighbour)
 
 
 class Ahead:

@@ -28,6 +28,7 @@ from mlssl.digest import digest_of
 from mlssl.errors import DataError
 from mlssl.files import atomic, write_text
 from mlssl.study.code import stage_code
+from mlssl.study.identity import experiment
 from mlssl.study.settings import Proposals
 
 VERSION = 1
@@ -101,8 +102,7 @@ def write(store: ImageStore, out: Path, config: Proposals, *, workers: int) -> N
 
 def described(config: Proposals) -> dict[str, Any]:
     """The settings in a file's header."""
-    return {"search": "selective_search, single strategy", "k": config.k, "sigma": config.sigma,
-            "size": list(config.size), "aspect": config.aspect}  # fmt: skip
+    return {"search": f"selective_search, {config.strategy} strategy", **experiment(config)}
 
 
 def summary(about: dict[str, Any]) -> str:
@@ -178,6 +178,18 @@ class ProposalFile:
         corners[:, 2:] += corners[:, :2]
         self._boxes, self._count = corners, torch.from_numpy(count.astype(np.int64))
         self._first = self._count.cumsum(0) - self._count
+
+    def count(self, index: Tensor) -> Tensor:
+        """The numbers of boxes of some images (int64 B): int64 B."""
+        return self._count[index]
+
+    def rows(self, index: Tensor, row: Tensor) -> Tensor:
+        """One box of each image of an index, by its place among theirs (int64 B twice).
+
+        int64 B x 4: x, y, width, height.
+        """
+        corners = self._boxes[self._first[index] + row].long()
+        return torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The proposals of some images (int64 B): float B x M x 4 and bool B x M, which of them there are.

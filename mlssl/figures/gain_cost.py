@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import Score, budget, supervised
 from mlssl.claims.gains import Gain
-from mlssl.cost_benchmark.table import read
+from mlssl.cost_benchmark.table import read, with_first_stage
 from mlssl.figures.style import WIDTH, colours, finish, markers, two_lines
 from mlssl.study.expand import Study
 
@@ -30,7 +30,7 @@ def gain_cost(study: Study, found: list[Gain]) -> Figure:
     """
     notes = f"{budget(study)}. Vertical lines: 95 % interval of the gain, none for one seed"
     path = study.cost_out / "cost.tsv"
-    costs = read(path) if path.exists() else pd.DataFrame()
+    costs = with_first_stage(read(path)) if path.exists() else pd.Series(dtype=float)
     ceilings = supervised(study)
     drawn = [g for g in found if g.found and g.method in costs.index and g.method not in ceilings]
     if not drawn or study.cost_benchmark is None:
@@ -67,13 +67,13 @@ def gain_cost(study: Study, found: list[Gain]) -> Figure:
     return figure
 
 
-def panel(ax: Axes, score: Score, gains: list[Gain], costs: pd.DataFrame, methods: list[str]) -> None:
+def panel(ax: Axes, score: Score, gains: list[Gain], costs: pd.Series, methods: list[str]) -> None:
     """One evaluator."""
     colour, marker = colours(methods), markers(methods)
-    ahead = frontier([(costs.relative[g.method], g.found.mean) for g in gains if g.found])
+    ahead = frontier([(costs[g.method], g.found.mean) for g in gains if g.found])
     for gain, first in zip(gains, ahead, strict=True):
         assert gain.found
-        at, (low, high), own = costs.relative[gain.method], gain.found.interval(), colour[gain.method]
+        at, (low, high), own = costs[gain.method], gain.found.interval(), colour[gain.method]
         if not math.isnan(low):
             ax.plot([at, at], [low, high], color=own, linewidth=1.2)
         style: dict[str, Any] = {"color": own, "markersize": 6, "markerfacecolor": own if first else "white"}

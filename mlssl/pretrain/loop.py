@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mlssl import results
 from mlssl.data.loader import Ahead, Steps
+from mlssl.data.pairs import PairFile
 from mlssl.data.placement import Place
 from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
@@ -43,7 +44,7 @@ from mlssl.runtime.device import facts
 from mlssl.runtime.precision import effective
 from mlssl.study.code import stage_code
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import about_run, weights_id
+from mlssl.study.identity import about_run, proposals_file, weights_id
 from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import Pretrain
 from mlssl.study.sources import CACHE, by_content, contents
@@ -243,16 +244,15 @@ def prepare(
 
     labels = image_labels(store, config.data) if config.supervised else None
     notes: dict[str, Any] = {}
-    proposals = None
-    if config.takes_proposals:
-        proposals = ProposalFile(config.proposals.beside(store_path), store, config.proposals)
-        notes["proposals"] = proposals.note()
-        if distributed.is_main():
-            print(f"{name}: {proposals}", file=sys.stderr)
+    proposals, pairs = read_boxes(config, store, notes)
+    if distributed.is_main():
+        for boxes in filter(None, (proposals, pairs)):
+            print(f"{name}: {boxes}", file=sys.stderr)
     method, backbone = build_method(config, device, labels, notes)
     if "init" in notes and distributed.is_main():
         print(f"{name}: starts from {config.init}: {notes['init']}", file=sys.stderr)
-    images, precision, remark = f"{store.crc32:08x}", *effective(config.precision, device)
+    images = "+".join([f"{store.crc32:08x}", *(f"{b.about['crc32']:08x}" for b in (proposals, pairs) if b)])
+    precision, remark = effective(config.precision, device)
     if remark:
         notes["precision_remark"] = remark
         if distributed.is_main():
@@ -289,11 +289,28 @@ def prepare(
         backbone=backbone,
         training=training,
         trained_before=trained_before,
-        views=Steps(store, config, device, part, proposals),
+        views=Steps(store, config, device, part, proposals, pairs),
         place=place,
         placement=described,
         notes=notes,
     )
+
+
+def read_boxes(
+    config: Pretrain, store: ImageStore, notes: dict[str, Any]
+) -> tuple[ProposalFile | None, PairFile | None]:
+    """The boxes that the method trains on, if it does; `notes` receives what the result says of them."""
+    if not config.takes_proposals:
+        return None, None
+    proposals = ProposalFile(proposals_file(config.proposals, store.path), store, config.proposals)
+    notes["proposals"] = proposals.note()
+    if not config.takes_pairs:
+        return proposals, None
+    if config.pairs_file is None:
+        raise ConfigError("pretrain.pairs_file: pairs need it; give the file that `mlssl pairs` has written")
+    pairs = PairFile(Path(config.pairs_file), config, proposals)
+    notes["pairs"] = pairs.note()
+    return proposals, pairs
 
 
 def train(run: Run, writer: RunWriter | None, stop: Stop, *, progress: bool, score: Score | None = None) -> None:

@@ -18,7 +18,7 @@ class Training:
     """A method, its optimiser and the progress of the training.
 
     Args:
-        images: checksum of the images to train on.
+        images: checksum of the images to train on, and of their boxes.
         segments: the parts of the training, each of one code, device and precision (see `run.folder.segment`).
         scaler: of the loss, in float16.
     """

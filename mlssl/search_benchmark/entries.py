@@ -11,7 +11,8 @@ from torch import Tensor
 from mlssl.data.store import ImageStore
 from mlssl.errors import ConfigError
 from mlssl.parts.search import exact
-from mlssl.pictures.embed import Folder, Run, embed_crops
+from mlssl.pictures.embed import Folder, embed_crops
+from mlssl.pretrain.trained import Run
 from mlssl.seeds import seed_of
 
 ALONG = (-0.25, 1.25)

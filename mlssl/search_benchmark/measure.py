@@ -17,7 +17,8 @@ from tqdm import tqdm
 from mlssl.cost.timing import quartiles, seconds
 from mlssl.data.store import ImageStore
 from mlssl.parts.search import InvertedFile, as_numpy, exact, import_faiss, sampled_slots
-from mlssl.pictures.embed import Folder, Run
+from mlssl.pictures.embed import Folder
+from mlssl.pretrain.trained import Run
 from mlssl.search_benchmark.entries import features, made_note
 from mlssl.seeds import seed_of
 from mlssl.study.settings import SearchBenchmark

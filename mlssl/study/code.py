@@ -53,6 +53,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "photos": ("mlssl.photos.importing",),
     "store": ("mlssl.data.store",),
     "proposals": ("mlssl.data.proposals", "mlssl.data.store", "mlssl.study.validation"),
+    "pairs": ("mlssl.pretrain.pairs", "mlssl.study.validation", "mlssl.runtime.device"),
     "collect": ("mlssl.analysis.collect", *STUDY),
     "tables": ("mlssl.tables.write", *STUDY),
     "figures": ("mlssl.figures.write", *STUDY),
@@ -71,6 +72,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "cost_benchmark": (
         "mlssl.cost_benchmark.measure",
         "mlssl.cost_benchmark.table",
+        "mlssl.data.pairs",
         "mlssl.data.proposals",
         "mlssl.results",
         "mlssl.study.expand",

@@ -20,7 +20,15 @@ from mlssl.files import write_json
 from mlssl.project import included
 from mlssl.study.backbones import check_backbone, is_transformer, patch
 from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import experiment, run_digest, run_name, transfer_digest, weights_id
+from mlssl.study.identity import (
+    experiment,
+    pairs_file,
+    proposals_file,
+    run_digest,
+    run_name,
+    transfer_digest,
+    weights_id,
+)
 from mlssl.study.images import about_images, absent_images, own_photos
 from mlssl.study.methods import check_common, check_views, is_supervised, resolve
 from mlssl.study.overrides import as_values
@@ -62,6 +70,8 @@ class Run:
     digest: str
     """Of the experiment, without its seed."""
     config: Pretrain
+    first_stage: str | None = None
+    """The run whose network pairs the boxes that this one trains on."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +216,21 @@ class Study:
         found: dict[Path, str] = {}
         for run in self.runs.values():
             if run.id in runs and run.config.takes_proposals:
-                found.setdefault(run.config.proposals.beside(self.store), run.id)
+                found.setdefault(proposals_file(run.config.proposals, self.store), run.id)
+        return found
+
+    @property
+    def first_stages(self) -> dict[str, str]:
+        """Run -> the run whose network pairs the boxes that it trains on."""
+        return {run.id: run.first_stage for run in self.runs.values() if run.first_stage}
+
+    @property
+    def pairs(self) -> dict[Path, str]:
+        """The files of paired boxes that runs train on -> the first run of each."""
+        found: dict[Path, str] = {}
+        for run in self.runs.values():
+            if run.config.pairs_file is not None:
+                found.setdefault(Path(run.config.pairs_file), run.id)
         return found
 
     @property
@@ -396,6 +420,7 @@ def expand(
     runs, cells = expand_runs(file, source, weights, path)
     transfers: dict[str, Transfer] = {}
     transfer_runs: dict[str, tuple[str, ...]] = {}
+    shown = {cell.run for cell in cells}
     compared = {cell.run for cell in cells if cell.axis == COMPARE}
     # Photos without labels have no transfers.
     for name, given in file.transfers.items() if transfer_source.labelled else ():
@@ -409,7 +434,7 @@ def expand(
         transfer_runs[name] = tuple(
             run.id
             for run in runs.values()
-            if (selection.runs == "all" or run.id in compared)
+            if run.id in (shown if selection.runs == "all" else compared)
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
             and (name in FROZEN_TRANSFERS or not is_transformer(run.config.backbone))
@@ -462,54 +487,101 @@ def levels(file: StudyFile) -> list[tuple[str, str, str, dict[str, Any]]]:
 def expand_runs(
     file: StudyFile, source: Source, weights: Mapping[str, str], path: Path
 ) -> tuple[dict[str, Run], tuple[Cell, ...]]:
-    """All runs of a study, by id, and their places in its tables."""
+    """All runs of a study, by id, and their places in its tables.
+
+    A method whose boxes are paired by the network of another one brings the runs of that one with it.
+    """
     runs: dict[str, Run] = {}
     cells: list[Cell] = []
-    images = source.images()[0]
+
+    def add(config: Pretrain, seed: int, first_stage: str | None = None) -> str:
+        digest = run_digest(config)
+        run = Run(run_name(config, digest, seed), digest, replace(config, seed=seed), first_stage)
+        # Methods that differ in their name alone share a run; it has the name that comes first.
+        return runs.setdefault(run.id, run).id
+
     for axis, level, name, override in levels(file):
-        method, where = file.methods[name], f"{path}: methods.{name}"
+        where = f"{path}: methods.{name}"
         if axis != COMPARE:
             by_value = file.ablations[axis].levels is None
             where = f"{path}: ablations.{axis}." + ("values" if by_value else f"levels.{level}")
-        params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
-        given = start(file, name)
-        init = given.get("init") and str(Path(given["init"]).expanduser())
-        trained_as = given.get("init_preprocessing")
-        if init and trained_as is not None:
-            trained_as = build(Preprocessing, trained_as, f"{path}: pretrain.init_preprocessing")
-        first = build(
-            Pretrain,
-            {
-                **given,
-                "data": plain(source.data),
-                "method": name,
-                "target": method.target,
-                "params": params,
-                "init_id": weights_id(weights[init], given.get("init_prefix"), trained_as) if init else None,
-                "supervised": is_supervised(method.target),
-            },
-            f"{path}: pretrain",
-        )
-        if first.supervised and not source.labelled:
-            raise ConfigError(
-                f"{where}: {method.target} trains with labels, and data has none; leave the method out"
-            )
-        check_views(first.target, len(first.each_view), f"{where}.pretrain")
-        check_sizes(first, images, f"{path}: {axis} = {level}")
-        check_backbone(first.backbone, f"{path}: pretrain.backbone")
-        if method.target and is_transformer(first.backbone):
-            raise ConfigError(
-                f"{path}: pretrain.backbone: methods train convolutional models, and '{first.backbone}' is a "
-                "vision transformer, which is evaluated with weights from a file; give one such as resnet50"
-            )
-        digest = run_digest(first)
+        config = configured(file, source, weights, path, name, override, where, f"{axis} = {level}")
+        first = first_stage(file, source, weights, path, config)
         axis_seeds = None if axis == COMPARE else file.ablations[axis].seeds
         for seed in seeds_of(file, axis_seeds, f"{path}: ablations.{axis}"):
-            run = Run(run_name(first, digest, seed), digest, replace(first, seed=seed))
-            # Methods that differ in their name alone share a run; it has the name that comes first.
-            runs.setdefault(run.id, run)
-            cells.append(Cell(axis, level, run.id))
+            if first is None:
+                run = add(config, seed)
+            else:
+                before = add(first, seed)
+                pairs = pairs_file(config, Path("results") / file.name / "runs" / before)
+                run = add(replace(config, pairs_id=run_digest(first), pairs_file=str(pairs)), seed, before)
+            cells.append(Cell(axis, level, run))
     return runs, tuple(cells)
+
+
+def configured(
+    file: StudyFile,
+    source: Source,
+    weights: Mapping[str, str],
+    path: Path,
+    name: str,
+    override: Mapping[str, Any],
+    where: str,
+    level: str,
+) -> Pretrain:
+    """The settings of a method's runs, without their seed; `where` and `level` open the messages."""
+    method = file.methods[name]
+    params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
+    given = start(file, name)
+    init = given.get("init") and str(Path(given["init"]).expanduser())
+    trained_as = given.get("init_preprocessing")
+    if init and trained_as is not None:
+        trained_as = build(Preprocessing, trained_as, f"{path}: pretrain.init_preprocessing")
+    config = build(
+        Pretrain,
+        {
+            **given,
+            "data": plain(source.data),
+            "method": name,
+            "target": method.target,
+            "params": params,
+            "init_id": weights_id(weights[init], given.get("init_prefix"), trained_as) if init else None,
+            "supervised": is_supervised(method.target),
+        },
+        f"{path}: pretrain",
+    )
+    if config.supervised and not source.labelled:
+        raise ConfigError(f"{where}: {method.target} trains with labels, and data has none; leave the method out")
+    check_views(config.target, len(config.each_view), f"{where}.pretrain")
+    check_sizes(config, source.images()[0], f"{path}: {level}")
+    check_backbone(config.backbone, f"{path}: pretrain.backbone")
+    if method.target and is_transformer(config.backbone):
+        raise ConfigError(
+            f"{path}: pretrain.backbone: methods train convolutional models, and '{config.backbone}' is a "
+            "vision transformer, which is evaluated with weights from a file; give one such as resnet50"
+        )
+    return config
+
+
+def first_stage(
+    file: StudyFile, source: Source, weights: Mapping[str, str], path: Path, config: Pretrain
+) -> Pretrain | None:
+    """The settings of the runs whose network pairs boxes for those of `config`; None where nothing is paired."""
+    if config.pairs is None:
+        return None
+    name, where = config.pairs.method, f"{path}: methods.{config.method}.pretrain.pairs.method"
+    if name not in file.methods:
+        raise ConfigError(
+            f"{where}: '{name}' is not under methods{did_you_mean(name, file.methods)}; known are "
+            f"{', '.join(file.methods)}"
+        )
+    first = configured(file, source, weights, path, name, {}, f"{path}: methods.{name}", f"methods.{name}")
+    if first.target is None or first.supervised or first.pairs is not None:
+        raise ConfigError(
+            f"{where}: '{name}' trains nothing, trains with labels, or needs pairs itself; give a method that "
+            "trains on whole images without labels, such as BYOL"
+        )
+    return first
 
 
 def check_sizes(config: Pretrain, images: int | None, where: str) -> None:

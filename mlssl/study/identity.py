@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
+from pathlib import Path
 from typing import Annotated, Any
 
 from mlssl.digest import digest_of
-from mlssl.study.settings import LATER, Config, Kind, Preprocessing, Pretrain
+from mlssl.study.settings import LATER, Config, Kind, Preprocessing, Pretrain, Proposals
 from mlssl.study.validation import hints, plain
 
 
@@ -76,6 +77,17 @@ def run_name(config: Pretrain, digest: str, seed: int) -> str:
     """The class of the method, the digest and the seed: `mls-1a2b3c4d-s0`."""
     cls = config.target.rpartition(".")[2] if config.target else "weights" if config.init_id else "untrained"
     return f"{re.sub('[^a-z0-9]', '', cls.lower())}-{digest[:8]}-s{seed}"
+
+
+def proposals_file(config: Proposals, store: Path) -> Path:
+    """The file of proposals of an image store: one for all runs with these images and settings."""
+    return store.with_name(f"{store.name}-proposals-{digest_of(experiment(config))[:8]}.npz")
+
+
+def pairs_file(config: Pretrain, folder: Path) -> Path:
+    """The file of paired boxes in the folder of the run whose network pairs them."""
+    named = [experiment(config.pairs), experiment(config.proposals)]
+    return folder / f"pairs-{digest_of(named)[:8]}.npz"
 
 
 def about_run(config: Pretrain, name: str) -> dict[str, Any]:

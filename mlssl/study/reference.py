@@ -21,6 +21,7 @@ from mlssl.study.settings import (
     Kind,
     Level,
     Method,
+    Pairs,
     Photos,
     Pictures,
     Pretrain,
@@ -47,6 +48,7 @@ METHODS = (
     "baselines.self_emd.SelfEMD",
     "baselines.resim.ReSim",
     "baselines.soco.SoCo",
+    "baselines.orl.ORL",
 )
 SECTIONS: dict[str, type] = {
     "The study": StudyFile,
@@ -57,6 +59,7 @@ SECTIONS: dict[str, type] = {
     "pretrain": Pretrain,
     "pretrain.views": Views,
     "pretrain.proposals": Proposals,
+    "pretrain.pairs": Pairs,
     "methods.<name>": Method,
     "ablations.<axis>": Ablation,
     "ablations.<axis>.levels.<level>": Level,

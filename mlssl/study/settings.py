@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import typing
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from mlssl.digest import digest_of
 from mlssl.ranges import (
     EACH_ONCE,
     Count,
@@ -124,6 +123,9 @@ class Data:
     """Identity of the images and annotations of both splits; null: a digest of their content."""
 
 
+Region = Literal["crop", "box", "moved_box", "pair", "pair_of_neighbour"]
+
+
 @settings
 class Views:
     """MoCo-v2's augmentation (arXiv 2003.04297; MLS section 4.1). Probabilities `*_p` are per sample."""
@@ -158,6 +160,10 @@ class Views:
     """Least share of the crop that lies in an earlier view's crop, `overlap_view`; redrawn at most ten times."""
     overlap_view: Annotated[Count, LATER] = 1
     """Which view, counted from 1."""
+    region: Annotated[Region, LATER] = "crop"
+    """What of the image is shown: a random `crop`; a random one of its proposals (`box`), or that one moved and
+    resized (`moved_box`); a box that looks like one of a neighbour (`pair`), or that one (`pair_of_neighbour`), see
+    `pairs`. A box is resized to the view; `scale`, `ratio` and `overlap` are those of a crop."""
 
 
 def _view_changes(values: dict[str, Any]) -> dict[str, Any]:
@@ -196,8 +202,8 @@ class Preprocessing:
 
 @settings
 class Proposals:
-    """Selective search on the stored images, for methods with `proposals: selective_search`, and which of its boxes
-    are kept. The defaults are SoCo's (arXiv 2106.02637)."""
+    """Selective search on the stored images, for methods that train on boxes, and which of its boxes are kept. The
+    defaults are SoCo's (arXiv 2106.02637)."""
 
     k: Count = 300
     """Scale of the segmentation that the search begins with: larger regions for larger values."""
@@ -207,10 +213,30 @@ class Proposals:
     """Square root of a box's share of the image's area."""
     aspect: Annotated[float, Field(ge=1)] = 3.0
     """Largest ratio of a box's longer side to its shorter one."""
+    strategy: Annotated[Literal["single", "fast"], LATER] = "single"
+    """OpenCV's: regions of one segmentation, of HSV, are merged (`single`), or of six, of HSV and Lab with the
+    scales k, 2 k and 3 k, each in two ways (`fast`)."""
+    least_side: Annotated[Share, LATER] = 32 / 480
+    """Least side of a box, as a share of the image's short side."""
+    most_overlap: Annotated[Share, LATER] = 1.0
+    """Largest intersection over union with a smaller box that is kept."""
+    at_most: Annotated[Count | None, LATER] = None
+    """Boxes kept of an image, the smallest; null: all."""
 
-    def beside(self, store: Path) -> Path:
-        """The file of proposals of an image store: one for all runs with these images and settings."""
-        return store.with_name(f"{store.name}-proposals-{digest_of(asdict(self))[:8]}.npz")
+
+@settings
+class Pairs:
+    """Boxes of an image and of its nearest neighbours that look alike to a trained network, for views with the
+    region `pair`. The defaults are ORL's (arXiv 2106.11952)."""
+
+    method: Annotated[str, LABEL]
+    """Method of the study whose run of the same seed is that network: images are neighbours by its projections,
+    boxes look alike by its pooled features."""
+    neighbours: Count = 10
+    """Nearest images of each image."""
+    share: Share = 0.1
+    """Pairs kept of an image and a neighbour, the most similar, as a share of the number of the image's boxes; at
+    least one."""
 
 
 @settings
@@ -273,7 +299,14 @@ class Pretrain:
     """One mapping per view that the method takes, in order: the settings of `views` that differ for it. More than
     two, of other sizes, for a method that takes more (multi-crop)."""
     proposals: Annotated[Proposals, LATER] = Proposals()
-    """How the boxes are found that a method with `proposals: selective_search` trains on."""
+    """How the boxes are found that a method with `proposals: selective_search`, or with a `region` in its views,
+    trains on."""
+    pairs: Annotated[Pairs | None, LATER] = None
+    """How boxes of different images are paired, for views with the region `pair`; null: no view has it."""
+    pairs_id: Annotated[str | None, LATER] = None
+    """Identity of the pretraining whose network pairs them; null without `pairs`."""
+    pairs_file: Annotated[Path_ | None, PLACE] = None
+    """File of the pairs; a study names it."""
     batch_norm: Literal["sync", "local", "shuffle"] = "sync"
     """With several ranks, the samples that a batch norm uses: `sync` those of all ranks, so that the result does
     not depend on their number; `local` those of its own rank; `shuffle` as local, with the keys shuffled among the
@@ -317,10 +350,34 @@ class Pretrain:
                 )
         return self
 
+    @model_validator(mode="after")
+    def _pairs_for_views(self) -> typing.Self:
+        if self.takes_pairs != (self.pairs is not None):
+            raise ValueError(
+                "pairs: views with the region pair or pair_of_neighbour need it, and other views do not use it; "
+                "give both or neither"
+            )
+        return self
+
+    @property
+    def regions(self) -> set[Region]:
+        """The regions of the views."""
+        return {view.region for view in self.view_set()}
+
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the method trains on boxes that are paired over images beforehand."""
+        return not self.regions.isdisjoint(("pair", "pair_of_neighbour"))
+
+    @property
+    def boxes_with_views(self) -> int:
+        """How many proposals go with the views, for a method whose parameter `proposals` is `selective_search`."""
+        return int(self.params["boxes"]) if self.params.get("proposals") == "selective_search" else 0
+
     @property
     def takes_proposals(self) -> bool:
-        """Whether the method trains on boxes that are found beforehand, which its parameter `proposals` says."""
-        return self.params.get("proposals") == "selective_search"
+        """Whether the method trains on boxes that are found beforehand."""
+        return self.boxes_with_views > 0 or self.regions != {"crop"}
 
     def view_set(self) -> tuple[Views, ...]:
         """The augmentation of each view that the method takes."""
@@ -705,7 +762,7 @@ ONE_DEVICE = (*FROZEN, "classification")
 """Transfers that run on one device."""
 Config = Pretrain | Transfer
 """The settings of a pretraining or a transfer."""
-RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "supervised"}
+RESOLVED = {"data", "method", "target", "params", "seed", "init_id", "pairs_id", "pairs_file", "supervised"}
 """Fields of a stage's settings that a study file gives in other sections, or that are computed from files."""
 
 # Pictures and the benchmark of searches

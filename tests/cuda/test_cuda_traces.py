@@ -21,6 +21,7 @@ LONG = (
     "self_emd",
     "resim",
     "soco",
+    "orl",
     "mls_mutual",
     "photos",
 )

@@ -18,13 +18,15 @@ from ghost import GhostCuda, Trace, ghost_cuda
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mlssl.data.loader import Ahead, Steps
+from mlssl.data.pairs import PairFile
+from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method, build_optimizer, build_scaler, prepare_method
 from mlssl.pretrain.memory import training_bytes
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
-from mlssl.study.settings import Data, Detection, Pretrain, Segmentation, Views
+from mlssl.study.settings import Data, Detection, Pairs, Pretrain, Segmentation, Views
 from mlssl.transfer import finetune
 from mlssl.transfer.detection.model import build_model as build_detector
 from mlssl.transfer.detection.train import loss_terms as detection_losses
@@ -39,7 +41,9 @@ BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
 PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
 PIXCONTRAST, RESIM = "baselines.pixcontrast.PixContrast", "baselines.resim.ReSim"
 SOCO = "baselines.soco.SoCo"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO)
+ORL = "baselines.orl.ORL"
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO, ORL)
+ORL_VIEWS = ({}, {}, *({"crop": 32, "region": r} for r in ("box", "moved_box", "pair", "pair_of_neighbour")))
 BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
 PHOTOS = [(480, 640), (640, 480), (427, 640), (640, 427)]
@@ -70,6 +74,19 @@ def store_of(sizes: list[tuple[int, int]], place: str) -> ImageStore:
     return store
 
 
+def boxes_of(store: ImageStore) -> tuple[ProposalFile, PairFile]:
+    """One box of each image, and the next image's as its only pair, without files."""
+    n = len(store)
+    boxes = ProposalFile.__new__(ProposalFile)
+    boxes._boxes = torch.tensor([[16, 16, 80, 80]]).expand(n, 4)
+    boxes._count, boxes._first = torch.ones(n, dtype=torch.int64), torch.arange(n)
+    pairs = PairFile.__new__(PairFile)
+    pairs.proposals = boxes
+    pairs._neighbours, pairs._first = (torch.arange(n)[:, None] + 1) % n, torch.arange(n)[:, None]
+    pairs._count, pairs._rows = torch.ones(n, 1, dtype=torch.int64), torch.zeros(n, 2, dtype=torch.int64)
+    return boxes, pairs
+
+
 def pretraining(
     mode: GhostCuda,
     target: str,
@@ -94,6 +111,7 @@ def pretraining(
         batch_size=BATCH,
         views=Views(crop=crop),
         each_view=each_view,
+        pairs=Pairs("m") if len(each_view) > 2 else None,
         params=params,
         precision=precision,
     )
@@ -106,7 +124,10 @@ def pretraining(
     method = prepare_method(config, module, CUDA)
     if has_dictionary:
         module.dictionary.set_extra_state({"written": module.dictionary.size})
-    views = Steps(store_of(sizes, place), config, CUDA)
+    store = store_of(sizes, place)
+    with _disable_current_modes():  # their tensors stay on the host
+        boxes = boxes_of(store) if config.pairs else ()
+    views = Steps(store, config, CUDA, slice(None), *boxes)
     before = mode.begin().peak
     outputs: list[torch.Tensor] = []
     module.get_submodule("encoders.query").register_forward_hook(lambda m, x, y: outputs.extend(y))
@@ -225,6 +246,7 @@ TRACES = {
     "pixcontrast": lambda mode: pretraining(mode, PIXCONTRAST, each_view=BYOL_VIEWS),
     "resim": lambda mode: pretraining(mode, RESIM),
     "soco": lambda mode: pretraining(mode, SOCO),
+    "orl": lambda mode: pretraining(mode, ORL, each_view=ORL_VIEWS),
     "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),

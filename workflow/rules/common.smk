@@ -17,7 +17,7 @@ from mlssl.runtime.launch import Layout, threads_beside
 from mlssl.study import expand
 from mlssl.study.code import stage_code
 from mlssl.study.overrides import from_text
-from mlssl.study.identity import transfer_digest
+from mlssl.study.identity import proposals_file, transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
 
@@ -81,7 +81,7 @@ def summary(plan):
     from mlssl.cost.estimate import counted
 
     totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
-    return [*totals, counted(planned, ("proposals", "pretrain", *STUDY.transfers, *expand.PICTURES))]
+    return [*totals, counted(planned, ("proposals", "pairs", "pretrain", *STUDY.transfers, *expand.PICTURES))]
 
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):

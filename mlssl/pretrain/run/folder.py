@@ -67,16 +67,18 @@ class RunFolder:
         """The newest state, None if there is none; with a new segment at its end where code, device or precision
         change.
 
-        `images` is the checksum of the images, `present` the segment of a training that starts now, `total` the
-        last step. Raises DataError for a state of other images; ConfigError for an unfinished state of other code,
-        unless `changed_code` is set.
+        `images` is the checksum of images and boxes, `present` the segment of a training that starts now, `total`
+        the last step. Raises DataError for a state of other images; ConfigError for an unfinished state of other
+        code, unless `changed_code` is set.
         """
         newest = checkpoint.load_newest(self.state, experiment=self.about["experiment"])
         if newest is None:
             return None
         state = newest.values
         if state["images"] != images:
-            raise DataError(f"{self.state}: was trained on other images than those of the image store; {REDO}")
+            raise DataError(
+                f"{self.state}: was trained on other images, or boxes of them, than there are now; {REDO}"
+            )
         step, segments = state["step"], state["segments"]
         before = segments[-1]
         others = differing(before["code"], present["code"])
