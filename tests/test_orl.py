@@ -6,8 +6,10 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from support.boxes import ORL_VIEWS, with_random_pairs, write_proposals
@@ -19,6 +21,7 @@ from torchvision.transforms.v2.functional import resized_crop
 from baselines.byol import BYOL, regression
 from baselines.orl import ORL
 from mlssl import cli, tensors
+from mlssl.analysis import collect
 from mlssl.cost import estimate
 from mlssl.cost.rates import Source, key
 from mlssl.cost.speed import Trainer
@@ -32,6 +35,7 @@ from mlssl.data.pairs import PairFile, described, read_pairs_about, write_pairs
 from mlssl.data.selective_search import apart, kept, overlaps
 from mlssl.data.store import ImageStore
 from mlssl.errors import ConfigError, DataError
+from mlssl.page.provenance import runs_table
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.view import View
 from mlssl.pretrain.pairs import BATCH, boxes_of, centres, cut, find_pairs, nearest, paired
@@ -436,7 +440,14 @@ def test_a_run_does_not_resume_with_pairs_that_were_found_again(made, tmp_path, 
     with np.load(pairs.path) as file:
         neighbours, count, rows = (file[name] for name in ("neighbours", "count", "rows"))
     pairs.path.unlink()
-    about = {**described(config, boxes), "run": "again", "images": len(images), "seconds": 1.0, "device": "cpu"}
+    about = {
+        **described(config, boxes),
+        "run": "again",
+        "images": len(images),
+        "run_seconds": 2.0,
+        "seconds": 1.0,
+        "device": "cpu",
+    }
     write_pairs(pairs.path, neighbours, count, rows * 0, about)
     with pytest.raises(DataError, match="was trained on other images, or boxes of them, than there are now"):
         train(config, images.path, tmp_path / "run")
@@ -559,8 +570,6 @@ def test_the_cost_of_a_first_stage_is_added_to_a_step():
     longer = dataclasses.replace(first, steps=None, epochs=8.0, batch_size=8)
     assert share_of_steps(longer, dataclasses.replace(config, steps=None, epochs=2.0)) == 2
     assert math.isnan(share_of_steps(longer, config))
-    import pandas as pd
-
     costs = pd.DataFrame(
         {"relative": {"orl": 2.0, "moco_v2": 1.0}, "first_stage": {"orl": 1.5, "moco_v2": math.nan}}
     )
@@ -571,6 +580,23 @@ def test_the_cost_of_a_first_stage_is_added_to_a_step():
         " The number after the + is what another training costs whose network orl needs; pairing"
     )
     assert text.endswith("boxes by it took 12 s.")
+
+
+def test_the_minutes_of_a_run_are_those_of_all_its_stages():
+    header = {"wall_s": 60.0, "notes": {"pairs": {"seconds": 30.0, "run_seconds": 90.0}}}
+    result = SimpleNamespace(stage="pretrain", content={"header": header, "rows": []}, header=header)
+    assert collect.rows_of(result)[0]["value"] == 3.0
+    header["notes"].pop("pairs")
+    assert collect.rows_of(result)[0]["value"] == 1.0
+
+
+def test_the_page_lists_the_runs_of_the_first_stage():
+    study = loaded(PLACES)
+    table = runs_table(study, pd.DataFrame({"run": [], "metric": [], "status": []}))
+    places = {row[0].text: row[1].text for row in table.rows}
+    for run in of(study, "orl"):
+        assert places[run.id] == "method = orl"
+        assert places[run.first_stage] == f"first stage of {run.id}"
 
 
 def test_the_shipped_study_trains_orl_after_byol_on_the_published_filter():

@@ -101,14 +101,16 @@ def metrics_left_out(found: Mapping[str, Result]) -> Iterator[tuple[dict[str, An
 def rows_of(result: Result) -> list[dict[str, Any]]:
     """The rows of a result, and those for the numbers in its header that tables and figures show.
 
-    These are `minutes` of a pretraining, and `label_force` if it has pseudo-labels; `train_images` of each linear
-    protocol, the number of labelled images; and of each record of pseudo-labels `epoch`, `shared` and `chance`,
-    except where they are undefined.
+    These are `minutes` of a pretraining, those of its first stage and of pairing boxes included, and `label_force`
+    if it has pseudo-labels; `train_images` of each linear protocol, the number of labelled images; and of each
+    record of pseudo-labels `epoch`, `shared` and `chance`, except where they are undefined.
     """
     found = []
     header, notes = result.header, result.header["notes"]
     if result.stage == "pretrain":
-        found.append((MINUTES.protocol, MINUTES.metric, header["wall_s"] / 60, None))
+        before = notes.get("pairs", {})
+        seconds = header["wall_s"] + before.get("seconds", 0) + before.get("run_seconds", 0)
+        found.append((MINUTES.protocol, MINUTES.metric, seconds / 60, None))
         means = {entry["metric"]: entry["value"] for entry in result.content["rows"]}
         if means.get("grad_info_nce"):
             force = 100 * means["grad_labels"] / means["grad_info_nce"]

@@ -23,6 +23,7 @@ METHODS = {
     "resim": "ReSim",
     "soco": "SoCo-C4",
     "soco_random_boxes": "SoCo's loss, random boxes",
+    "orl": "ORL",
     "knn_moco_others": "kNN-MoCo, denominator of others",
     "mls_balanced": "MLS, balanced",
     "mls_knn_softmax": "MLS, kNN softmax",

@@ -119,7 +119,7 @@ class PairFile:
 
     def note(self) -> dict[str, Any]:
         """For the result of a run: where its pairs come from and what they cost."""
-        keys = ("run", "network", "settings", "pairs", "crc32", "seconds", "device")
+        keys = ("run", "run_seconds", "network", "settings", "pairs", "crc32", "seconds", "device")
         return {"file": str(self.path), "bytes": self.path.stat().st_size, **{k: self.about[k] for k in keys}}
 
 

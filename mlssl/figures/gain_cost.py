@@ -63,6 +63,8 @@ def gain_cost(study: Study, found: list[Gain]) -> Figure:
     beside.set_axis_off()
     beside.legend(handles=keys, loc="center", ncols=LEGEND_COLUMNS)
     notes += ". Filled: no other method is at least as cheap and as good. Time: median, all methods in turn"
+    if staged := [method for method in methods if study.runs[study.compared[method]].first_stage]:
+        notes += f"; of {', '.join(map(in_words, staged))} with the training before it"
     finish(figure, "Gain over untrained weights against the time of a training step", notes)
     return figure
 

@@ -82,6 +82,7 @@ def find_pairs(
         about = {
             **described(config, proposals),
             "run": run.name,
+            "run_seconds": round(run.seconds, 3),
             "images": len(store),
             "seconds": round(time.monotonic() - began, 3),
             "device": facts(device)["device"],

@@ -26,6 +26,8 @@ class Run:
     name: str
     config: Pretrain
     weights: Mapping[str, Tensor]
+    seconds: float
+    """That its training took."""
 
     def method(self, device: torch.device, *, trained: bool = True) -> nn.Module:
         """The run's method in eval mode: with its trained weights, or as initialised.
@@ -68,12 +70,12 @@ class Run:
 def read_run(path: Path) -> Run:
     """Read the `checkpoint.pt` of a pretraining; ConfigError if it is missing or another file."""
     remedies = {"missing": "pretrain the run first", "broken": "pretrain the run again"}
-    state = read_own(path, "the checkpoint.pt of a pretraining", {"method", "meta"}, **remedies)
+    state = read_own(path, "the checkpoint.pt of a pretraining", {"method", "meta", "seconds"}, **remedies)
     meta = state["meta"]
     if "experiment" not in meta:
         raise ConfigError(f"{path}: was written by an earlier version of mlssl; pretrain the run again")
     config = build(Pretrain, meta["config"], f"{path}: meta.config")
-    return Run(Path(path), meta["run"], config, state["method"])
+    return Run(Path(path), meta["run"], config, state["method"], state["seconds"])
 
 
 def features(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -71,6 +71,13 @@ def with_random_pairs(config, path, folder, seed=0):
         for other, number in zip(others, many, strict=True)
         for _ in range(number)
     ]
-    about = {**pairs.described(config, boxes), "run": "by hand", "images": n, "seconds": 1.0, "device": "cpu"}
+    about = {
+        **pairs.described(config, boxes),
+        "run": "by hand",
+        "images": n,
+        "run_seconds": 2.0,
+        "seconds": 1.0,
+        "device": "cpu",
+    }
     pairs.write_pairs(Path(config.pairs_file), neighbours, count, np.array(rows), about)
     return config, boxes, pairs.PairFile(config.pairs_file, config, boxes)
