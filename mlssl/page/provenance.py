@@ -96,8 +96,8 @@ def runs_table(study: Study, metrics: pd.DataFrame) -> Table:
     places: dict[str, list[str]] = {}
     for cell in study.cells:
         places.setdefault(cell.run, []).append(f"{cell.axis} = {cell.level}")
-    for run, first in study.first_stages.items():
-        places.setdefault(first, []).append(f"first stage of {run}")
+    for later, first in study.first_stages.items():
+        places.setdefault(first, []).append(f"first stage of {later}")
     rows = []
     for run in study.runs.values():
         link = run_link(study, run.id)

@@ -73,12 +73,13 @@ def find_pairs(
             PairFile(out, config, proposals)
             return
         began, encoder = time.monotonic(), run.encoders(device)[0]
-        z = torch.cat([*embedded(encoder, centres(store), store, size, device, what="images", of="z")])
-        neighbours = nearest(z, pairs.neighbours)
-        boxes = embedded(encoder, boxes_of(store, proposals), store, size, device, what="boxes", of="g")
         numbers = proposals.count(torch.arange(len(store)))
+        images, boxes, each = len(store), int(numbers.sum()), boxes_of(store, proposals)
+        z = [*embedded(encoder, centres(store), store, size, device, what="images", total=images, of="z")]
+        neighbours = nearest(torch.cat(z), pairs.neighbours)
+        g = embedded(encoder, each, store, size, device, what="boxes", total=boxes, of="g")
         with tempfile.TemporaryFile(dir=out.parent) as file:
-            count, rows = paired(on_disk(file, boxes, int(numbers.sum())), numbers, neighbours, pairs.share)
+            count, rows = paired(on_disk(file, g, boxes), numbers, neighbours, pairs.share)
         about = {
             **described(config, proposals),
             "run": run.name,
@@ -120,9 +121,9 @@ def centres(store: ImageStore) -> Iterator[Cut]:
 def boxes_of(store: ImageStore, proposals: ProposalFile) -> Iterator[Cut]:
     """All proposals of each image, in the order of the file."""
     for i in range(len(store)):
-        image = torch.tensor([i])
-        for row in range(int(proposals.count(image))):
-            yield i, proposals.rows(image, torch.tensor([row]))[0].tolist()
+        places = torch.arange(int(proposals.count(torch.tensor([i]))))
+        for box in proposals.rows(torch.full_like(places, i), places).tolist():
+            yield i, box
 
 
 @torch.no_grad()
@@ -134,11 +135,11 @@ def embedded(
     device: torch.device,
     *,
     what: str,
+    total: int,
     of: Literal["g", "z"],
 ) -> Iterator[Tensor]:
     """Pooled features g or projections z of boxes, L2-normalised float32 rows on the CPU, batch after batch."""
-    bar = tqdm(desc=f"embed {what}", unit="crop", mininterval=1)
-    with bar:
+    with tqdm(total=total, desc=f"embed {what}", unit="crop", mininterval=1) as bar:
         while part := list(islice(cuts, BATCH)):
             pixels = torch.stack([cut(store.image(i), box, size) for i, box in part]).to(device)
             pixels = pixels.float() / 255
