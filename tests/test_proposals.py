@@ -542,6 +542,17 @@ def test_snakemake_plans_the_search_once_and_refuses_to_begin_without_the_librar
     )
 
 
+def test_a_method_that_does_not_say_how_many_boxes_it_takes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "few_boxes.py").write_text(
+        "class Few:\n"
+        "    def __init__(self, backbone, *, proposals: str = 'selective_search'): ...\n"
+        "    def step(self, view1, view2, progress): ...\n"
+    )
+    with pytest.raises(ConfigError, match=r"methods.few.params.proposals: few_boxes.Few has no parameter 'boxes'"):
+        loaded(PLACES | {"methods": {**METHODS, "few": {"target": "few_boxes.Few"}}, "compare": ["few"]})
+
+
 def test_the_shipped_study_trains_soco_on_both_kinds_of_boxes():
     from mlssl.study.expand import load
 

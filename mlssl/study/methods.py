@@ -208,6 +208,11 @@ def resolve(
         values[key] = validation.validate(
             takes.types[key], values[key], f"{common_where}.{key}" if shares else f"{where}.params.{key}"
         )
+    if values.get("proposals") == "selective_search" and "boxes" not in values:
+        raise ConfigError(
+            f"{where}.params.proposals: {target} has no parameter 'boxes', the number of proposals that go with its "
+            "views; add it to its constructor"
+        )
     check_requirements(takes.requires, values, f"{where}.params", target)
     return values
 
