@@ -210,8 +210,8 @@ def resolve(
         )
     if values.get("proposals") == "selective_search" and "boxes" not in values:
         raise ConfigError(
-            f"{where}.params.proposals: {target} has no parameter 'boxes', the number of proposals that go with its "
-            "views; add it to its constructor"
+            f"{where}.params.proposals: {target} has no parameter 'boxes', the number of proposals that go with "
+            "its views; add it to its constructor"
         )
     check_requirements(takes.requires, values, f"{where}.params", target)
     return values
