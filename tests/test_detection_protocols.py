@@ -18,7 +18,7 @@ from mlssl.data.coco import read_split
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.runtime.batch_norm import CpuSyncBatchNorm
-from mlssl.study.expand import read_extended
+from mlssl.study.extends import read_extended
 from mlssl.study.settings import Data, Detection
 from mlssl.study.validation import build
 from mlssl.transfer import detection

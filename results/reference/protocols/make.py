@@ -16,7 +16,7 @@ import torch
 
 from mlssl.api import evaluate, pretrain
 from mlssl.scenes import write_scenes
-from mlssl.study.expand import read_extended
+from mlssl.study.extends import read_extended
 
 BUILD = Path("build/protocols")
 BACKBONE = "resnet18"
