@@ -45,6 +45,20 @@ def test_a_mistake_is_one_clear_sentence(tmp_path):
     assert "has no run or transfer 'mls-nothing'" in done.stderr
 
 
+@pytest.mark.parametrize(("words", "rule"), [(["check"], "check"), (["pretrain", "--run-name", "RUN"], "store")])
+def test_a_stage_before_its_images_are_made_says_what_makes_them(tmp_path, monkeypatch, capsys, words, rule):
+    study = ROOT / "config" / "tiny.yaml"
+    monkeypatch.chdir(tmp_path)
+    run = next(name for name in load(study).runs if name.startswith("mls-"))
+    words = [run if word == "RUN" else word for word in words]
+    monkeypatch.setattr(sys, "argv", ["mlssl", words[0], "--study", str(study), *words[1:]])
+    assert main() == 1
+    sentence = capsys.readouterr().err.strip()
+    assert "data.scenes: results/data/scenes-" in sentence
+    assert sentence.endswith(f"has not been made yet; `mlssl run {study} --cores 2 --until {rule}` makes it")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

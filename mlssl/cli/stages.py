@@ -139,6 +139,7 @@ def check(args: argparse.Namespace) -> None:
     if args.weights:
         check_weights(study)
         return
+    refuse_unmade(study, "check")
     read: dict[Data, tuple[Split, Split]] = {}
     text = "".join(f"{line}\n" for line in report(study.transfers, read))
     for train, val in read.values():
@@ -151,6 +152,18 @@ def check(args: argparse.Namespace) -> None:
     check_weights(study)
     if args.out:
         write_text(args.out, text)
+
+
+def refuse_unmade(study: Study, rule: str) -> None:
+    """Raise DataError if a command of the workflow makes the study's images and has not; `rule` comes after it."""
+    from mlssl.study.sources import KINDS
+
+    for source in (study.source, study.transfer_source):
+        if source.kind in KINDS and not source.ready.exists():
+            raise DataError(
+                f"{study.path}: data.{source.kind}: {source.ready} has not been made yet; "
+                f"`mlssl run {study.path} --cores 2 --until {rule}` makes it"
+            )
 
 
 def check_weights(study: Study) -> None:
@@ -203,6 +216,8 @@ def pretrain(args: argparse.Namespace) -> None:
             study, name = study_of_run(args), args.run_name
             config, out = study.runs[name].config, args.out or study.out / "runs" / name
             store_path = args.store or study.store
+            if not store_path.exists():
+                refuse_unmade(study, "store")
         boxes = proposals_file(config.proposals, store_path)
         if config.takes_proposals:
             selective_search.check(boxes)
