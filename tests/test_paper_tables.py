@@ -252,7 +252,7 @@ def document_rows():
             yield target, cells[1].strip("`"), yaml.safe_load(cells[3]), yaml.safe_load(cells[4])
 
 
-STUDIES = [ROOT / "config" / f"{name}.yaml" for name in ("demo", "competitors")]
+STUDIES = [ROOT / "config" / f"{name}.yaml" for name in ("demo", "competitors", "competitors_proposals")]
 """Of a method, the table has the values in the first of these that has it."""
 
 
@@ -266,7 +266,7 @@ def methods_of(path):
 def in_code(target, setting, demo):
     """Default and value of a setting in the demo study or the competitors', from the code."""
     if target:
-        methods = methods_of(STUDIES[1]) | methods_of(STUDIES[0])
+        methods = {t: config for path in reversed(STUDIES) for t, config in methods_of(path).items()}
         return constructor(target).defaults[setting], methods[target].params[setting]
     cls, name = setting.split(".")
     run = next(r.config for r in demo.runs.values() if r.config.target)

@@ -1,5 +1,6 @@
 """Neighbours and score histograms: who is near, what is drawn where, for every method's checkpoint."""
 
+import dataclasses
 import shutil
 import sys
 from dataclasses import replace
@@ -117,7 +118,7 @@ def test_queries_go_through_the_query_encoder_and_entries_through_the_key_encode
         for k, v in run.weights.items()
         if isinstance(v, torch.Tensor)
     }
-    changed = type(run)(run.path, run.name, run.config, {**run.weights, **weights})
+    changed = dataclasses.replace(run, weights={**run.weights, **weights})
     other = embed(changed, images, SETTINGS, CPU)
     assert not np.allclose(plain[0].g, other[0].g)
     assert np.array_equal(plain[1].g, other[1].g)
@@ -368,7 +369,7 @@ def test_what_is_no_checkpoint_is_refused(trained, tmp_path):
     with pytest.raises(ConfigError, match="holds no meta and method"):
         read_run(trained / "mls" / "backbone.pt")
     run = read_run(trained / "mls" / "checkpoint.pt")
-    broken = type(run)(run.path, run.name, run.config, {})
+    broken = dataclasses.replace(run, weights={})
     with pytest.raises(ConfigError, match="pretrain the run again"):
         broken.method(CPU)
 
