@@ -271,7 +271,7 @@ def test_a_state_of_other_images_is_refused_and_kept(request, tmp_path_factory, 
     before = contents(out / "state")
     other = tiny_store(tmp_path_factory.mktemp("other"), seed=1)
     at_step(monkeypatch, 1, never)
-    with pytest.raises(DataError, match=r"checkpoint\.pt: was trained on other images .*redo") as error:
+    with pytest.raises(DataError, match=r"checkpoint\.pt: was trained on other images, .*redo") as error:
         train(make_settings(), other, out, changed_code=changed_code)
     assert "\n" not in str(error.value)
     assert contents(out / "state") == before

@@ -250,7 +250,7 @@ def checkpoint(tmp_path):
     }
     settings = build(config.Pretrain, values, "test")
     method, _ = build_method(settings, torch.device("cpu"))
-    state = {"method": method.state_dict(), "meta": about_run(settings, "tiny")}
+    state = {"method": method.state_dict(), "meta": about_run(settings, "tiny"), "seconds": 1.0}
     tensors.save(tmp_path / "checkpoint.pt", state)
     return tmp_path
 
