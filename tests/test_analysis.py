@@ -471,6 +471,8 @@ def test_captions_state_dataset_budget_and_seeds(study):
     assert escape("a_b & 5 %") == r"a\_b \& 5 \%"
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_all_that_is_named_is_written_and_the_same_again(study):
     tables(study)
     write_figures(study)

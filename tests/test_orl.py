@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from support.boxes import ORL_VIEWS, with_random_pairs, write_proposals
-from support.snakemake import ROOT, plan, small, write
+from support.snakemake import ROOT
 from support.study import loaded
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 from torchvision.transforms.v2.functional import resized_crop
@@ -623,13 +623,3 @@ def test_the_command_pairs_by_the_checkpoint_of_the_first_stage(first_stage, mad
     monkeypatch.setattr(sys, "argv", [*words, *more])
     assert cli.main() == 0
     assert read_pairs_about(tmp_path / "found.npz")["pairs"] > 0
-
-
-@pytest.mark.slow
-def test_snakemake_plans_the_three_stages(tmp_path):
-    values = small()
-    values |= {"methods": {"random": {}, **METHODS}, "compare": ["random", "orl"], "seeds": [0, 1]}
-    values |= {"ablations": {}, "transfers": {}, "common": {"dim": 8}}
-    found, output = plan(tmp_path, write(tmp_path / "study.yaml", values))
-    assert (found["proposals"], found["pairs"], found["pretrain"]) == (1, 2, 6)
-    assert "`all`, which does nothing" in output

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.boxes import ORL_VIEWS
 from support.snakemake import ROOT, plan, small, snakemake, write
 from support.study import loaded
 from support.tiny_coco import IDENTIFIED, write_coco
@@ -527,11 +528,14 @@ def test_settings_that_cannot_be_are_refused():
 @pytest.mark.slow
 def test_snakemake_plans_the_search_once_and_refuses_to_begin_without_the_library(tmp_path):
     values = small()
-    values |= {"methods": {"random": {}, "soco": METHODS["soco"]}, "compare": ["random", "soco"], "seeds": [0, 1]}
+    orl = {"target": "baselines.orl.ORL", "pretrain": {"pairs": {"method": "byol"}, "each_view": ORL_VIEWS}}
+    methods = {"random": {}, "soco": METHODS["soco"], "byol": {"target": "baselines.byol.BYOL"}, "orl": orl}
+    values |= {"methods": methods, "compare": ["random", "soco", "orl"], "seeds": [0, 1]}
     study = write(tmp_path / "study.yaml", values | {"ablations": {}, "transfers": {}, "common": {"dim": 8}})
     found, output = plan(tmp_path, study)
     assert found["proposals"] == 1
-    assert found["pretrain"] == 4
+    assert found["pairs"] == 2  # after BYOL, which is not compared
+    assert found["pretrain"] == 8
     if importlib.util.find_spec("cv2"):
         pytest.skip("OpenCV is installed")
     assert "needs opencv-contrib-python-headless" in output  # a plan says so, a run stops there
