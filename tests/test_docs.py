@@ -50,6 +50,7 @@ def test_reference_results_have_the_columns_that_are_written_now(folder):
         ("ablations", "ablations"),
         ("study", "reference"),
         ("competitors", "competitors"),
+        ("competitors_proposals", "competitors_proposals"),
     ],
 )
 def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, study, tmp_path, monkeypatch):
