@@ -38,6 +38,7 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.page.provenance import runs_table
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.view import View
+from mlssl.pretrain.loop import identified
 from mlssl.pretrain.pairs import BATCH, boxes_of, centres, cut, find_pairs, nearest, paired
 from mlssl.pretrain.trained import features, read_run
 from mlssl.study import expand
@@ -613,7 +614,7 @@ def test_the_shipped_study_trains_orl_after_byol_on_the_published_filter():
 def test_the_command_pairs_by_the_checkpoint_of_the_first_stage(first_stage, made, tmp_path, monkeypatch):
     config, images, _, _ = made
     run = read_run(first_stage / "checkpoint.pt")
-    config = dataclasses.replace(config, pairs_id=run_digest(run.config), pairs_file=str(tmp_path / "found.npz"))
+    config = dataclasses.replace(config, pairs_id=None, pairs_file=str(tmp_path / "found.npz"))
     (tmp_path / "run.yaml").write_text(json.dumps(plain(config)))
     words = ["mlssl", "pairs", "--config", str(tmp_path / "run.yaml"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", words)
@@ -623,3 +624,4 @@ def test_the_command_pairs_by_the_checkpoint_of_the_first_stage(first_stage, mad
     monkeypatch.setattr(sys, "argv", [*words, *more])
     assert cli.main() == 0
     assert read_pairs_about(tmp_path / "found.npz")["pairs"] > 0
+    assert identified(config).pairs_id == run_digest(run.config)

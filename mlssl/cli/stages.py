@@ -243,25 +243,22 @@ def pairs(args: argparse.Namespace) -> None:
     from mlssl.pretrain.pairs import find_pairs
     from mlssl.pretrain.trained import read_run
     from mlssl.runtime import device
-    from mlssl.study.identity import proposals_file
+    from mlssl.study.identity import proposals_file, run_digest
 
     if args.config:
-        config, path, checkpoint = read(Pretrain, args.config), args.store, args.checkpoint
+        config, path, network = read(Pretrain, args.config), args.store, read_run(args.checkpoint)
+        config = dataclasses.replace(config, pairs_id=config.pairs_id or run_digest(network.config))
     else:
         study = study_of_run(args)
         run, path = study.runs[args.run_name], args.store or study.store
         if run.first_stage is None:
-            raise ConfigError(f"{args.study}: {run.id} trains on no pairs; those with pairs are {known(study)}")
-        config, checkpoint = run.config, study.out / "runs" / run.first_stage / "checkpoint.pt"
+            known = ", ".join(study.first_stages) or "none"
+            raise ConfigError(f"{args.study}: {run.id} trains on no pairs; those with pairs are {known}")
+        config, network = run.config, read_run(study.out / "runs" / run.first_stage / "checkpoint.pt")
     store, on = ImageStore(path), device.choose(args.device)
     device.set_up(on, args.threads)
     proposals = ProposalFile(proposals_file(config.proposals, path), store, config.proposals)
-    find_pairs(read_run(checkpoint), store, proposals, config, on)
-
-
-def known(study: Study) -> str:
-    """The runs that train on pairs."""
-    return ", ".join(run.id for run in study.runs.values() if run.first_stage) or "none"
+    find_pairs(network, store, proposals, config, on)
 
 
 def score_during(config: Pretrain, device: torch.device) -> Callable[[nn.Module], float]:

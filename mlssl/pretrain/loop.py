@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mlssl import results
 from mlssl.data.loader import Ahead, Steps
-from mlssl.data.pairs import PairFile
+from mlssl.data.pairs import PairFile, read_pairs_about
 from mlssl.data.placement import Place
 from mlssl.data.proposals import ProposalFile
 from mlssl.data.store import ImageStore
@@ -504,12 +504,15 @@ def initial_id(config: Pretrain) -> str | None:
 
 
 def identified(config: Pretrain) -> Pretrain:
-    """The settings with all parameters of the method, and with the identities of images and initial weights.
+    """The settings with all parameters of the method, and the identities of images, initial weights and pairs.
 
     Missing identities are computed from the content.
     """
     check_views(config.target, len(config.each_view), "pretrain")
     init = config.init_id or initial_id(config)
     params = resolve(config.target, {}, config.params, config.method)
-    supervised = is_supervised(config.target)
-    return replace(config, data=by_content(config.data), init_id=init, params=params, supervised=supervised)
+    supervised, pairs = is_supervised(config.target), config.pairs_id
+    if pairs is None and config.pairs_file is not None and Path(config.pairs_file).exists():
+        pairs = read_pairs_about(Path(config.pairs_file))["network"]
+    data = by_content(config.data)
+    return replace(config, data=data, init_id=init, pairs_id=pairs, params=params, supervised=supervised)
