@@ -492,9 +492,9 @@ def expand_runs(
     runs: dict[str, Run] = {}
     cells: list[Cell] = []
 
-    def add(config: Pretrain, seed: int, first_stage: str | None = None) -> str:
+    def add(config: Pretrain, seed: int, before: str | None = None) -> str:
         digest = run_digest(config)
-        run = Run(run_name(config, digest, seed), digest, replace(config, seed=seed), first_stage)
+        run = Run(run_name(config, digest, seed), digest, replace(config, seed=seed), first_stage=before)
         # Methods that differ in their name alone share a run; it has the name that comes first.
         return runs.setdefault(run.id, run).id
 
