@@ -23,7 +23,8 @@ from baselines.orl import ORL
 from mlssl import cli, tensors
 from mlssl.analysis import collect
 from mlssl.cost import estimate
-from mlssl.cost.rates import Source, key
+from mlssl.cost.rates import Source as Rates
+from mlssl.cost.rates import key
 from mlssl.cost.speed import Trainer
 from mlssl.cost_benchmark import table
 from mlssl.cost_benchmark.measure import share_of_steps
@@ -44,6 +45,7 @@ from mlssl.pretrain.trained import features, read_run
 from mlssl.study import expand
 from mlssl.study.identity import run_digest
 from mlssl.study.settings import Proposals
+from mlssl.study.sources import Source
 from mlssl.study.validation import plain
 
 CPU = torch.device("cpu")
@@ -519,6 +521,22 @@ def test_a_study_brings_the_first_stage_of_each_seed_and_does_not_evaluate_it():
     assert not loaded().pairs
 
 
+def test_images_are_counted_as_often_for_many_levels_as_for_one(monkeypatch):
+    calls, count = [], Source.images
+
+    def counted(self):
+        calls.append(self)
+        return count(self)
+
+    monkeypatch.setattr(Source, "images", counted)
+    numbers = []
+    for compared in (["moco_v2"], ["moco_v2", "byol", "orl"]):
+        calls.clear()
+        loaded(PLACES | {"compare": compared})
+        numbers.append(len(calls))
+    assert numbers[0] == numbers[1]
+
+
 def test_a_run_is_named_by_its_first_stage_and_by_what_is_paired():
     def digest(**changed):
         methods = {**METHODS, "byol": METHODS["byol"] | changed.get("byol", {})}
@@ -552,7 +570,7 @@ def test_a_first_stage_that_cannot_pair_is_refused(name, why):
 def test_the_estimate_has_the_pairs_and_waits_for_the_first_stage():
     study = loaded(PLACES | {"transfers": {}})
     first = of(study, "byol")[0].config
-    source = Source("by hand", {key("pretrain", run.config.backbone, plain(run.config)): 8.0
+    source = Rates("by hand", {key("pretrain", run.config.backbone, plain(run.config)): 8.0
                                 for run in study.runs.values()}, "cpu")  # fmt: skip
     jobs = estimate.jobs(study, [source])
     pairs = [job for job in jobs if job.stage == "pairs"]

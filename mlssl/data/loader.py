@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -35,6 +33,7 @@ class Steps:
     ) -> None:
         self.store, self.config, self.device, self.part = store, config, device, part
         self.views, self.proposals, self.pairs = config.view_set(), proposals, pairs
+        self.with_boxes = config.regions != {"crop"}
 
     def __getitem__(self, step: int) -> list[View]:
         config = self.config
@@ -51,19 +50,16 @@ class Steps:
             self.device,
             part=self.part,
             candidates=candidates,
-            regions=self.regions(step, index, images),
+            regions=self.regions(step, index) if self.with_boxes else None,
         )
 
-    def regions(self, step: int, index: Tensor, images: Sequence[Tensor]) -> Regions | None:
-        """The boxes of the step's views that are no random crops; None if all are."""
-        if self.config.regions == {"crop"}:
-            return None
+    def regions(self, step: int, index: Tensor) -> Regions:
+        """The boxes of the step's views that are no random crops."""
         assert self.proposals is not None
         rng = torch.Generator().manual_seed(seed_of(self.config.seed, "regions", step))
-        sizes = torch.tensor([image.shape[:2] for image in images])
         number = torch.rand(len(index), generator=rng, dtype=torch.float64)
         box = self.proposals.rows(index, (number * self.proposals.count(index)).long())
-        boxes: dict[Region, Tensor] = {"box": box, "moved_box": moved(box, sizes, rng)}
+        boxes: dict[Region, Tensor] = {"box": box, "moved_box": moved(box, self.store.sizes[index], rng)}
         if self.pairs is None:
             return Regions(boxes)
         pair = self.pairs.draw(index, rng)

@@ -112,8 +112,7 @@ Cut = tuple[int, list[int]]
 
 def centres(store: ImageStore) -> Iterator[Cut]:
     """The central square of each image."""
-    for i in range(len(store)):
-        height, width = store.image(i).shape[:2]
+    for i, (height, width) in enumerate(store.sizes.tolist()):
         side = round(CENTRE * min(height, width))
         yield i, [(width - side) // 2, (height - side) // 2, side, side]
 

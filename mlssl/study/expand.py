@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,7 @@ def expand_runs(
     """
     runs: dict[str, Run] = {}
     cells: list[Cell] = []
+    settings_of = partial(configured, file, source, weights, path, source.images()[0])
 
     def add(config: Pretrain, seed: int, before: str | None = None) -> str:
         digest = run_digest(config)
@@ -503,8 +505,8 @@ def expand_runs(
         if axis != COMPARE:
             by_value = file.ablations[axis].levels is None
             where = f"{path}: ablations.{axis}." + ("values" if by_value else f"levels.{level}")
-        config = configured(file, source, weights, path, name, override, where, f"{axis} = {level}")
-        first = first_stage(file, source, weights, path, config)
+        config = settings_of(name, override, where, f"{axis} = {level}")
+        first = first_stage(file, path, config, settings_of)
         axis_seeds = None if axis == COMPARE else file.ablations[axis].seeds
         for seed in seeds_of(file, axis_seeds, f"{path}: ablations.{axis}"):
             if first is None:
@@ -522,12 +524,13 @@ def configured(
     source: Source,
     weights: Mapping[str, str],
     path: Path,
+    images: int | None,
     name: str,
     override: Mapping[str, Any],
     where: str,
     level: str,
 ) -> Pretrain:
-    """The settings of a method's runs, without their seed; `where` and `level` open the messages."""
+    """The settings of a method's runs on `images` images, without their seed; `where` and `level` open messages."""
     method = file.methods[name]
     params = resolve(method.target, file.common, {**method.params, **override}, where, f"{path}: common")
     given = start(file, name)
@@ -551,7 +554,7 @@ def configured(
     if config.supervised and not source.labelled:
         raise ConfigError(f"{where}: {method.target} trains with labels, and data has none; leave the method out")
     check_views(config.target, len(config.each_view), f"{where}.pretrain")
-    check_sizes(config, source.images()[0], f"{path}: {level}")
+    check_sizes(config, images, f"{path}: {level}")
     check_backbone(config.backbone, f"{path}: pretrain.backbone")
     if method.target and is_transformer(config.backbone):
         raise ConfigError(
@@ -562,9 +565,12 @@ def configured(
 
 
 def first_stage(
-    file: StudyFile, source: Source, weights: Mapping[str, str], path: Path, config: Pretrain
+    file: StudyFile, path: Path, config: Pretrain, settings_of: Callable[..., Pretrain]
 ) -> Pretrain | None:
-    """The settings of the runs whose network pairs boxes for those of `config`; None where nothing is paired."""
+    """The settings of the runs whose network pairs boxes for those of `config`; None where nothing is paired.
+
+    `settings_of` is `configured` with the study's arguments.
+    """
     if config.pairs is None:
         return None
     name, where = config.pairs.method, f"{path}: methods.{config.method}.pretrain.pairs.method"
@@ -573,7 +579,7 @@ def first_stage(
             f"{where}: '{name}' is not under methods{did_you_mean(name, file.methods)}; known are "
             f"{', '.join(file.methods)}"
         )
-    first = configured(file, source, weights, path, name, {}, f"{path}: methods.{name}", f"methods.{name}")
+    first = settings_of(name, {}, f"{path}: methods.{name}", f"methods.{name}")
     if first.target is None or first.supervised or first.pairs is not None:
         raise ConfigError(
             f"{where}: '{name}' trains nothing, trains with labels, or needs pairs itself; give a method that "
