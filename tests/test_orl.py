@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import torch
 from support.boxes import ORL_VIEWS, with_random_pairs, write_proposals
-from support.snakemake import ROOT
+from support.results import put
+from support.snakemake import ROOT, plan, small, write
 from support.study import loaded
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 from torchvision.transforms.v2.functional import resized_crop
@@ -44,6 +45,7 @@ from mlssl.pretrain.pairs import BATCH, boxes_of, centres, cut, find_pairs, near
 from mlssl.pretrain.trained import features, read_run
 from mlssl.study import expand
 from mlssl.study.identity import run_digest
+from mlssl.study.progress import Progress
 from mlssl.study.settings import Proposals
 from mlssl.study.sources import Source
 from mlssl.study.validation import plain
@@ -581,6 +583,38 @@ def test_the_estimate_has_the_pairs_and_waits_for_the_first_stage():
     longest = estimate.wall_clock(jobs, 100, first_stages=study.first_stages)
     assert longest == pytest.approx(2 * 8.0 * steps + pairs[0].seconds)
     assert estimate.table(study, jobs)[0].split()[2:5] == ["proposals", "pairs", "pretrain"]
+
+
+def collected(study, method):
+    """Results of the runs of a method as they come from another machine: without weights."""
+    for run in of(study, method):
+        put(study, run, "pretrain", [])
+        (study.out / "runs" / run.id / "log.jsonl").write_text("")
+
+
+def test_results_that_were_collected_without_weights_ask_for_no_pairs():
+    study = loaded(PLACES | {"transfers": {}, "compare": ["byol", "orl"]})
+    assert not any(job.done for job in estimate.jobs(study, []) if job.stage == "pairs")
+    collected(study, "byol")
+    first = {run.id for run in of(study, "byol")}
+    assert not Progress(study).finished("pretrain") & first  # its weights are to pair the boxes of ORL
+    collected(study, "orl")
+    assert Progress(study).finished("pretrain") == study.runs.keys()
+    assert all(job.done for job in estimate.jobs(study, []) if job.stage == "pairs")
+    assert not study.pairs_of(study.runs.keys() - Progress(study).finished("pretrain"))
+
+
+@pytest.mark.slow
+def test_snakemake_plans_the_costs_of_collected_results_without_their_weights(tmp_path):
+    values = small() | {"methods": METHODS, "compare": ["moco_v2", "byol", "orl"], "seeds": [0]}
+    values |= {"ablations": {}, "transfers": {}, "common": {"dim": 8}, "cost_benchmark": {}, "pictures": None}
+    path = write(tmp_path / "study.yaml", values)
+    study = expand.load(path)
+    for method in METHODS:
+        collected(study, method)
+    found, _ = plan(tmp_path, path)
+    assert found["cost_benchmark"] == 1
+    assert not {"pairs", "pretrain"} & found.keys()
 
 
 def test_the_cost_of_a_first_stage_is_added_to_a_step():

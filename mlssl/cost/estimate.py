@@ -131,7 +131,9 @@ def pairings(study: Study, sources: Sequence[Source], images: int | None, device
         if each is not None and images is not None:
             crops = images * (1 + BOXES)
             seconds, name = crops * each / (PASSES * config.batch_size), f"{name}, as a share of a training step"
-        found.append(Job(run, "pairs", key, seconds, name, file.exists(), seconds is not None))
+        users = [r.id for r in study.runs.values() if r.config.pairs_file == str(file)]
+        done = file.exists() or all(study.result(user, "pretrain").exists() for user in users)
+        found.append(Job(run, "pairs", key, seconds, name, done, seconds is not None))
     return found
 
 

@@ -226,9 +226,13 @@ class Study:
     @property
     def pairs(self) -> dict[Path, str]:
         """The files of paired boxes that runs train on -> the first run of each."""
+        return self.pairs_of(self.runs)
+
+    def pairs_of(self, runs: Collection[str]) -> dict[Path, str]:
+        """The same for some of the runs."""
         found: dict[Path, str] = {}
         for run in self.runs.values():
-            if run.config.pairs_file is not None:
+            if run.id in runs and run.config.pairs_file is not None:
                 found.setdefault(Path(run.config.pairs_file), run.id)
         return found
 

@@ -69,8 +69,8 @@ class Progress:
         if searched or any(run == own and not self._drawn(m) for m, own in self.study.pictured.items()):
             wanted.add("checkpoint.pt")
         trained = {name for name, stage in self.results if stage == "pretrain"}
-        for file, paired in self.study.pairs.items():
-            if self.study.runs[paired].first_stage == run and paired not in trained and not file.exists():
+        for file, paired in self.study.pairs_of(self.study.runs.keys() - trained).items():
+            if self.study.runs[paired].first_stage == run and not file.exists():
                 wanted.add("checkpoint.pt")
         folder = self.study.out / "runs" / run
         return [name for name in sorted(wanted) if not (folder / name).exists()]

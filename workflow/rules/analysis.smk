@@ -221,7 +221,7 @@ if STUDY.cost_benchmark and (ALL_RULES or not COST.exists()):
         input:
             # What a method needs before its training is in the table too.
             [*STUDY.proposals_of({run.id for run in STUDY.costed.values()})],
-            [run.config.pairs_file for run in STUDY.costed.values() if run.config.pairs_file],
+            [*STUDY.pairs_of(UNTRAINED & {run.id for run in STUDY.costed.values()})],
         output:
             result=COST,
             tsv=COST.with_suffix(".tsv"),

@@ -88,7 +88,9 @@ if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
     raise SystemExit(ABSENT[0])  # a dry run says so in its estimate
 
 
-if workflow.is_main_process and (NEEDED := STUDY.proposals_of(STUDY.runs.keys() - PROGRESS.finished("pretrain"))):
+UNTRAINED = STUDY.runs.keys() - PROGRESS.finished("pretrain")
+"""The runs that still need what comes before their training."""
+if workflow.is_main_process and (NEEDED := STUDY.proposals_of(UNTRAINED)):
     try:
         for FILE in NEEDED:
             selective_search.check(FILE)
