@@ -18,7 +18,7 @@ from support.tiny_coco import IDENTIFIED, write_coco
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 
 from baselines import soco
-from mlssl import api, cli
+from mlssl import api, cli, tensors
 from mlssl.cost import estimate
 from mlssl.cost.rates import Source
 from mlssl.cost.speed import Trainer
@@ -432,6 +432,27 @@ def test_a_run_on_proposals_says_what_they_cost_and_resumes_to_the_bit(made, tmp
     assert note["seconds"] > 0
     random = json.loads((tmp_path / "random" / "pretrain.json").read_text())["header"]["notes"]
     assert "proposals" not in random
+
+
+@pytest.mark.parametrize(("kept", "resumes"), [("images alone", True), ("other boxes", False)])
+def test_a_state_from_before_boxes_were_checked_resumes(made, tmp_path, monkeypatch, kept, resumes):
+    class Stopped(Exception):
+        pass
+
+    def save_and_stop(path, values, **how):
+        images = values["images"].partition("+")[0]
+        save(path, values | {"images": images if kept == "images alone" else f"{images}+00000000"}, **how)
+        raise Stopped
+
+    save = tensors.save
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(tensors, "save", save_and_stop)
+        train(settings(), made.path, tmp_path / "run")
+    if resumes:
+        assert train(settings(), made.path, tmp_path / "run")["step"] == 6
+    else:
+        with pytest.raises(DataError, match="other images, or boxes of them"):
+            train(settings(), made.path, tmp_path / "run")
 
 
 def test_a_run_without_its_file_is_refused_before_training(store, tmp_path):  # noqa: F811

@@ -75,7 +75,8 @@ class RunFolder:
         if newest is None:
             return None
         state = newest.values
-        if state["images"] != images:
+        # Version 0.2 began runs on proposals whose states have the checksum of the images alone.
+        if state["images"] not in (images, images.partition("+")[0]):
             raise DataError(
                 f"{self.state}: was trained on other images, or boxes of them, than there are now; {REDO}"
             )
