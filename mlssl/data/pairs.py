@@ -7,9 +7,6 @@ the neighbour), and `about`, JSON on how it was made and what it cost. `mlssl.pr
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlssl.data.arrays import checksum, read_arrays, remedy, write_arrays
 from mlssl.data.proposals import ProposalFile
 from mlssl.errors import DataError
-from mlssl.files import atomic
 from mlssl.study.identity import experiment
 from mlssl.study.settings import Pretrain
 
 VERSION = 1
-REMEDY = "move the file away, `mlssl pairs` makes it again"
+KIND = "pairs"
+ARRAYS = ("neighbours", "count", "rows")
 
 
 class Drawn(NamedTuple):
@@ -42,22 +40,9 @@ def write_pairs(
     out: Path, neighbours: np.ndarray, count: np.ndarray, rows: np.ndarray, about: dict[str, Any]
 ) -> None:
     """Write the arrays of a file, and `about` with their numbers and checksum."""
-    arrays: dict[str, np.ndarray] = {
-        "neighbours": neighbours.astype(np.int32),
-        "count": count.astype(np.int32),
-        "rows": rows.astype(np.uint16),
-    }
-    about = {"version": VERSION, **about, "pairs": len(rows), "crc32": checksum(arrays)}
-    with atomic(out) as part, open(part, "wb") as target:
-        np.savez(target, **{**arrays, "about": np.array(json.dumps(about))})  # type: ignore[arg-type]
-
-
-def checksum(arrays: dict[str, np.ndarray]) -> int:
-    """Of all arrays."""
-    found = 0
-    for name in ("neighbours", "count", "rows"):
-        found = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), found)
-    return found
+    arrays: list[np.ndarray] = [neighbours.astype(np.int32), count.astype(np.int32), rows.astype(np.uint16)]
+    about = {"version": VERSION, **about, "pairs": len(rows), "crc32": checksum(*arrays)}
+    write_arrays(out, dict(zip(ARRAYS, arrays, strict=True)), about)
 
 
 def described(config: Pretrain, proposals: ProposalFile) -> dict[str, Any]:
@@ -73,17 +58,7 @@ def described(config: Pretrain, proposals: ProposalFile) -> dict[str, Any]:
 
 def read_pairs_about(path: Path) -> dict[str, Any]:
     """How a file of pairs was made. Raises DataError for a file of another kind."""
-    return _read(path)[1]
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    try:
-        with np.load(path) as file:
-            return {name: file[name] for name in ("neighbours", "count", "rows")}, json.loads(str(file["about"]))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make it with `mlssl pairs`") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no file of pairs ({error}); {REMEDY}") from None
+    return read_arrays(path, ARRAYS, KIND)[1]
 
 
 class PairFile:
@@ -91,18 +66,16 @@ class PairFile:
 
     def __init__(self, path: Path, config: Pretrain, proposals: ProposalFile) -> None:
         """Raises DataError for a damaged file, or one of another network, of other boxes or settings."""
-        arrays, self.about = _read(path)
+        arrays, self.about = read_arrays(path, ARRAYS, KIND)
         if self.about["version"] != VERSION:
-            raise DataError(f"{path}: version {self.about['version']}, this code reads {VERSION}; {REMEDY}")
+            raise DataError(f"{path}: version {self.about['version']}, this code reads {VERSION}; {remedy(KIND)}")
         for key, wanted in described(config, proposals).items():
             if self.about[key] != wanted:
-                raise DataError(f"{path}: was made with {key} {self.about[key]}, not {wanted}; {REMEDY}")
-        if self.about["crc32"] != checksum(arrays):
-            raise DataError(f"{path}: its pairs are not those that were written; {REMEDY}")
+                raise DataError(f"{path}: was made with {key} {self.about[key]}, not {wanted}; {remedy(KIND)}")
+        if self.about["crc32"] != checksum(*arrays):
+            raise DataError(f"{path}: its pairs are not those that were written; {remedy(KIND)}")
         self.path, self.proposals = Path(path), proposals
-        self._neighbours, self._count, self._rows = (
-            torch.from_numpy(arrays[name].astype(np.int64)) for name in ("neighbours", "count", "rows")
-        )
+        self._neighbours, self._count, self._rows = (torch.from_numpy(a.astype(np.int64)) for a in arrays)
         self._first = (self._count.flatten().cumsum(0) - self._count.flatten()).view_as(self._count)
 
     def draw(self, index: Tensor, rng: torch.Generator) -> Drawn:

@@ -10,8 +10,6 @@ import json
 import os
 import sys
 import time
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from mlssl.data import selective_search
+from mlssl.data.arrays import checksum, read_arrays, remedy, write_arrays
 from mlssl.data.store import ImageStore
 from mlssl.digest import digest_of
 from mlssl.errors import DataError
-from mlssl.files import atomic, write_text
+from mlssl.files import write_text
 from mlssl.study.code import stage_code
 from mlssl.study.identity import experiment
 from mlssl.study.settings import Proposals
@@ -34,7 +33,8 @@ from mlssl.study.settings import Proposals
 VERSION = 1
 CHUNK = 64
 """Images per line of the journal: at most this many are searched again when a killed search resumes."""
-REMEDY = "move the file away, `mlssl proposals` makes it again"
+KIND = "proposals"
+ARRAYS = ("boxes", "count")
 
 Found = tuple[list[list[int]], int, float]
 """Boxes of an image, the rule that kept them, and seconds of processor time."""
@@ -86,7 +86,7 @@ def write(store: ImageStore, out: Path, config: Proposals, *, workers: int) -> N
         "store_crc32": store.crc32,
         "boxes": len(boxes),
         "kept_by": {name: rules.count(i) for i, name in enumerate(selective_search.RULES)},
-        "crc32": zlib.crc32(boxes.tobytes(), zlib.crc32(count.tobytes())),
+        "crc32": checksum(count, boxes),
         "seconds": round(before + time.monotonic() - began, 3),
         "core_seconds": round(sum(image[2] for image in found), 3),
         "workers": workers,
@@ -94,8 +94,7 @@ def write(store: ImageStore, out: Path, config: Proposals, *, workers: int) -> N
         "opencv": selective_search.version(),
         "code": stage_code("proposals"),
     }
-    with atomic(out) as part, open(part, "wb") as target:
-        np.savez(target, boxes=boxes, count=count, about=np.array(json.dumps(about)))
+    write_arrays(out, {"boxes": boxes, "count": count}, about)
     journal.unlink()
     print(f"{out}: {summary(about)}", file=sys.stderr)
 
@@ -144,17 +143,7 @@ class Searched(Dataset):
 
 def read_about(path: Path) -> dict[str, Any]:
     """How a file of proposals was made. Raises DataError for a file of another kind."""
-    return _read(path)[2]
-
-
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    try:
-        with np.load(path) as file:
-            return file["boxes"], file["count"], json.loads(str(file["about"]))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make it with `mlssl proposals`") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is no file of proposals ({error}); {REMEDY}") from None
+    return read_arrays(path, ARRAYS, KIND)[1]
 
 
 class ProposalFile:
@@ -162,17 +151,16 @@ class ProposalFile:
 
     def __init__(self, path: Path, store: ImageStore, config: Proposals | None = None) -> None:
         """Raises DataError for a damaged file, or one of other images or, if `config` is given, settings."""
-        boxes, count, self.about = _read(path)
+        (boxes, count), self.about = read_arrays(path, ARRAYS, KIND)
         if self.about["version"] != VERSION:
-            raise DataError(f"{path}: version {self.about['version']}, this code reads {VERSION}; {REMEDY}")
+            raise DataError(f"{path}: version {self.about['version']}, this code reads {VERSION}; {remedy(KIND)}")
         if self.about["store_crc32"] != store.crc32 or len(count) != len(store):
-            raise DataError(f"{path}: has the proposals of other images than those of {store.path}; {REMEDY}")
+            raise DataError(f"{path}: has the proposals of other images than those of {store.path}; {remedy(KIND)}")
         if config is not None and self.about["settings"] != (wanted := described(config)):
-            raise DataError(f"{path}: was made with {self.about['settings']}, not {wanted}; {REMEDY}")
-        if len(boxes) != count.sum() or count.min() < 1 or self.about["crc32"] != zlib.crc32(
-            boxes.tobytes(), zlib.crc32(count.tobytes())
-        ):  # fmt: skip
-            raise DataError(f"{path}: its boxes are not those that were written; {REMEDY}")
+            raise DataError(f"{path}: was made with {self.about['settings']}, not {wanted}; {remedy(KIND)}")
+        written = self.about["crc32"] == checksum(count, boxes)
+        if len(boxes) != count.sum() or count.min() < 1 or not written:
+            raise DataError(f"{path}: its boxes are not those that were written; {remedy(KIND)}")
         self.path = Path(path)
         corners = torch.from_numpy(boxes.astype(np.int32))
         corners[:, 2:] += corners[:, :2]
