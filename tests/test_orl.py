@@ -23,7 +23,7 @@ from baselines.byol import BYOL, regression
 from baselines.orl import ORL
 from mlssl import cli, tensors
 from mlssl.analysis import collect
-from mlssl.cost import estimate
+from mlssl.cost import estimate, rates
 from mlssl.cost.rates import Source as Rates
 from mlssl.cost.rates import key
 from mlssl.cost.speed import Trainer
@@ -577,7 +577,7 @@ def test_the_estimate_has_the_pairs_and_waits_for_the_first_stage():
     jobs = estimate.jobs(study, [source])
     pairs = [job for job in jobs if job.stage == "pairs"]
     assert [job.run for job in pairs] == [run.id for run in of(study, "orl")]
-    crops = 8 * (1 + estimate.BOXES)
+    crops = 8 * (1 + rates.BOXES)
     assert pairs[0].seconds == pytest.approx(crops * 8.0 / (estimate.PASSES * first.batch_size))
     steps = first.total_steps(8)
     longest = estimate.wall_clock(jobs, 100, first_stages=study.first_stages)
@@ -629,10 +629,10 @@ def test_the_cost_of_a_first_stage_is_added_to_a_step():
     assert table.with_first_stage(costs).to_dict() == {"orl": 3.5, "moco_v2": 1.0}
     assert table.with_first_stage(costs[["relative"]]).to_dict() == {"orl": 2.0, "moco_v2": 1.0}
     text = table.before({"orl": {"first_stage": 1.5, "pairs_s": 12.3}, "moco_v2": {}})
-    assert text.startswith(
-        " The number after the + is what another training costs whose network orl needs; pairing"
+    sentence = (
+        "The number after the + is the training of the network that pairs boxes for orl; the pairing took 12 s."
     )
-    assert text.endswith("boxes by it took 12 s.")
+    assert text == f" {sentence}"
 
 
 def test_the_minutes_of_a_run_are_those_of_all_its_stages():

@@ -117,10 +117,6 @@ def searches(study: Study, sources: Sequence[Source], images: int | None) -> lis
     return found
 
 
-BOXES = 20
-"""Boxes of an image that are paired, about those of a photo."""
-
-
 def pairings(study: Study, sources: Sequence[Source], images: int | None, device: str) -> list[Job]:
     """The jobs that pair boxes, beside the first run that trains on them; they embed each image and its boxes."""
     found = []
@@ -129,7 +125,7 @@ def pairings(study: Study, sources: Sequence[Source], images: int | None, device
         each, name, _ = rate_or_near(sources, rates.key("pretrain", config.backbone, plain(config)), device)
         key, seconds = f"pairs, {config.backbone}", None
         if each is not None and images is not None:
-            crops = images * (1 + BOXES)
+            crops = images * (1 + rates.BOXES)
             seconds, name = crops * each / (PASSES * config.batch_size), f"{name}, as a share of a training step"
         users = [r.id for r in study.runs.values() if r.config.pairs_file == str(file)]
         done = file.exists() or all(study.result(user, "pretrain").exists() for user in users)

@@ -36,6 +36,8 @@ THREADS = 1
 """CPU threads of every job of the workflow."""
 PROPOSALS = "proposals"
 """Key of selective search. Seconds per million pixels."""
+BOXES = 20
+"""Boxes of an image, about those of selective search on a photo."""
 START = "start of a job"
 """Key of the time a job takes besides its work: Python, imports, Snakemake. Seconds per job."""
 BACKWARD = 3

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from tqdm import tqdm
 
+from mlssl.cost.rates import BOXES
 from mlssl.cost.timing import seconds
 from mlssl.data.augment.proposals import Candidates
 from mlssl.data.augment.regions import Regions
@@ -22,8 +23,6 @@ CPU_PIXELS = 2**19
 """Maximum pixels of crops per step on a CPU; the time is then scaled up to the complete batch."""
 CATEGORIES = 80
 """Categories of a supervised method, those of COCO; their number hardly changes the time."""
-PROPOSALS = 20
-"""Boxes of an image for a method that trains on proposals, about those of a photo; their number hardly matters."""
 WARM_UP = 2
 """Steps before timing starts: they allocate memory and choose kernels."""
 
@@ -67,9 +66,9 @@ class Trainer:
         # Boxes are squares of half the side.
         self._candidates = self._regions = None
         if config.boxes_with_views:
-            corner = torch.rand(self.batch, PROPOSALS, 2, generator=self._rng) * side / 2
+            corner = torch.rand(self.batch, BOXES, 2, generator=self._rng) * side / 2
             boxes = torch.cat([corner, corner + side / 2], dim=2)
-            there = torch.ones(self.batch, PROPOSALS, dtype=torch.bool)
+            there = torch.ones(self.batch, BOXES, dtype=torch.bool)
             self._candidates = Candidates(boxes, there, config.boxes_with_views)
         if config.regions != {"crop"}:
             quarter = torch.tensor([side // 4, side // 4, side // 2, side // 2]).expand(self.batch, 4)

@@ -96,8 +96,8 @@ def before(found: Mapping[str, Row]) -> str:
                 f"{row['before_mb']:.1f} MB, once for all runs on these images."
             )
         if not _missing(row.get("first_stage")):
-            text += f" The number after the + is what another training costs whose network {method} needs"
-            text += "." if _missing(row.get("pairs_s")) else f"; pairing boxes by it took {row['pairs_s']:,.0f} s."
+            text += f" The number after the + is the training of the network that pairs boxes for {method}"
+            text += "." if _missing(row.get("pairs_s")) else f"; the pairing took {row['pairs_s']:,.0f} s."
     return text
 
 
