@@ -64,7 +64,7 @@ if workflow.is_main_process:
 
 
 onstart:
-    expand.freeze(STUDY)
+    freeze(STUDY)
 
 
 onsuccess:

@@ -18,7 +18,7 @@ from mlssl.analysis.several import read
 from mlssl.page.content import gather
 from mlssl.page.several import leaderboard_page
 from mlssl.page.write import rendered
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.tables.leaderboard import ranked
 
 ROOT = Path(__file__).parent

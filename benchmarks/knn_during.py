@@ -23,7 +23,7 @@ from mlssl import files, results
 from mlssl.parts.backbone import create_backbone
 from mlssl.project import study_file
 from mlssl.runtime import device
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import Data, Pretrain
 from mlssl.study.validation import plain
 from mlssl.transfer.during import IMAGES, Neighbours

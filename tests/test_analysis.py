@@ -30,7 +30,7 @@ from mlssl.figures.write import ablation, write_figures
 from mlssl.figures.write import labels as label_curve
 from mlssl.figures.write import main as main_figure
 from mlssl.pictures.contact_sheet import write_contact_sheet
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.tables.write import escape, write_tables
 
 PAPER = Path(__file__).parents[1] / "results" / "published"

@@ -21,7 +21,8 @@ from mlssl.claims.paper import CLAIMS
 from mlssl.claims.resolution import below_resolution
 from mlssl.figures.forest import claims as forest
 from mlssl.figures.gains import gains as gains_figure
-from mlssl.study.expand import COMPARE, load
+from mlssl.study.load import load
+from mlssl.study.study import COMPARE
 from mlssl.tables.claims import claims_table, noise_table, paper_numbers
 from mlssl.tables.gains import gains_table
 from mlssl.tables.write import markdown, read_paper

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from mlssl.analysis.outputs import headline, protocols_of
 from mlssl.data.coco import read_split
-from mlssl.study.expand import load
 from mlssl.study.extends import read_extended
+from mlssl.study.load import load
 from mlssl.study.settings import TRANSFERS, Classification, Data, Svm
 from mlssl.study.validation import build
 from mlssl.transfer import classification, svm

@@ -15,7 +15,7 @@ from mlssl.cli import main, parser
 from mlssl.cli.options import named
 from mlssl.errors import ConfigError
 from mlssl.project import study_file
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.transfer import linear
 
 ROOT = Path(__file__).parents[1]

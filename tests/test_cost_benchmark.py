@@ -19,7 +19,7 @@ from mlssl.cost_benchmark.measure import code_lines, count_passes, counts, media
 from mlssl.cost_benchmark.table import markdown, read, rows_of, tsv
 from mlssl.errors import ConfigError
 from mlssl.figures.gain_cost import frontier
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import CostBenchmark
 
 CPU = torch.device("cpu")

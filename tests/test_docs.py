@@ -17,7 +17,7 @@ from mlssl.analysis.outputs import METRICS, RUNS
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
-from mlssl.study.expand import load
+from mlssl.study.load import load
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 DOCUMENTS += [ROOT / folder / "README.md" for folder in ("baselines", "config", "results/reference")]

@@ -19,7 +19,7 @@ from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
 from mlssl.runtime import device
-from mlssl.study import expand as study
+from mlssl.study.load import load
 from mlssl.study.settings import TRANSFERS, Classification, Data, Svm
 from mlssl.study.validation import plain
 from mlssl.transfer.linear import evaluate
@@ -53,7 +53,7 @@ def loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(rates, "this_device", lambda: "cpu")
     Path("study.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
-    return study.load("study.yaml")
+    return load("study.yaml")
 
 
 def put(loaded, run, stage, wall_s, *, job_s=None, out=None, device="cpu", threads=1, **config):
@@ -233,7 +233,7 @@ def test_without_any_rate_nothing_is_invented(loaded):
 def test_a_folder_that_is_not_there_cannot_be_counted(loaded):
     values = STUDY | {"data": {"root": "photos"}}
     Path("photos.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    photos = study.load("photos.yaml")
+    photos = load("photos.yaml")
     assert photos.source.images() == (None, None)
     everything(loaded)
     text = estimate.report(photos, 2, reference=NOWHERE)
@@ -251,7 +251,7 @@ def test_reference_rates_say_that_they_are_not_of_this_machine(loaded):
     everything(loaded)
     found = rates.learn(Path("results"), device="cpu")
     rates.save(Path("reference.json"), found, device="cpu")
-    bare = study.load(Path("study.yaml"))
+    bare = load(Path("study.yaml"))
     text = estimate.report(bare, 2, results=Path("empty"), reference=Path("reference.json"))
     assert f"19 jobs by rates of {rates.machine()}, not of this machine" in text
     assert "not of this machine" not in estimate.report(bare, 2, reference=Path("reference.json"))
@@ -274,7 +274,7 @@ def test_measured_rates_are_preferred_and_kept_per_device(loaded):
 
 def test_the_reference_rates_cover_the_default_study(loaded, monkeypatch):
     monkeypatch.chdir(ROOT)
-    demo = study.load(ROOT / "config" / "demo.yaml")
+    demo = load(ROOT / "config" / "demo.yaml")
     found = estimate.jobs(demo, rates.sources(Path("nowhere"), device="cpu"))
     assert all(job.seconds for job in found)
     assert 30 < estimate.wall_clock(found, 2) / 60 < 45  # 80 minutes of one core
@@ -312,7 +312,7 @@ def test_an_estimate_comes_true(loaded):
     values["pretrain"] = STUDY["pretrain"] | {"epochs": None, "steps": 30}
     values["transfers"] = {"linear": {"size": 64, "fractions": [1.0], "iterations": 20}}
     Path("real.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    real = study.load("real.yaml")
+    real = load("real.yaml")
     build_store(Path("photos/train2017"), real.store, short_side=256, images_id=real.data.images_id, workers=1)
     cpu = torch.device("cpu")
     took = {0: 0.0, 1: 0.0}

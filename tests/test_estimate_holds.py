@@ -10,7 +10,7 @@ import yaml
 from support.snakemake import ROOT, snakemake
 
 from mlssl.cost import estimate, rates
-from mlssl.study import expand as studies
+from mlssl.study.load import load
 
 STUDY = {
     "name": "promise",
@@ -44,7 +44,7 @@ def test_a_measured_estimate_comes_true_within_30_percent(tmp_path, monkeypatch)
     assert "unknown" not in estimated.stdout.replace("weights unknown", "")
     assert "6 jobs by steps measured on this machine" in estimated.stdout
 
-    study = studies.load(file)
+    study = load(file)
     expected = estimate.jobs(study, rates.sources(Path("results"), device="cpu", reference=Path("nowhere.json")))
     snakemake(tmp_path, file, cores=1)
     took = sum(rates.job_seconds(study.out / "benchmarks" / job.stage / f"{job.run}.tsv") for job in expected)

@@ -15,7 +15,7 @@ from support.tiny_coco import write_coco
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
-from mlssl.study.expand import load
+from mlssl.study.load import load
 
 EXAMPLES = ROOT / "examples"
 

@@ -155,7 +155,7 @@ def test_rooms_without_torch(room):
 
 
 STUDY = str(ROOT / "config" / "demo.yaml")
-EXPANSION = "import sys; from mlssl.study import expand, progress, reference; study = expand.load(sys.argv[1])"
+EXPANSION = "import sys; from mlssl.study import load, progress, reference; study = load.load(sys.argv[1])"
 EXPANSION += "; progress.Progress(study).status(); reference.markdown()"
 LIGHT = {
     "help": (["-m", "mlssl", "--help"], {"torch"}),

@@ -15,8 +15,8 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain.loop import identified
 from mlssl.study import identity, settings
 from mlssl.study import sources as sources_module
-from mlssl.study.expand import load
 from mlssl.study.identity import kind_of
+from mlssl.study.load import load
 from mlssl.study.settings import (
     Classification,
     Correspondence,

@@ -20,7 +20,7 @@ from mlssl.data.coco import read_split
 from mlssl.data.store import build_store
 from mlssl.errors import DataError
 from mlssl.figures.labels import label_quality as label_quality_figure
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import Data, PseudoLabels
 from mlssl.transfer.crop_categories import categories_shown, read_objects
 from mlssl.transfer.pseudo_labels import evaluate, label_quality

@@ -12,7 +12,7 @@ from support.snakemake import snakemake, tiny, write
 from mlssl.cli import GROUPS, main, parser, studies
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.runtime import device
-from mlssl.study import expand
+from mlssl.study.load import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,7 +123,7 @@ def test_a_mistake_in_a_study_is_one_sentence(values, sentence, tmp_path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
     path = write(tmp_path / "study.yaml", values)
     try:
-        said = " ".join(expand.load(path).absent())
+        said = " ".join(load(path).absent())
     except ConfigError as error:
         said = str(error)
     assert said.startswith(f"{path}: ")
@@ -143,7 +143,7 @@ def test_what_is_no_yaml_is_one_sentence_with_its_line(text, sentence, tmp_path)
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        expand.load(path)
+        load(path)
     assert str(refused.value) == f"{path}: not valid YAML: {sentence}"
 
 
@@ -151,7 +151,7 @@ def test_a_number_may_be_written_as_in_json(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "study.yaml", tiny())
     path.write_text(path.read_text().replace("lr: 0.05", "lr: 1e-3"))
-    assert {run.config.lr for run in expand.load(path).runs.values()} == {0.001}
+    assert {run.config.lr for run in load(path).runs.values()} == {0.001}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

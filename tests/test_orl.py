@@ -43,8 +43,8 @@ from mlssl.parts.view import View
 from mlssl.pretrain.loop import identified
 from mlssl.pretrain.pairs import BATCH, boxes_of, centres, cut, find_pairs, nearest, paired
 from mlssl.pretrain.trained import features, read_run
-from mlssl.study import expand
 from mlssl.study.identity import run_digest
+from mlssl.study.load import load
 from mlssl.study.progress import Progress
 from mlssl.study.settings import Proposals
 from mlssl.study.sources import Source
@@ -609,7 +609,7 @@ def test_snakemake_plans_the_costs_of_collected_results_without_their_weights(tm
     values = small() | {"methods": METHODS, "compare": ["moco_v2", "byol", "orl"], "seeds": [0]}
     values |= {"ablations": {}, "transfers": {}, "common": {"dim": 8}, "cost_benchmark": {}, "pictures": None}
     path = write(tmp_path / "study.yaml", values)
-    study = expand.load(path)
+    study = load(path)
     for method in METHODS:
         collected(study, method)
     found, _ = plan(tmp_path, path)
@@ -653,7 +653,7 @@ def test_the_page_lists_the_runs_of_the_first_stage():
 
 
 def test_the_shipped_study_trains_orl_after_byol_on_the_published_filter():
-    study = expand.load(ROOT / "config" / "competitors_proposals.yaml")
+    study = load(ROOT / "config" / "competitors_proposals.yaml")
     orl = of(study, "orl")
     assert len(orl) == len(study.seeds)
     for run in orl:

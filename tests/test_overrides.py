@@ -15,7 +15,7 @@ from mlssl.cli import main
 from mlssl.errors import ConfigError
 from mlssl.runtime import doctor
 from mlssl.study import own
-from mlssl.study.expand import freeze, load, thaw
+from mlssl.study.load import freeze, load, thaw
 from mlssl.study.overrides import as_text, as_values, from_text
 
 

@@ -15,7 +15,7 @@ from mlssl.cost import estimate, own_photos, rates
 from mlssl.cost.near import near
 from mlssl.errors import ConfigError
 from mlssl.pictures.size import sizes
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import Pictures
 
 PHOTOS = {"photos": {"folder": "shop", "labels": "shop.csv"}}

@@ -25,7 +25,7 @@ from mlssl.figures.write import same_images
 from mlssl.page.content import gather
 from mlssl.page.write import write_page
 from mlssl.pictures.contact_sheet import TILE, palette, tag_rows, tile, write_contact_sheet
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.tables.write import paper_columns, write_tables
 
 PHOTOS = {"photos": {"folder": "shop", "labels": "shop.csv"}}

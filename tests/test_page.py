@@ -32,7 +32,8 @@ from mlssl.errors import ConfigError
 from mlssl.figures.write import write_figures
 from mlssl.page.content import gather
 from mlssl.page.write import write_page
-from mlssl.study.expand import COMPARE, load
+from mlssl.study.load import load
+from mlssl.study.study import COMPARE
 
 VOID = {"meta", "link", "img", "input", "br"}
 

@@ -16,7 +16,7 @@ from mlssl.analysis.aggregate import read_metrics
 from mlssl.analysis.collect import collect
 from mlssl.claims.paper import TABLE_5
 from mlssl.study import settings
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.methods import constructor
 from mlssl.tables.paper import CLASSIFIED, PROTOCOLS, paper_tables, protocol_of
 from mlssl.tables.write import paper_columns, read_paper, write_tables

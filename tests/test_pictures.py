@@ -23,7 +23,7 @@ from mlssl.pictures.embed import Folder, embed
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.trained import read_run
 from mlssl.study import settings as config
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import Pictures
 from mlssl.study.validation import build
 

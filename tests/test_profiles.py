@@ -11,7 +11,7 @@ import yaml
 from support.snakemake import ROOT, snakemake
 
 from mlssl.errors import ConfigError
-from mlssl.study import expand as studies
+from mlssl.study.load import load
 
 PROFILES = ROOT / "profiles"
 RULES = {
@@ -90,11 +90,11 @@ def test_jobs_on_gpus_reserve_them_and_share_the_cores(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_shared_is_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        studies.load(tiny(tmp_path, **changes))
+        load(tiny(tmp_path, **changes))
 
 
 def test_the_number_of_gpus_changes_no_run(tmp_path):
-    one, two = (studies.load(tiny(tmp_path, gpus_per_run=n)) for n in (1, 2))
+    one, two = (load(tiny(tmp_path, gpus_per_run=n)) for n in (1, 2))
     assert one.runs == two.runs
 
 

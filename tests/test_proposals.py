@@ -579,7 +579,7 @@ def test_a_method_that_does_not_say_how_many_boxes_it_takes_is_refused(tmp_path,
 
 
 def test_the_shipped_study_trains_soco_on_both_kinds_of_boxes():
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     study = load(ROOT / "config" / "competitors_proposals.yaml")
     params = {m: study.runs[run].config.params for m, run in study.compared.items() if m.startswith("soco")}

@@ -8,7 +8,7 @@ import pytest
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 
 from mlssl.pretrain import loop as engine
-from mlssl.study.expand import load
+from mlssl.study.load import load
 
 ROOT = Path(__file__).parents[1]
 LARS = {"optimiser": "lars", "decay_norm_and_bias": False, "weight_decay": 1e-5, "lr": 0.25}

@@ -21,8 +21,8 @@ from mlssl.data.coco import read_split
 from mlssl.data.semantic import IGNORE
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
-from mlssl.study.expand import load
 from mlssl.study.extends import read_extended
+from mlssl.study.load import load
 from mlssl.study.settings import Data, Segmentation
 from mlssl.study.validation import build, plain
 from mlssl.tables.paper import PROTOCOLS as PAPER

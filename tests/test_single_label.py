@@ -11,7 +11,7 @@ from support.tiny_coco import IDENTIFIED, write_backbone, write_coco
 from mlssl.analysis.outputs import headline
 from mlssl.data.coco import read_split
 from mlssl.errors import DataError, MissingLabels
-from mlssl.study.expand import load
+from mlssl.study.load import load
 from mlssl.study.settings import Data, Knn, Linear
 from mlssl.transfer import knn, linear
 from mlssl.transfer.metrics import single_label_scores

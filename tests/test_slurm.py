@@ -17,7 +17,7 @@ from support import slurm_cluster
 from support.slurm_cluster import run, until
 
 from mlssl.pretrain import loop as engine
-from mlssl.study import expand as studies
+from mlssl.study.load import load
 
 ROOT = Path(__file__).parents[1]
 STEPS = 400
@@ -70,7 +70,7 @@ def write_study(cwd, **changes):
     values["pretrain"] |= changes.pop("pretrain", {})
     values |= changes
     (cwd / "study.yaml").write_text(yaml.safe_dump(values))
-    return studies.load(cwd / "study.yaml")
+    return load(cwd / "study.yaml")
 
 
 def test_a_study_goes_through_slurm_to_its_tables(slurm, finished):

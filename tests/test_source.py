@@ -8,7 +8,7 @@ from mlssl.cli import parser
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
 from mlssl.pretrain.build import build_method
-from mlssl.study import expand as study
+from mlssl.study.load import load as load_study
 from mlssl.study.settings import Data, DataSource, Pretrain
 from mlssl.study.sources import identify, read_source
 from mlssl.study.validation import build
@@ -32,7 +32,7 @@ def load(tmp_path, monkeypatch):
 
     def load(changes, base=STUDY):
         (tmp_path / "study.yaml").write_text(yaml.safe_dump(base | changes))
-        return study.load(tmp_path / "study.yaml")
+        return load_study(tmp_path / "study.yaml")
 
     return load
 
@@ -191,17 +191,17 @@ def test_an_extending_study_says_only_what_differs(tmp_path, monkeypatch):
         "extends: ../base.yaml\nname: mine\ndata: {scenes: null, root: photos}\n"
         "pretrain: {epochs: null, steps: 5}\ntransfers: {pseudo_labels: null}\n"
     )
-    loaded = study.load(own)
+    loaded = load_study(own)
     assert (loaded.name, loaded.data.root) == ("mine", "photos")
     config = loaded.runs[loaded.compared["mls"]].config
     assert (config.epochs, config.steps, config.batch_size) == (None, 5, 8)
     assert set(loaded.transfers) == {"linear"}
     own.write_text("extends: elsewhere/base.yaml\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: extends: elsewhere/base\.yaml: no file"):
-        study.load(own)
+        load_study(own)
     own.write_text("extends: mine.yaml\n")
     with pytest.raises(ConfigError, match="extends itself"):
-        study.load(own)
+        load_study(own)
 
 
 def test_a_run_starts_from_its_initial_weights(tmp_path):

@@ -13,7 +13,7 @@ from support.snakemake import small, write
 from mlssl.cli import main, status
 from mlssl.cost import estimate
 from mlssl.errors import ConfigError
-from mlssl.study.expand import freeze, load
+from mlssl.study.load import freeze, load
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from support.study import EXAMPLE, MLS, REMOVED, changed, loaded
 from support.tiny_coco import write_coco
 
 from mlssl.errors import ConfigError
-from mlssl.study.expand import FROZEN, freeze, load, thaw
+from mlssl.study.load import freeze, load, thaw
 from mlssl.study.methods import constructor
+from mlssl.study.study import FROZEN
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from mlssl.analysis.outputs import LABEL_FORCE, METRICS, NO_METRIC, Score, headline, runs_with
 from mlssl.errors import ConfigError
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 LEFT_OUT = "left out"
 """Start of the status of an evaluator that cannot use the data."""

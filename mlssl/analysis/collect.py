@@ -26,8 +26,8 @@ from mlssl.analysis.outputs import (
 )
 from mlssl.files import write_text
 from mlssl.results import LEFT_OUT, METRICS_LEFT_OUT
-from mlssl.study.expand import Run, Study
 from mlssl.study.progress import Progress, Result, refuse_mixed
+from mlssl.study.study import Run, Study
 
 HEADER = ("config_digest", "commit", "device", "threads", "wall_s", "peak_memory_mb")
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from mlssl.study.expand import Run, Study
+from mlssl.study.study import Run, Study
 
 ERROR = re.compile(r"mlssl [a-z-]+: (?P<own>.+)|(?P<other>[\w.]*(Error|Exception|Interrupt|Exit)\b.*)")
 """The last line of a log that ends with an error: as the commands print it, or as Python does."""

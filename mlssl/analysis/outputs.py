@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlssl.study.expand import COMPARE, Study, has_pseudo_labels
 from mlssl.study.images import own_photos
 from mlssl.study.settings import (
     TRANSFERS,
@@ -22,6 +21,7 @@ from mlssl.study.settings import (
     Segmentation,
     Svm,
 )
+from mlssl.study.study import COMPARE, Study, has_pseudo_labels
 
 METRICS = ["run", "method", "seed", "protocol", "head", "metric", "value", "n", "status", "digest", "config_digest"]
 METRICS += ["images", "data", "other_code", "commit", "device", "threads", "wall_s", "peak_memory_mb", "torch"]

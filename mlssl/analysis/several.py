@@ -19,7 +19,8 @@ import pandas as pd
 from mlssl.analysis.aggregate import read_metrics_file
 from mlssl.analysis.outputs import ACCURACIES, FROZEN, MINUTES, NO_METRIC, Score
 from mlssl.errors import ConfigError
-from mlssl.study.expand import COMPARE, load
+from mlssl.study.load import load
+from mlssl.study.study import COMPARE
 
 METRICS_FILE, RUNS_FILE = "metrics.tsv", "runs.tsv"
 RESULTS = Path("results")

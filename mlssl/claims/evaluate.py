@@ -22,7 +22,7 @@ from mlssl.claims.resolution import below_resolution
 from mlssl.statistics import paired, verdict
 from mlssl.statistics.paired import Difference
 from mlssl.statistics.verdict import Evidence
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 NOT_IN_STUDY = "not in this study"
 NO_RESULT = "no result yet"

@@ -14,7 +14,7 @@ from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
 from mlssl.statistics.paired import ALPHA, LEVEL, Difference, seeds_needed
 from mlssl.statistics.verdict import union
-from mlssl.study.expand import COMPARE
+from mlssl.study.study import COMPARE
 
 
 @dataclass(frozen=True)

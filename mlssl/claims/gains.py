@@ -12,7 +12,7 @@ from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
 from mlssl.statistics.paired import Difference
-from mlssl.study.expand import COMPARE
+from mlssl.study.study import COMPARE
 
 
 @dataclass(frozen=True)

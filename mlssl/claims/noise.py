@@ -12,7 +12,7 @@ from mlssl.analysis.outputs import Score
 from mlssl.claims.evaluate import Samples
 from mlssl.claims.paper import Level
 from mlssl.statistics import paired
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 REPEATS = "repeats.tsv"
 """Optional, beside metrics.tsv: the metrics.tsv of the same runs made once more, such as on another machine."""

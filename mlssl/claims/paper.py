@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlssl.study.expand import COMPARE
+from mlssl.study.study import COMPARE
 
 Axes = Mapping[str, Sequence[str]]
 """Axis of a study -> its levels."""

@@ -9,7 +9,7 @@ import pandas as pd
 from mlssl.analysis.aggregate import summarise
 from mlssl.analysis.outputs import Score, headline, pretrained_and_untrained, supervised
 from mlssl.claims.margins import MARGIN
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 BELOW_RESOLUTION = "below resolution"
 """What a score is called that cannot tell a trained backbone from an untrained one (docs/statistics.md)."""

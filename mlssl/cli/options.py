@@ -14,7 +14,7 @@ from mlssl.errors import ConfigError, did_you_mean
 from mlssl.project import study_file
 
 if TYPE_CHECKING:
-    from mlssl.study.expand import Study
+    from mlssl.study.study import Study
 
 STUDY = "a study file, or the name of an included one such as demo"
 
@@ -128,7 +128,7 @@ def given_settings(args: argparse.Namespace, cls: Any) -> dict[str, Any]:
 
 def study_of_run(args: argparse.Namespace) -> Study:
     """The study of `--study`; ConfigError if it has no run `--run-name`."""
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     study = load(args.study, overrides=args.set)
     if args.run_name not in study.runs:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlssl.data.store import ImageStore
     from mlssl.pictures.embed import Crops, Folder
     from mlssl.pretrain.trained import Run
-    from mlssl.study.expand import Study
+    from mlssl.study.study import Study
 
 
 def add(commands: Any) -> None:

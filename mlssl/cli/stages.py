@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mlssl.data.coco import Split
-    from mlssl.study.expand import Study
+    from mlssl.study.study import Study
 
 SETTINGS_FILE = "instead of --study: a YAML file of the stage's settings (see `mlssl resolve`)"
 RESULT_FILE = "result file (JSON), which is never replaced; needed with --config"
@@ -132,7 +132,7 @@ def add(commands: Any) -> None:
 
 def check(args: argparse.Namespace) -> None:
     from mlssl.data.coco import check_images, read_split
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
     from mlssl.transfer.needs import report, unrecorded
 
     study = load(args.study, overrides=args.set)
@@ -169,7 +169,7 @@ def refuse_unmade(study: Study, rule: str) -> None:
 def check_weights(study: Study) -> None:
     """Load the initial weights of every run of a study, and print which network of the file each starts from."""
     from mlssl.pretrain.build import initial_backbone
-    from mlssl.study.expand import initial_weights
+    from mlssl.study.study import initial_weights
 
     named = initial_weights(study.file)
     starts: dict[tuple[str | None, str], Pretrain] = {}
@@ -186,7 +186,7 @@ def check_weights(study: Study) -> None:
 def resolve(args: argparse.Namespace) -> None:
     import yaml
 
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     study = load(args.study, overrides=args.set)
     if args.name in study.runs:

@@ -14,8 +14,8 @@ from mlssl.analysis.failures import last_error, reason
 from mlssl.analysis.outputs import HISTOGRAMS, count_files, figure_files, table_files
 from mlssl.cost.estimate import duration, seconds_left
 from mlssl.errors import ConfigError
-from mlssl.study.expand import PICTURES, Run, Study
 from mlssl.study.progress import Progress, some
+from mlssl.study.study import PICTURES, Run, Study
 
 QUIET = 900.0
 """Seconds without a new line of the log, or a checkpoint, after which a job may have been interrupted."""

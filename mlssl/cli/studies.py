@@ -277,7 +277,7 @@ def own_study(args: argparse.Namespace) -> Path:
     from mlssl.cost.estimate import seconds_left
     from mlssl.data.images import find_images
     from mlssl.study import own
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     own.values(args.images, args.labels, args.method)  # names what is not there
     images = len(find_images(args.images))
@@ -328,7 +328,8 @@ def requested_cores(words: list[str]) -> int:
 
 def status(args: argparse.Namespace) -> None:
     from mlssl.cli.status import report
-    from mlssl.study.expand import FROZEN, load
+    from mlssl.study.load import load
+    from mlssl.study.study import FROZEN
 
     if args.study.is_dir():
         frozen = args.study.resolve() / FROZEN
@@ -340,7 +341,7 @@ def status(args: argparse.Namespace) -> None:
 
 
 def redo(args: argparse.Namespace) -> None:
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
     from mlssl.study.progress import Progress, redo
 
     study = load(args.study, overrides=args.set)
@@ -378,7 +379,7 @@ def settings(args: argparse.Namespace) -> None:
 
 def estimate(args: argparse.Namespace) -> None:
     from mlssl.cost import estimate, rates
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     study = load(args.study, overrides=args.set)
     if args.measure:
@@ -396,7 +397,7 @@ def estimate(args: argparse.Namespace) -> None:
 
 
 def cost_benchmark(args: argparse.Namespace) -> None:
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
     from mlssl.study.settings import CostBenchmark
 
     study = load(args.study, overrides=args.set)
@@ -452,13 +453,13 @@ def cost_benchmark(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     from mlssl.analysis.collect import collect
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     collect(load(args.study, overrides=args.set))
 
 
 def tables(args: argparse.Namespace) -> None:
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
     from mlssl.tables.write import write_tables
 
     write_tables(load(args.study, overrides=args.set), args.published)
@@ -466,14 +467,14 @@ def tables(args: argparse.Namespace) -> None:
 
 def figures(args: argparse.Namespace) -> None:
     from mlssl.figures.write import write_figures
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     write_figures(load(args.study, overrides=args.set))
 
 
 def page(args: argparse.Namespace) -> None:
     from mlssl.page.write import write_page
-    from mlssl.study.expand import load
+    from mlssl.study.load import load
 
     if args.others:
         compare(args)

@@ -25,9 +25,9 @@ from mlssl.data import selective_search
 from mlssl.data.store import load_resized
 from mlssl.parts.backbone import create_backbone
 from mlssl.scenes import write_scenes
-from mlssl.study.expand import Study
 from mlssl.study.identity import about_run
 from mlssl.study.settings import Classification, Data, Detection, Linear, Pretrain, Segmentation, Transfer
+from mlssl.study.study import Study
 from mlssl.study.validation import plain
 from mlssl.tensors import save
 from mlssl.transfer import classification, correspondence, dense, detection, knn, linear, regions, segmentation, svm

@@ -12,8 +12,8 @@ from mlssl.cost.near import UNSURE, near
 from mlssl.cost.rates import Source
 from mlssl.errors import ConfigError
 from mlssl.pictures.size import sizes
-from mlssl.study.expand import PICTURES, Study
 from mlssl.study.settings import Pretrain
+from mlssl.study.study import PICTURES, Study
 from mlssl.study.validation import plain
 
 RESULTS = Path("results")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mlssl.errors import DataError
-from mlssl.study.expand import Study
 from mlssl.study.settings import Photos
 from mlssl.study.sources import Source
+from mlssl.study.study import Study
 
 
 def found(source: Source) -> int | None:

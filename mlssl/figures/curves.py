@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mlssl.analysis.names import in_words, loss_in_words
 from mlssl.analysis.outputs import budget
 from mlssl.figures.style import WIDTH, colours, finish, folded, markers, name_lines
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 NOT_LOSSES = ("step", "lr", "images_per_s", "positives", "diagnostics", "knn_mAP", "knn_seconds")
 SCORE = "knn_mAP"

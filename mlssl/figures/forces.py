@@ -18,7 +18,7 @@ from mlssl.figures.curves import read_log
 from mlssl.figures.style import FEWEST, MARKERS, OKABE_ITO, WIDTH, finish, folded, name_lines
 from mlssl.statistics.paired import difference
 from mlssl.statistics.verdict import ONE_SEED
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 Share = dict[int, float]
 """Step -> norm of the labels' gradient at the query embedding, in % of InfoNCE's."""

@@ -16,7 +16,7 @@ from mlssl.analysis.names import label_in_words
 from mlssl.analysis.outputs import budget
 from mlssl.claims.evaluate import NOT_IN_STUDY, Outcome, Row, by_verdict
 from mlssl.figures.style import SMALLEST, WIDTH, finish
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2"}
 """Start of a verdict -> its colour; others are grey."""

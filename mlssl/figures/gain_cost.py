@@ -16,7 +16,7 @@ from mlssl.analysis.outputs import Score, budget, supervised
 from mlssl.claims.gains import Gain
 from mlssl.cost_benchmark.table import read, with_first_stage
 from mlssl.figures.style import WIDTH, colours, finish, markers, two_lines
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 LEGEND_COLUMNS = 3
 PANELS = 4

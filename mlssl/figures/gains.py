@@ -14,7 +14,7 @@ from mlssl.analysis.outputs import Score, budget, pretrained_and_untrained, supe
 from mlssl.claims.gains import Gain, deciding
 from mlssl.figures.style import NOTE_STYLE, WIDTH, colours, finish, folded, markers, two_lines
 from mlssl.statistics.verdict import short
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 MOST = 3
 """Methods that a title names."""

@@ -17,7 +17,7 @@ from mlssl.analysis.outputs import LABEL_RECORD, LABELS, budget, label_axes
 from mlssl.figures.style import FEWEST, OKABE_ITO, TRUNCATED, WIDTH, absent, count, dots, finish, folded
 from mlssl.statistics.paired import Difference, difference
 from mlssl.statistics.verdict import ONE_SEED
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 COLOUR = OKABE_ITO[0]
 MIN_LABELS = 10

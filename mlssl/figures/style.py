@@ -22,7 +22,7 @@ from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import FIGURE_FORMATS, Score
 from mlssl.files import atomic
 from mlssl.statistics.paired import difference
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

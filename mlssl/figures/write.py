@@ -58,7 +58,7 @@ from mlssl.figures.style import (
     span,
     two_lines,
 )
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 ROW = 34
 """Characters of a row's label in an ablation on one line."""

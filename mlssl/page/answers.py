@@ -15,7 +15,7 @@ from mlssl.claims.gains import Gain, deciding
 from mlssl.claims.noise import Noise
 from mlssl.page.parts import Answer, Fact, Question, tone
 from mlssl.statistics.verdict import CONTRADICTED
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 from mlssl.tables.gains import ends
 from mlssl.tables.label_savings import decide, savings, sentence
 

@@ -13,7 +13,7 @@ from mlssl.claims.evaluate import Samples
 from mlssl.claims.resolution import MARK, MARKED
 from mlssl.page.images import relative
 from mlssl.page.parts import Cell, Link, Table, named
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 CAPTION = (
     "Cells: mean ± sample standard deviation (number of seeds, of how many if some are missing). ★: the set of "

@@ -27,8 +27,8 @@ from mlssl.page.comparison import score_table
 from mlssl.page.images import picture
 from mlssl.page.parts import Ablation, Cell, Page, Picture, Table, words
 from mlssl.project import PUBLISHED
-from mlssl.study.expand import COMPARE, Study
 from mlssl.study.progress import Progress
+from mlssl.study.study import COMPARE, Study
 from mlssl.tables.claims import image_views, printed_row
 from mlssl.tables.write import read_paper
 

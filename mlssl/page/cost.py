@@ -11,7 +11,7 @@ from mlssl.cost_benchmark import table as benchmark
 from mlssl.page.comparison import cell, runs_of
 from mlssl.page.parts import Cell, Fact, Table, named, words
 from mlssl.results import read_result
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 WALL_TIME = "Means over seeds. Wall time, with all else that the machine did meanwhile. Energy was not measured."
 SPEED = Score("pretrain", "images_per_s", "throughput", "images per second", digits=0)

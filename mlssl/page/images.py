@@ -12,7 +12,7 @@ from PIL import Image
 
 from mlssl.analysis.outputs import FIGURE_FORMATS
 from mlssl.page.parts import Link, Picture
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 QUALITY = 82
 """Of photographs, as lossy WebP. Charts are lossless."""

@@ -22,7 +22,7 @@ from mlssl.analysis.outputs import (
 from mlssl.page.comparison import run_link
 from mlssl.page.images import links, relative
 from mlssl.page.parts import Cell, Fact, Link, Table
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 MOST = 20
 """Reasons that the page lists; metrics.tsv has all."""

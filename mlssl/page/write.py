@@ -8,7 +8,7 @@ import jinja2
 
 from mlssl.files import write_text
 from mlssl.page.content import gather
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 
 HERE = Path(__file__).parent
 

@@ -28,7 +28,7 @@ TRANSFER = (
     "mlssl.results",
 )
 PICTURE = ("mlssl.pictures.embed", "mlssl.data.store", "mlssl.study.validation", "mlssl.runtime.device")
-STUDY = ("mlssl.study.expand",)
+STUDY = ("mlssl.study.load",)
 STAGES: dict[str, tuple[str, ...]] = {
     "pretrain": (
         "mlssl.pretrain.loop",
@@ -75,7 +75,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "mlssl.data.pairs",
         "mlssl.data.proposals",
         "mlssl.results",
-        "mlssl.study.expand",
+        "mlssl.study.load",
         "mlssl.runtime.device",
     ),
 }

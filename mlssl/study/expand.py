@@ -6,399 +6,31 @@ which every default is written out. Imports no torch: a dry run reads constructo
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, did_you_mean
-from mlssl.files import write_json
-from mlssl.project import included
 from mlssl.study.backbones import check_backbone, is_transformer, patch
-from mlssl.study.extends import merged, read_extended
-from mlssl.study.fingerprint import content_id
-from mlssl.study.identity import (
-    experiment,
-    pairs_file,
-    proposals_file,
-    run_digest,
-    run_name,
-    transfer_digest,
-    weights_id,
-)
-from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.methods import check_common, check_views, is_supervised, resolve
-from mlssl.study.overrides import as_values
-from mlssl.study.settings import FROZEN as FROZEN_TRANSFERS
+from mlssl.study.identity import pairs_file, run_digest, run_name, weights_id
+from mlssl.study.methods import check_views, is_supervised, resolve
 from mlssl.study.settings import (
-    RESOLVED,
+    FROZEN,
     TRANSFERS,
     Config,
-    CostBenchmark,
-    Data,
     Detection,
-    Pictures,
     Preprocessing,
     Pretrain,
-    SearchBenchmark,
     Segmentation,
     Selection,
     StudyFile,
     Transfer,
 )
-from mlssl.study.sources import CACHE, Source, identify, read_source
-from mlssl.study.validation import build, check_section, plain
-
-COMPARE = "method"
-"""Name of the axis of the main comparison."""
-PICTURES = ("neighbours", "histograms")
-"""What is drawn of a compared method, if the study wants pictures."""
-FROZEN = "study.json"
-"""Under a study's output: the study as the last call of Snakemake read it, for its jobs."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pretraining: a configuration with its seed."""
-
-    id: str
-    digest: str
-    """Of the experiment, without its seed."""
-    config: Pretrain
-    first_stage: str | None = None
-    """The run whose network pairs the boxes that this one trains on."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A run's place in a table: one seed of one level of an axis."""
-
-    axis: str
-    level: str
-    run: str
-
-
-@dataclass(frozen=True)
-class Study:
-    """All runs of a study, where they belong, and the transfers each goes through."""
-
-    path: Path
-    file: StudyFile
-    """Its settings."""
-    source: Source
-    """Where the images to pretrain on come from."""
-    transfer_source: Source
-    """Where the images of the transfers come from; `source` unless the study has `transfer_data`."""
-    runs: dict[str, Run]
-    cells: tuple[Cell, ...]
-    transfers: dict[str, Transfer]
-    transfer_runs: dict[str, tuple[str, ...]]
-    """The runs that each transfer evaluates."""
-    weights: dict[str, str]
-    """The identities of the files that runs start from."""
-    changes: tuple[str, ...] = ()
-    """Sentences on what has changed in the data since it was last read."""
-    overrides: tuple[str, ...] = ()
-    """What the command line sets, such as `pretrain.epochs=20`; `file` has it."""
-
-    @property
-    def name(self) -> str:
-        return self.file.name
-
-    @property
-    def about(self) -> str:
-        """What captions say of the study: its own words, or where its images come from."""
-        if self.file.about:
-            return self.file.about
-        images, transferred = about_images(self.source), about_images(self.transfer_source)
-        return images if images == transferred else f"{images}; transfers: {transferred}"
-
-    @property
-    def pictures(self) -> Pictures | None:
-        """How neighbours and score histograms are drawn; None draws none."""
-        return self.file.pictures
-
-    @property
-    def search_benchmark(self) -> SearchBenchmark | None:
-        """Settings of the benchmark of searches; None runs none."""
-        return self.file.search_benchmark
-
-    @property
-    def cost_benchmark(self) -> CostBenchmark | None:
-        """Settings of the benchmark of the methods' costs; None runs none."""
-        return self.file.cost_benchmark
-
-    @property
-    def gpus_per_run(self) -> int:
-        return self.file.gpus_per_run
-
-    @property
-    def nodes(self) -> int:
-        return self.file.nodes
-
-    @property
-    def frozen(self) -> Path:
-        """Where `freeze` puts the study for the jobs of Snakemake."""
-        return self.out / FROZEN
-
-    def result(self, run: str, stage: str) -> Path:
-        """The result file of a run's stage; that of a transfer is named by the transfer's settings and data."""
-        digest = f"-{transfer_digest(stage, self.transfers[stage])[:8]}" if stage in self.transfers else ""
-        return self.out / "runs" / run / f"{stage}{digest}.json"
-
-    @property
-    def search_out(self) -> Path:
-        """Where the benchmark of searches goes."""
-        assert self.search_benchmark is not None
-        named = [self.compared[self.search_benchmark.method], experiment(self.search_benchmark)]
-        return self.out / "search" / digest_of(named)[:8]
-
-    @property
-    def costed(self) -> dict[str, Run]:
-        """The compared methods that train -> their run of the first seed, whose cost is measured."""
-        runs = {method: self.runs[run] for method, run in self.compared.items()}
-        return {method: run for method, run in runs.items() if run.config.target}
-
-    @property
-    def cost_out(self) -> Path:
-        """Where the benchmark of the methods' costs goes."""
-        assert self.cost_benchmark is not None
-        named = [{method: run.digest for method, run in self.costed.items()}, experiment(self.cost_benchmark)]
-        return self.out / "cost" / digest_of(named)[:8]
-
-    @property
-    def own_photos(self) -> bool:
-        """Whether it trains or tests on the user's own photos."""
-        return own_photos(self.source, self.transfer_source)
-
-    def absent(self) -> list[str]:
-        """One sentence for each file, folder or library that the study names but that is not there."""
-        found = absent_images(self.source, f"{self.path}: data")
-        if self.transfer_source is not self.source:
-            found += absent_images(self.transfer_source, f"{self.path}: transfer_data")
-        named = initial_weights(self.file)
-        lost = [init for init in self.weights if not Path(init).exists()]
-        found += [f"{self.path}: {named[init]}: {init}: no such file; check the path" for init in lost]
-        tools = {tool for run in self.runs.values() if run.config.target for tool in run.config.log_to}
-        return found + [
-            f"{self.path}: pretrain.log_to: {tool} is not installed; run `pip install {tool}`, or take it out"
-            for tool in sorted(tools)
-            if importlib.util.find_spec(tool) is None
-        ]
-
-    @property
-    def data(self) -> Data:
-        """The images to pretrain on."""
-        return self.source.data
-
-    @property
-    def out(self) -> Path:
-        return Path("results") / self.name
-
-    @property
-    def store(self) -> Path:
-        """Where the decoded training images are; shared by studies on the same images."""
-        key = digest_of([self.data.images_id, self.data.short_side])
-        return Path("results") / "data" / f"store-{key[:8]}"
-
-    @property
-    def proposals(self) -> dict[Path, str]:
-        """The files of proposals that runs train on -> the first run of each."""
-        return self.proposals_of(self.runs)
-
-    def proposals_of(self, runs: Collection[str]) -> dict[Path, str]:
-        """The same for some of the runs."""
-        found: dict[Path, str] = {}
-        for run in self.runs.values():
-            if run.id in runs and run.config.takes_proposals:
-                found.setdefault(proposals_file(run.config.proposals, self.store), run.id)
-        return found
-
-    @property
-    def first_stages(self) -> dict[str, str]:
-        """Run -> the run whose network pairs the boxes that it trains on."""
-        return {run.id: run.first_stage for run in self.runs.values() if run.first_stage}
-
-    @property
-    def pairs(self) -> dict[Path, str]:
-        """The files of paired boxes that runs train on -> the first run of each."""
-        return self.pairs_of(self.runs)
-
-    def pairs_of(self, runs: Collection[str]) -> dict[Path, str]:
-        """The same for some of the runs."""
-        found: dict[Path, str] = {}
-        for run in self.runs.values():
-            if run.id in runs and run.config.pairs_file is not None:
-                found.setdefault(Path(run.config.pairs_file), run.id)
-        return found
-
-    @property
-    def compared(self) -> dict[str, str]:
-        """Compared method -> its run of the first seed."""
-        first: dict[str, str] = {}
-        for cell in self.cells:
-            if cell.axis == COMPARE:
-                first.setdefault(cell.level, cell.run)
-        return first
-
-    @property
-    def pictured(self) -> dict[str, str]:
-        """The runs that neighbours and histograms are drawn of, by method; supervised ones have no key encoder, and
-        vision transformers no map that it projects."""
-        if not self.pictures:
-            return {}
-        configs = {method: self.runs[run].config for method, run in self.compared.items()}
-        left_out = {m for m, c in configs.items() if c.supervised or is_transformer(c.backbone)}
-        return {method: run for method, run in self.compared.items() if method not in left_out}
-
-    def picture_files(self, method: str) -> list[Path]:
-        """What is drawn of a compared method: neighbours, and counts of scores.
-
-        A finished method whose histograms an earlier version drew, and whose checkpoint is gone, keeps that
-        picture: counts would cost a pretraining.
-        """
-        neighbours, drawn = (self.out / "figures" / f"{kind}_{method}.png" for kind in PICTURES)
-        counts, run = drawn.with_suffix(".json"), self.out / "runs" / self.pictured[method]
-        kept = (run / "pretrain.json").exists() and not (run / "checkpoint.pt").exists()
-        return [neighbours, drawn if kept and drawn.exists() and not counts.exists() else counts]
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted({run.config.seed for run in self.runs.values()})
-
-    def axes(self) -> dict[str, list[str]]:
-        """Axis -> its levels, in the order of the study file."""
-        levels: dict[str, list[str]] = {}
-        for cell in self.cells:
-            known = levels.setdefault(cell.axis, [])
-            if cell.level not in known:
-                known.append(cell.level)
-        return levels
-
-
-def load(path: Path | str, *, in_job: bool = False, overrides: Iterable[str] = ()) -> Study:
-    """Read, check and expand a study; ConfigError names file, key, value and remedy.
-
-    `overrides`, such as `pretrain.epochs=20`, replace what the file says; a frozen study has its own.
-
-    Checks size and times of every file of its data. A file written by `freeze` is read instead, without this check,
-    if `path` is one, or if a job of Snakemake asks (`in_job`) and the study has one.
-    """
-    path = Path(path)
-    if path.suffix == ".json":
-        return thaw(path)
-    if not path.exists():
-        like, names = did_you_mean(path.stem, included()), ", ".join(included())
-        raise ConfigError(f"{path}: no such file{like}; give the path of a study, or the name of one of {names}")
-    values = read_extended(path)
-    if not isinstance(values, dict):
-        held = "nothing" if values is None else type(values).__name__
-        raise ConfigError(f"{path}: holds {held}; give a mapping of keys to values")
-    overrides = tuple(overrides)
-    values = merged(values, as_values(overrides))
-    if in_job and (frozen := Path("results") / str(values.get("name")) / FROZEN).exists():
-        return thaw(frozen)
-    file = build(StudyFile, values, str(path))
-    check_sections(file, path)
-    source, changes = identify(read_source(file.data, f"{path}: data"))
-    transfer_source = source
-    if file.transfer_data:
-        transfer_source, more = identify(read_source(file.transfer_data, f"{path}: transfer_data"))
-        changes += more
-    weights = {}
-    for init in initial_weights(file):
-        weights[init], more = content_id(Path(init), CACHE)
-        changes += more
-    return replace(expand(file, path, source, transfer_source, weights, tuple(changes)), overrides=overrides)
-
-
-def freeze(study: Study) -> None:
-    """Write a study, with the identities of its data, to `study.frozen`: its jobs need not compute them again."""
-    sources = [
-        {"root": s.data.root, "images_id": s.data.images_id, "data_id": s.data.data_id}
-        for s in (study.source, study.transfer_source)
-    ]
-    write_json(
-        study.frozen,
-        {
-            "path": str(study.path),
-            "set": list(study.overrides),
-            "study": plain(study.file),
-            "sources": sources,
-            "init": study.weights,
-        },
-    )
-
-
-def thaw(path: Path) -> Study:
-    """The study that `freeze` wrote to `path`."""
-    try:
-        frozen = json.loads(path.read_text(encoding="utf-8"))
-        origin, values, given, weights = (frozen[key] for key in ("path", "study", "sources", "init"))
-        overrides = tuple(frozen.get("set", ()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is not a frozen study ({error!r}); give the study file") from None
-    file, origin = build(StudyFile, values, origin), Path(origin)
-    data, sources = (file.data, file.transfer_data or file.data), []
-    for section, found in zip(data, given, strict=True):
-        source = read_source(section, f"{origin}: data")
-        sources.append(replace(source, data=replace(source.data, **found)))
-    source, transfer_source = sources
-    study = expand(file, origin, source, source if file.transfer_data is None else transfer_source, weights, ())
-    return replace(study, overrides=overrides)
-
-
-def check_sections(file: StudyFile, path: Path) -> None:
-    """Check what is given for each stage and method, where it is given."""
-    check_section(Pretrain, file.pretrain, f"{path}: pretrain", without=RESOLVED)
-    for name, method in file.methods.items():
-        check_section(Pretrain, method.pretrain, f"{path}: methods.{name}.pretrain", without=RESOLVED)
-    for name, settings in file.transfers.items():
-        if name not in TRANSFERS:
-            raise ConfigError(
-                f"{path}: transfers: unknown key '{name}'{did_you_mean(name, TRANSFERS)}; "
-                f"known are {', '.join(TRANSFERS)}"
-            )
-        own = {key: value for key, value in settings.items() if key not in ("runs", "seeds")}
-        check_section(TRANSFERS[name], own, f"{path}: transfers.{name}", without=RESOLVED)
-    check_common({name: m.target for name, m in file.methods.items()}, file.common, str(path))
-    for axis, level, named, _ in levels(file):
-        if named not in file.methods:
-            known = ", ".join(file.methods)
-            place = "compare" if axis == COMPARE else f"ablations.{axis}: {level}"
-            like = did_you_mean(named, file.methods)
-            raise ConfigError(f"{path}: {place}: method '{named}' is not under methods{like}; known are {known}")
-    search = file.search_benchmark
-    if search and search.method not in file.compare:
-        raise ConfigError(
-            f"{path}: search_benchmark.method: '{search.method}' is not compared; give one of "
-            f"{', '.join(file.compare)}"
-        )
-    cost = file.cost_benchmark
-    trained = [method for method in file.compare if method in file.methods and file.methods[method].target]
-    if cost and cost.relative_to not in trained:
-        raise ConfigError(
-            f"{path}: cost_benchmark.relative_to: '{cost.relative_to}' is not compared, or trains nothing; "
-            f"give one of {', '.join(trained) or 'the methods with a target, after adding one to compare'}"
-        )
-
-
-def initial_weights(file: StudyFile) -> dict[str, str]:
-    """The files that runs of the study start from, and the setting that names each."""
-    sections = {"pretrain.init": file.pretrain}
-    for name, method in file.methods.items():
-        if method.weights:
-            sections[f"methods.{name}.weights"] = {"init": method.weights}
-        sections[f"methods.{name}.pretrain.init"] = method.pretrain
-    found: dict[str, str] = {}
-    for key, section in sections.items():
-        if section.get("init"):
-            found.setdefault(str(Path(section["init"]).expanduser()), key)
-    return found
+from mlssl.study.sources import Source
+from mlssl.study.study import COMPARE, Cell, Run, Study, has_pseudo_labels
+from mlssl.study.validation import build, plain
 
 
 def start(file: StudyFile, name: str) -> dict[str, Any]:
@@ -440,7 +72,7 @@ def expand(
             if run.id in (shown if selection.runs == "all" else compared)
             and run.config.seed in seeds
             and (name != "pseudo_labels" or has_pseudo_labels(run.config))
-            and (name in FROZEN_TRANSFERS or not is_transformer(run.config.backbone))
+            and (name in FROZEN or not is_transformer(run.config.backbone))
         )
         for run in transfer_runs[name]:
             check_patches(runs[run].config.backbone, transfers[name], where)
@@ -628,8 +260,3 @@ def check_shares(
     for key, batch in batches.items():
         if batch % gpus:
             raise ConfigError(f"{path}: {key}: {batch} cannot be shared evenly by {gpus} GPUs; give a multiple")
-
-
-def has_pseudo_labels(config: Pretrain) -> bool:
-    """Whether the run's method makes pseudo-labels: it then has a parameter `rule`."""
-    return "rule" in config.params

@@ -13,9 +13,9 @@ from mlssl import results
 from mlssl.errors import ConfigError
 from mlssl.files import numbered
 from mlssl.study.code import differing, stage_code
-from mlssl.study.expand import Run, Study
 from mlssl.study.identity import transfer_digest
 from mlssl.study.settings import ONE_DEVICE
+from mlssl.study.study import Run, Study
 
 OLD = "old"
 """Under a study's output: where `redo` moves results."""

@@ -15,8 +15,8 @@ from mlssl.claims.noise import REPEATS, Noise, noise
 from mlssl.claims.paper import Claim
 from mlssl.datasets.counts import SPLITS
 from mlssl.statistics.paired import Difference
-from mlssl.study.expand import Study
 from mlssl.study.settings import Pretrain
+from mlssl.study.study import Study
 from mlssl.study.validation import build
 
 PAPER_IMAGES = SPLITS["coco2017"]["train2017"]

@@ -10,7 +10,7 @@ from mlssl.analysis.aggregate import origin
 from mlssl.analysis.outputs import NONE, budget
 from mlssl.claims.evaluate import Samples, read_groups
 from mlssl.claims.gains import Gain, gains
-from mlssl.study.expand import Study
+from mlssl.study.study import Study
 from mlssl.tables.claims import RULES, number, numbers
 
 

@@ -16,7 +16,7 @@ from mlssl.claims.evaluate import Samples
 from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
 from mlssl.statistics.paired import Difference, difference
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 
 Curve = list[tuple[int, float]]
 """Labelled images and mAP in percent, by ascending number of images."""

@@ -12,8 +12,8 @@ import pandas as pd
 
 from mlssl.analysis.aggregate import Summary, origin, summarise
 from mlssl.analysis.outputs import NONE, PAPER_TABLES, Score, budget, heads, transfer_budget
-from mlssl.study.expand import COMPARE, Study
 from mlssl.study.settings import Classification, Dataset, Detection
+from mlssl.study.study import COMPARE, Study
 
 PROTOCOLS: dict[tuple[str, str], tuple[str, tuple[str, ...]] | None] = {
     ("coco_instances", "mask_rcnn_r50_fpn"): ("detection", ("2fc", "4conv1fc")),

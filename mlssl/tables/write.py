@@ -30,7 +30,7 @@ from mlssl.analysis.outputs import (
 from mlssl.claims.evaluate import read_groups
 from mlssl.claims.resolution import MARK, MARKED, below_resolution
 from mlssl.files import write_text
-from mlssl.study.expand import COMPARE, Study
+from mlssl.study.study import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
 from mlssl.tables.gains import gains_table
 from mlssl.tables.label_savings import savings, sentence, table

@@ -9,9 +9,9 @@ from typing import Any
 from mlssl import results
 from mlssl.files import write_json
 from mlssl.study.code import stage_code
-from mlssl.study.expand import Run, Study
 from mlssl.study.identity import about_run, about_transfer
 from mlssl.study.sources import contents
+from mlssl.study.study import Run, Study
 
 
 def put(study: Study, run: Run, stage: str, rows: Sequence[Mapping[str, Any]], /, **header: Any) -> Path:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from mlssl.study.expand import Study, load
+from mlssl.study.load import load
+from mlssl.study.study import Study
 
 MLS = "mlssl.method.mls.MLS"
 EXAMPLE: dict[str, Any] = {

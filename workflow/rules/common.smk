@@ -14,12 +14,13 @@ from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.project import study_file
 from mlssl.runtime import gpu_slot
 from mlssl.runtime.launch import Layout, threads_beside
-from mlssl.study import expand
 from mlssl.study.code import stage_code
+from mlssl.study.load import freeze, load
 from mlssl.study.overrides import from_text
 from mlssl.study.identity import proposals_file, transfer_digest
 from mlssl.study.progress import Progress
 from mlssl.study.sources import KINDS, READY
+from mlssl.study.study import PICTURES
 
 CONFIG = ("study", "set", "gpu_slots", "changed_code")
 """What `--config` takes."""
@@ -28,7 +29,7 @@ for KEY in set(config) - set(CONFIG):
     raise SystemExit(f"--config: unknown key '{KEY}'{did_you_mean(KEY, CONFIG)}; known are {', '.join(CONFIG)}")
 try:
     GIVEN = study_file(str(config.get("study", "demo")))
-    STUDY = expand.load(GIVEN, in_job=not workflow.is_main_process, overrides=from_text(str(config.get("set") or "")))
+    STUDY = load(GIVEN, in_job=not workflow.is_main_process, overrides=from_text(str(config.get("set") or "")))
     PROGRESS = Progress(STUDY)
 except (ConfigError, DataError) as error:
     raise SystemExit(str(error)) from None
@@ -81,7 +82,7 @@ def summary(plan):
     from mlssl.cost.estimate import counted
 
     totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
-    return [*totals, counted(planned, ("proposals", "pairs", "pretrain", *STUDY.transfers, *expand.PICTURES))]
+    return [*totals, counted(planned, ("proposals", "pairs", "pretrain", *STUDY.transfers, *PICTURES))]
 
 
 if workflow.is_main_process and not DRY_RUN and (ABSENT := STUDY.absent()):
