@@ -35,7 +35,7 @@ rule all:
         OUT / "image_groups.tsv",
         TABLES,
         FIGURES,
-        PICTURES,
+        PICTURE_FILES,
         STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
         STUDY.cost_out / "cost.json" if STUDY.cost_benchmark else [],
         OUT / "index.html",

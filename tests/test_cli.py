@@ -21,6 +21,18 @@ from mlssl.transfer import linear
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """`call(*arguments, cwd)` is the exit code of a command and what it writes on stderr, in this process."""
+
+    def call(*arguments, cwd=ROOT):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["mlssl", *map(str, arguments)])
+        return main(), capsys.readouterr().err
+
+    return call
+
+
 def mlssl(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "mlssl", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
@@ -35,13 +47,13 @@ def test_help_lists_every_command_without_torch():
         assert name in done.stdout
 
 
-def test_a_mistake_is_one_clear_sentence(tmp_path):
-    done = mlssl("pretrain", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out")
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].endswith("none.yaml: no such file; check the path")
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_one_clear_sentence(tmp_path, call):
+    code, output = call("pretrain", "--config", tmp_path / "none.yaml", "--out", tmp_path / "out")
+    assert code == 1
+    assert output.strip().splitlines()[-1].endswith("none.yaml: no such file; check the path")
     done = mlssl("resolve", "mls-nothing", "--study", "config/tiny.yaml", "--out", tmp_path / "x.yaml")
     assert done.returncode == 1
+    assert "Traceback" not in done.stderr
     assert "has no run or transfer 'mls-nothing'" in done.stderr
 
 
@@ -222,22 +234,22 @@ def test_a_file_that_is_no_result_of_this_version_is_named(tmp_path, text, words
     assert "\n" not in str(refused.value)
 
 
-def test_check_names_the_transfers_that_the_data_lack_labels_for(tmp_path):
+def test_check_names_the_transfers_that_the_data_lack_labels_for(tmp_path, call):
     root = write_coco(tmp_path / "coco")
     study = write(tmp_path / "study.yaml", small(data={"root": str(root)}, transfers={"linear": {}, "dense": {}}))
-    done = mlssl("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "linear: the data have what it needs" in done.stderr
+    code, output = call("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
+    assert code == 0
+    assert "linear: the data have what it needs" in output
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"annotations": []}))
-    mlssl("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
+    call("check", "--study", study, "--out", tmp_path / "check.txt", cwd=tmp_path)
     text = (tmp_path / "check.txt").read_text()
     assert f"linear: left out: {path}: no category is on some" in text
     assert f"dense: left out: {path}: no image has an object" in text
 
 
-def test_a_study_goes_on_without_an_evaluator_that_cannot_use_its_data(tmp_path, monkeypatch):
+def test_a_study_goes_on_without_an_evaluator_that_cannot_use_its_data(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     root = write_coco(tmp_path / "coco")
     path = root / "annotations" / "instances_val2017.json"
@@ -249,9 +261,9 @@ def test_a_study_goes_on_without_an_evaluator_that_cannot_use_its_data(tmp_path,
     (run,) = loaded.runs
     folder = loaded.out / "runs" / run
     write_backbone(folder / "backbone.pt", name="test_resnet")
-    done = mlssl("regions", "--study", study, "--run-name", run, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "regions: left out: " in done.stderr
+    code, output = call("regions", "--study", study, "--run-name", run, cwd=tmp_path)
+    assert code == 0, output
+    assert "regions: left out: " in output
     (result,) = folder.glob("regions-*.json")
     found = json.loads(result.read_text())
     assert found["rows"] == []

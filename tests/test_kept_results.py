@@ -22,21 +22,19 @@ CHEAP = {"collect": 1, "tables": 1, "figures": 1, "page": 1}
 
 @pytest.fixture(scope="module")
 def edited(finished, tmp_path_factory):
-    """A checkout of its own and a small study, run to its end: project, working directory, study.
-
-    Its runs are some of the finished study's, under the same names, so only tables and figures are made.
-    """
+    """A checkout of its own and the finished study: project, working directory, study."""
     folder = tmp_path_factory.mktemp("edited")
     project, cwd = copy_project(folder / "project"), copied(finished, folder)
-    study = write(cwd / "study.yaml", small())
-    assert jobs(cwd, study, project=project) == {**CHEAP, "histogram_sheet": 1}
-    snakemake(cwd, study, project=project)
-    return project, cwd, study
+    assert jobs(cwd, cwd / "study.yaml", project=project) == {}
+    return project, cwd, cwd / "study.yaml"
 
 
 @pytest.fixture
 def own(finished, tmp_path):
-    """As `edited`, for one test alone, and before its tables are made."""
+    """A checkout of its own and a small study, of which all but the tables is finished, for one test alone.
+
+    Its runs are some of the finished study's, under the same names.
+    """
     cwd = copied(finished, tmp_path)
     return copy_project(tmp_path / "project"), cwd, write(cwd / "study.yaml", small(pictures=None))
 
@@ -127,7 +125,13 @@ def merged(base, over):
     return result
 
 
-@pytest.mark.parametrize("name", CHANGES)
+QUICK = ("log_every", "the parameter k", "a setting of the probe", "one more seed", "validation images")
+"""Those of `CHANGES` that are not among the long tests: nothing, and each kind of stage."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in CHANGES]
+)
 def test_a_change_of_a_setting_plans_what_it_can_change(edited, name):
     project, cwd, _ = edited
     change, pretrainings, probes = CHANGES[name]

@@ -22,7 +22,7 @@ from test_analysis import MADE, MAP, NOTES, STUDY, diverge, filled, find, rows
 from mlssl.analysis.aggregate import read_metrics, scores_of
 from mlssl.analysis.collect import collect
 from mlssl.analysis.names import in_words
-from mlssl.analysis.outputs import METRICS, picture_files
+from mlssl.analysis.outputs import GAIN_COST, METRICS, picture_files
 from mlssl.claims.best import best_levels
 from mlssl.claims.evaluate import Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
@@ -272,7 +272,7 @@ def test_cost_counts_every_result_file_once(study):
     assert relative["moco_v2"] == relative["mls"] == "1.00 ×"
 
 
-def test_the_cost_of_a_step_is_that_of_the_benchmark_and_absent_without_one(study, tmp_path):
+def test_the_cost_of_a_step_is_that_of_the_benchmark_and_absent_without_one(study, tmp_path, monkeypatch):
     assert gather(study).step_costs is None
     study = filled(STUDY | {"cost_benchmark": {"rounds": 6}})
     collect(study)
@@ -285,6 +285,7 @@ def test_the_cost_of_a_step_is_that_of_the_benchmark_and_absent_without_one(stud
     costs = {"moco_v2": row | {"relative": 1.0}, "mls": row | {"relative": 1.125, "relative_high": 1.25}}
     study.cost_out.mkdir(parents=True)
     (study.cost_out / "cost.tsv").write_text(tsv(costs))
+    monkeypatch.setattr("mlssl.figures.write.figure_names", lambda study: [GAIN_COST])
     write_figures(study)
     page = gather(study)
     assert [row[1].text for row in page.step_costs.rows] == ["1.000 [1.000, 1.000]", "1.125 [1.000, 1.250]"]

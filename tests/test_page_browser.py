@@ -31,7 +31,10 @@ def made(kind):
     return write_page(study)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=["default", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("photos", "failed"))],
+)
 def page(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp(request.param))

@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from functools import partial
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from unittest.mock import patch
 
@@ -67,8 +68,9 @@ def as_rank(rank, world, port, function, out):
 
 
 def by_ranks(world, function, out):
-    """What `function` gives on each of `world` ranks, processes of their own."""
-    mp.spawn(as_rank, (world, free_port(), function, out), nprocs=world)
+    """What `function` gives on each of `world` ranks: processes, forked from one that has torch loaded."""
+    set_forkserver_preload(["mlssl.pretrain.loop", "mlssl.transfer.segmentation"])
+    mp.start_processes(as_rank, (world, free_port(), function, out), nprocs=world, start_method="forkserver")
     return [torch.load(out / f"{world}-{rank}.pt", weights_only=True) for rank in range(world)]
 
 
@@ -140,24 +142,33 @@ SETTINGS = {
 WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco", "orl")
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.long])])
-def test_losses_gradients_and_dictionaries_are_those_of_one_process(images, tmp_path, world):
-    found = by_ranks(world, partial(trained_all, images), tmp_path)
-    for name, settings in SETTINGS.items():
-        alone = trained(settings, images)
+QUICK = ("mls", "densecl", "byol", "slotcon", "orl")
+"""Methods with dictionaries, on maps, with a predictor, with prototypes and on boxes."""
+SLOW = [pytest.mark.slow, pytest.mark.long]
+
+
+@pytest.mark.parametrize(
+    ("world", "names"),
+    [(2, QUICK), pytest.param(2, (*SETTINGS,), marks=SLOW), pytest.param(4, (*SETTINGS,), marks=SLOW)],
+    ids=["2 ranks", "2 ranks, all methods", "4 ranks, all methods"],
+)
+def test_losses_gradients_and_dictionaries_are_those_of_one_process(images, tmp_path, world, names):
+    found = by_ranks(world, partial(trained_all, names, images), tmp_path)
+    for name in names:
+        alone = trained(SETTINGS[name], images)
         assert alone["gradients"]
         for other in found:
             assert_close(alone, other[name], name)
     for other in found[1:]:  # to the bit, or the ranks would drift apart
-        for name in SETTINGS:
+        for name in names:
             columns = [key for key in found[0][name]["state"] if key.startswith("dictionary.")]
             assert columns or name in WITHOUT_DICTIONARY
             for key in columns:
                 assert torch.equal(found[0][name]["state"][key], other[name]["state"][key]), key
 
 
-def trained_all(images):
-    return {name: trained(settings, images) for name, settings in SETTINGS.items()}
+def trained_all(names, images):
+    return {name: trained(SETTINGS[name], images) for name in names}
 
 
 class Encoder(nn.Module):

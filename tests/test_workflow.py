@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from support.finished import METHODS, copied, with_data
+from support.finished import AXES, METHODS, copied, with_data
 from support.snakemake import ROOT, jobs, small, snakemake, write
 
 from mlssl.analysis.outputs import report_labels
@@ -30,16 +30,16 @@ def test_everything_is_compiled(finished):
     needed = ["run", "method", "seed", "protocol", "metric", "value", "n", "digest", "commit", "device"]
     assert set(needed) <= set(metrics.columns)
     assert metrics.value.notna().all()
-    assert set(metrics.method) == set(METHODS)
+    assert set(metrics.method) == {*METHODS, "moco_v2"}
     assert {"linear", "linear_25pct", "detection", "segmentation", "pseudo_labels"} <= set(metrics.protocol)
     assert set(metrics[metrics.protocol == "linear"].metric) >= {"mAP", "train_images"}
     runs = pd.read_csv(out / "runs.tsv", sep="\t")
-    assert set(runs.axis) == {"method", "k", "loss", "rule"}
-    assert runs.run.nunique() == 5
-    for name in ("main", "k", "loss", "rule", "paper_table1", "paper_table5"):
+    assert set(runs.axis) == {"method", *AXES}
+    assert runs.run.nunique() == 4
+    for name in ("main", *AXES, "paper_table1", "paper_table5"):
         for kind in ("tsv", "md", "tex"):
             assert (out / "tables" / f"{name}.{kind}").stat().st_size
-    pictures = ["histograms", *(f"neighbours_{method}" for method in set(metrics.method))]
+    pictures = ["histograms", *(f"neighbours_{method}" for method in METHODS)]
     for name in ("main", "k", "loss", "labels", "training_curves", "label_quality", "contact_sheet", *pictures):
         for kind in ("png", "pdf"):
             assert (out / "figures" / f"{name}.{kind}").stat().st_size
@@ -152,7 +152,14 @@ ESTIMATE = "not counted: making or storing the images, tables and figures"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-n"], ["-np"], ["-pn"], ["--dryrun"], ["--dry-run", "--quiet", "rules"], ["--printshellcmds", "-n", "-k"]],
+    [
+        ["-n"],
+        ["--printshellcmds", "-n", "-k"],
+        *(
+            pytest.param(words, marks=pytest.mark.long)
+            for words in (["-np"], ["-pn"], ["--dryrun"], ["--dry-run", "--quiet", "rules"])
+        ),
+    ],
     ids=" ".join,
 )
 def test_a_dry_run_estimates_the_cost(tmp_path, arguments):

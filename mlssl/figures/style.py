@@ -245,4 +245,5 @@ def save(figure: Figure, path: Path) -> None:
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
         with atomic(path.with_name(f"{path.name}.{kind}")) as part:
             figure.savefig(part, format=kind, dpi=DPI, metadata=metadata)
+        figure.set_layout_engine("none")  # the second format has the layout of the first
     plt.close(figure)

@@ -107,8 +107,8 @@ rule contact_sheet:
         "{MLSSL} contact-sheet --data={params.root:q} --split={params.split:q} --out={output.png:q} > {log:q} 2>&1"
 
 
-PICTURES = [OUT / "figures" / "contact_sheet.png"] if STUDY.source.labelled else []
-PICTURES += outputs.picture_files(STUDY)
+PICTURE_FILES = [OUT / "figures" / "contact_sheet.png"] if STUDY.source.labelled else []
+PICTURE_FILES += outputs.picture_files(STUDY)
 DRAWABLE = pattern(STUDY.pictured if ALL_RULES else PROGRESS.drawable())
 
 
@@ -254,7 +254,7 @@ rule page:
         image_groups=OUT / "image_groups.tsv",
         tables=TABLES,
         figures=FIGURES,
-        pictures=PICTURES,
+        pictures=PICTURE_FILES,
     output:
         report(
             OUT / "index.html",
