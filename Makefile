@@ -12,7 +12,7 @@ CONSTRAINTS ?= constraints.txt
 BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest
 PARALLEL = -n 2 --dist worksteal
-# By way of the environment, so that the shell sees any character in a path as it is.
+# By way of the environment, so that the shell does not interpret characters of a path.
 export STUDY
 
 .PHONY: reproduce report test test-all test-rest coverage lint docs clean study

@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
         help="the file to write, .npz or (with pyarrow) .parquet",
     )
     sub.add_argument(
-        "--map", type=named, metavar="FILE", help="a picture (.png) of the images, alike ones near to each other"
+        "--map", type=named, metavar="FILE", help="a picture (.png) of the images, similar ones near to each other"
     )
     sub.add_argument(
         "--map-by",

@@ -32,8 +32,8 @@ from mlssl.photos.matching import Names
 def from_images(path: Path, files: Sequence[Path], photos: Names, pictures: Path | None) -> LabelFile | None:
     """Class folders if `path` is `pictures`, the folder of the photos; semantic masks if it has PNGs; else None.
 
-    `files` are those below `path`. Without `pictures` the labels are people, whom neither says where to hide. A
-    folder of photos without folders and with a CSV gives None: the CSV is meant.
+    `files` are those below `path`. Without `pictures` the labels are people to hide, and neither format has their
+    places. A folder of photos without folders and with a CSV gives None: the CSV is meant.
     """
     if pictures is None:
         return None

@@ -67,7 +67,7 @@ def import_photos(
     exceeds `max_skipped`. `workers`: number of processes, default one per core.
 
     Labels, people and splits are checked before the first photo is copied. `out` appears when it is complete. After
-    a kill, or an error that only the copies could show, a call goes on with those copies that it would make alike,
+    a kill, or an error that only the copies could show, a call keeps the copies that it would make again,
     also with other labels or settings. A complete `out` is left unchanged.
     Raises ConfigError or DataError with a remedy; also if `out` was made from other photos or settings.
     """

@@ -15,12 +15,7 @@ from mlssl.study.extends import merged, read_extended
 from mlssl.study.fingerprint import content_id
 from mlssl.study.methods import check_common
 from mlssl.study.overrides import as_values
-from mlssl.study.settings import (
-    RESOLVED,
-    TRANSFERS,
-    Pretrain,
-    StudyFile,
-)
+from mlssl.study.settings import RESOLVED, TRANSFERS, Pretrain, StudyFile
 from mlssl.study.sources import CACHE, identify, read_source
 from mlssl.study.study import COMPARE, FROZEN, Study, initial_weights
 from mlssl.study.validation import build, check_section, plain

@@ -9,21 +9,9 @@ from pathlib import Path
 
 from mlssl.digest import digest_of
 from mlssl.study.backbones import is_transformer
-from mlssl.study.identity import (
-    experiment,
-    proposals_file,
-    transfer_digest,
-)
+from mlssl.study.identity import experiment, proposals_file, transfer_digest
 from mlssl.study.images import about_images, absent_images, own_photos
-from mlssl.study.settings import (
-    CostBenchmark,
-    Data,
-    Pictures,
-    Pretrain,
-    SearchBenchmark,
-    StudyFile,
-    Transfer,
-)
+from mlssl.study.settings import CostBenchmark, Data, Pictures, Pretrain, SearchBenchmark, StudyFile, Transfer
 from mlssl.study.sources import Source
 
 COMPARE = "method"
