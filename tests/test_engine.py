@@ -51,6 +51,7 @@ TARGETS = {
     "self_emd": "baselines.self_emd.SelfEMD",
     "resim": "baselines.resim.ReSim",
     "soco": "baselines.soco.SoCo",
+    "soco_fpn": "baselines.soco_fpn.SoCoFPN",
 }
 SMALL = {
     "dictionary_size": 10,
@@ -61,8 +62,11 @@ SMALL = {
     "prototypes": 3,
     "pyramid": 8,
     "boxes": 2,
+    "box_head": 8,
 }
 """Of these, a method is given those that it has."""
+VIEWS = {"soco_fpn": ({}, {}, {})}
+"""Of methods that take more than two."""
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,7 @@ def make_settings(method="mls", **changes):
         "log_every": 1,
         "checkpoint_seconds": 0.0,
         "views": {"crop": 32},
+        "each_view": VIEWS.get(method, ({}, {})),
     }
     return build(config.Pretrain, values | changes, "test")
 
@@ -189,7 +194,7 @@ def test_methods_share_initial_backbone_data_order_and_views(store, tmp_path, mo
     for method in TARGETS:
         cls = methods.load_class(TARGETS[method])
 
-        def step(self, view1, view2, progress, method=method):
+        def step(self, view1, view2, *others, progress, method=method):
             first = next(iter(self.encoders.query.backbone.parameters()))
             seen.setdefault(method, []).append((view1, view2, first.detach().clone()))
             return {"loss": 0 * sum(p.sum() for p in self.encoders.query.parameters())}

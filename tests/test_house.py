@@ -27,9 +27,10 @@ ALLOWED = {
     # A method reads like its paper: it knows no settings, files or data.
     "mlssl/parts": LEAVES | {"mlssl.parts", "mlssl.runtime.distributed"},
     "mlssl/method": {"mlssl.method", "mlssl.parts", "mlssl.ranges", "mlssl.errors"},
-    # ORL's loss is BYOL's.
+    # ORL's loss is BYOL's; SoCo's variants share boxes and loss.
     "baselines": {
         "baselines.byol",
+        "baselines.soco",
         "mlssl.method.losses",
         "mlssl.method.pseudo_labels",
         "mlssl.parts",

@@ -367,6 +367,8 @@ def test_papers_defaults():
     resim = {"pyramid": 256, "negatives": 16384}
     assert constructor("baselines.resim.ReSim").defaults == shared | baseline | resim
     assert constructor("baselines.soco.SoCo").defaults == maps | {"proposals": "random", "boxes": 4}
+    soco_fpn = {"proposals": "random", "boxes": 4, "pyramid": 256, "box_head": 1024}
+    assert constructor("baselines.soco_fpn.SoCoFPN").defaults == maps | soco_fpn
     slotcon = {"prototypes": 256, "tau": 0.2, "student_tau": 0.1, "teacher_tau": 0.07}
     slotcon |= {"centre_momentum": 0.9, "lam": 0.5}
     assert constructor("baselines.slotcon.SlotCon").defaults == maps | slotcon

@@ -586,6 +586,8 @@ def test_the_shipped_study_trains_soco_on_both_kinds_of_boxes():
     assert {name: values.pop("proposals") for name, values in params.items()} == {
         "soco_random_boxes": "random",
         "soco": "selective_search",
+        "soco_fpn": "selective_search",
     }
     assert params["soco"] == params["soco_random_boxes"]
+    assert params["soco_fpn"] == params["soco"] | {"pyramid": 64, "box_head": 256}
     assert study.runs[study.compared["soco"]].config.proposals == Proposals()

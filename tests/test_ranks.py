@@ -130,6 +130,7 @@ SETTINGS = {
     "self_emd": make_settings("self_emd", steps=STEPS),
     "resim": make_settings("resim", steps=STEPS),
     "soco": make_settings("soco", steps=STEPS),
+    "soco_fpn": make_settings("soco_fpn", steps=STEPS),
     "orl": make_settings(
         "orl",
         steps=STEPS,
@@ -139,7 +140,7 @@ SETTINGS = {
         pairs={"method": "byol", "neighbours": 3},
     ),
 }
-WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco", "orl")
+WITHOUT_DICTIONARY = ("byol", "simsiam", "pixpro", "pixcontrast", "slotcon", "self_emd", "soco", "soco_fpn", "orl")
 
 
 QUICK = ("mls", "densecl", "byol", "slotcon", "orl")

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from baselines import resim, soco
+from baselines import resim, soco, soco_fpn
 from baselines.resim import ReSim
 from baselines.soco import SoCo
+from baselines.soco_fpn import SoCoFPN
 from mlssl.errors import ConfigError
 from mlssl.parts import boxes
 from mlssl.parts.backbone import create_backbone, stage_channels, stage_maps
@@ -18,11 +19,15 @@ from mlssl.parts.view import View
 from mlssl.pretrain.step import step
 from mlssl.pretrain.training import Training
 from mlssl.study.methods import resolve
+from mlssl.study.settings import Data
+from mlssl.study.settings import Detection as DetectionSettings
+from mlssl.transfer.detection.model import build_model as build_detector
 
 B, SIDE = 6, 32
 SMALL = {
     ReSim: {"dictionary_size": 16, "dim": 8, "pyramid": 12, "projector_batch_norm": True},
     SoCo: {"dim": 8, "hidden": 12, "boxes": 3},
+    SoCoFPN: {"dim": 8, "hidden": 12, "boxes": 3, "pyramid": 10, "box_head": 14},
 }
 METHODS = pytest.mark.parametrize("cls", SMALL)
 
@@ -47,6 +52,11 @@ def placed(seed):
     box[-1] = torch.tensor([200 * seed, 0, 30, 30])
     flip = torch.rand(B, generator=generator) < 0.5
     return View(torch.randn(B, 3, SIDE, SIDE, generator=generator), at + 100 * seed, box, flip)
+
+
+def given(cls, one, two):
+    """The views of a step: two, and for SoCo-FPN a third of half the side."""
+    return (one, two, two._replace(pixels=two.pixels[..., ::2, ::2])) if cls is SoCoFPN else (one, two)
 
 
 def moved(method):
@@ -340,14 +350,101 @@ def test_soco_needs_a_resnet():
         soco.BoxEncoder(torch.nn.Conv2d(3, 4, 1), torch.nn.Identity())
 
 
+# SoCo with an FPN
+
+
+def test_levels_are_the_published_ones():
+    sizes = torch.tensor([1.0, 48, 49, 96, 97, 192, 193, 224, 225])
+    assert soco_fpn.level(sizes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+
+
+def test_each_box_is_pooled_from_its_own_level_and_one_without_a_level_from_none():
+    encoder = build(SoCoFPN).encoders.query
+    reference = copy.deepcopy(encoder)
+    pixels = placed(1).pixels
+    corner = 0.5 * torch.rand(B, 5, 2, generator=torch.Generator().manual_seed(1))
+    box, levels = torch.cat([corner, corner + 0.4], dim=2), torch.arange(5).expand(B, 5)
+    (z,) = encoder(pixels, box, levels)
+    maps = [*reference.fpn(dict(enumerate(stage_maps(reference.backbone, pixels)))).values()]
+    assert [m.shape[-1] for m in maps] == [8, 4, 2, 1]
+    regions = []
+    for b in range(B):
+        for i in range(4):
+            regions.append(boxes.pooled(maps[i][b : b + 1], box[b : b + 1, i : i + 1], 7, 2)[0, 0])
+        regions.append(torch.zeros_like(regions[0]))
+    expected = reference.projector(reference.box_head(torch.stack(regions)))
+    torch.testing.assert_close(z.flatten(0, 1), expected)
+
+
+def test_an_object_is_on_a_finer_level_in_the_view_of_half_the_side():
+    """An eighth of the area of views 1 and 2 is 79 of 224 pixels, P3; in view 3 it is 40, P2."""
+    method, seen = build(SoCoFPN), []
+    method.encoders.query.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[2]))
+    view = overlapping(1)._replace(flip=torch.zeros(B).bool())
+    x, y, w, h = view.box[0].tolist()
+    side = (1 / 8) ** 0.5
+    box = torch.tensor([x, y, x + w * side, y + h * side]).expand(B, 3, 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soco_fpn, "random_boxes", lambda *rest: box)
+        patch.setattr(soco_fpn, "jittered", lambda b, numbers: b)
+        parts = method.step(*given(SoCoFPN, view, view), progress=0.0)
+    assert [levels.unique().tolist() for levels in seen] == [[1], [1], [0]]
+    assert parts["shared"] == 1
+
+
+def test_the_step_of_soco_with_an_fpn_is_its_equations():
+    method = moved(build(SoCoFPN, momentum=0.6))
+    reference = copy.deepcopy(method)
+    views = given(SoCoFPN, placed(1), placed(2))
+    torch.manual_seed(3)
+    parts = method.step(*views, progress=0.5)
+    torch.manual_seed(3)
+    numbers = torch.rand(B, 3, 9)
+    box = soco.random_boxes(*views[:2], numbers[..., :4])
+    seen = soco.jittered(box, numbers[..., 4:]), box, box
+    seen = [boxes.to_view(b, v).clamp(0, 1) for b, v in zip(seen, views, strict=True)]
+    there = [((b[..., 2:] - b[..., :2]) > 0).all(dim=2) for b in seen]
+    sides = [((b[..., 2:] - b[..., :2]).prod(dim=2)) ** 0.5 for b in seen]
+    inputs = [
+        (v.pixels, b, soco_fpn.level(s * pixels))
+        for v, b, s, pixels in zip(views, seen, sides, (224, 224, 112), strict=True)
+    ]
+    z = [reference.encoders.query(*x)[0] for x in inputs]
+    p = [reference.predictor(x.flatten(0, 1)).reshape(x.shape) for x in z]
+    reference.encoders.update(0.8)
+    target = [reference.encoders.key(*x)[0] for x in inputs]
+    terms = []
+    for i, j in ((0, 1), (1, 0), (0, 2), (2, 0)):
+        terms.append(soco.agreement(p[i], target[j], there[i] & there[j]))
+    torch.testing.assert_close(parts["loss"], sum(terms))
+    torch.testing.assert_close(parts["agreement_at_half_size"], terms[2] + terms[3])
+    assert parts["shared"].item() == pytest.approx((B - 1) / B)
+    assert method.diagnostics()["spread"] > 0
+
+
+def test_pyramid_and_box_head_are_those_of_the_detector():
+    config = DetectionSettings(Data("unused"), fpn_channels=10, box_head_channels=14, head="4conv1fc")
+    detector = build_detector(create_backbone("test_resnet"), config, categories=3)
+    encoder = build(SoCoFPN).encoders.query
+    shapes = [
+        {name: value.shape for name, value in module.state_dict().items()}
+        for module in (encoder.fpn, encoder.box_head)
+    ]
+    found = [
+        {name: value.shape for name, value in module.state_dict().items()}
+        for module in (detector.backbone.fpn, detector.roi_heads.box_head)
+    ]
+    assert found == shapes
+
+
 # All of them: the contract
 
 
 @METHODS
 def test_gradient_reaches_all_that_is_trained_and_nothing_else(cls):
     method = moved(build(cls))
-    method.step(placed(3), placed(4), progress=0.0)
-    parts = method.step(placed(1), placed(2), progress=0.0)
+    method.step(*given(cls, placed(3), placed(4)), progress=0.0)
+    parts = method.step(*given(cls, placed(1), placed(2)), progress=0.0)
     parts["loss"].backward()
     assert all((p.grad is not None) == p.requires_grad for p in method.parameters())
     assert all(p.grad.any() for p in method.encoders.query.backbone.layer1.parameters())
@@ -359,7 +456,7 @@ def test_gradient_reaches_all_that_is_trained_and_nothing_else(cls):
 def test_keys_follow_by_the_momentum_and_have_statistics_of_their_own(cls):
     method = moved(build(cls, momentum=0.8 if cls is ReSim else 0.6))
     before = copy.deepcopy(method.encoders)
-    method.step(placed(1), placed(2), progress=0.5)  # SoCo's has risen to 0.8
+    method.step(*given(cls, placed(1), placed(2)), progress=0.5)  # SoCo's has risen to 0.8
     for (name, new), old in zip(method.encoders.key.named_parameters(), before.key.parameters(), strict=True):
         torch.testing.assert_close(new, 0.8 * old + 0.2 * before.query.get_parameter(name), msg=name)
     query, key = method.encoders.query.backbone.bn1, method.encoders.key.backbone.bn1
@@ -369,12 +466,14 @@ def test_keys_follow_by_the_momentum_and_have_statistics_of_their_own(cls):
 @METHODS
 def test_the_order_of_the_images_is_of_no_consequence(cls):
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    found = moved(build(cls)).step(placed(3), placed(4), progress=0.0)
-    permuted = [View(*(column[order] for column in v[:4])) for v in (placed(3), placed(4))]
+    views = given(cls, placed(3), placed(4))
+    found = moved(build(cls)).step(*views, progress=0.0)
+    permuted = [View(*(column[order] for column in v[:4])) for v in views]
     with pytest.MonkeyPatch.context() as patch:  # the random numbers go with the images
-        if cls is SoCo:
+        if cls is not ReSim:
             draw = soco.random_numbers
-            patch.setattr(soco, "random_numbers", lambda *shape, device: draw(*shape, device=device)[order])
+            for module in (soco, soco_fpn):
+                patch.setattr(module, "random_numbers", lambda *shape, device: draw(*shape, device=device)[order])
         again = moved(build(cls)).step(*permuted, progress=0.0)
     torch.testing.assert_close(again["loss"], found["loss"], rtol=1e-4, atol=1e-5)
 
@@ -388,7 +487,7 @@ def test_a_resumed_training_is_the_same_to_the_bit(cls):
 
     def train(training, steps):
         for at in range(training.step, training.step + steps):
-            step(training.method, training.optimizer, (placed(at), placed(at + 1)), at / 4)
+            step(training.method, training.optimizer, given(cls, placed(at), placed(at + 1)), at / 4)
             training.step = at + 1
 
     whole, first, second = begin(), begin(), begin()
@@ -416,7 +515,7 @@ def test_the_loss_falls(cls):
         box = torch.tensor([[0, 0, 90, 90]]).expand(B, 4)
         noisy = [images[index] + 0.3 * torch.randn(B, 3, SIDE, SIDE, generator=generator) for _ in range(2)]
         pair = [View(x, index, box, torch.zeros(B).bool()) for x in noisy]
-        found.append(step(method, optimizer, pair, at / 12)["loss"].item())
+        found.append(step(method, optimizer, given(cls, *pair), at / 12)["loss"].item())
     assert sum(found[-4:]) / 4 < sum(found[2:5]) / 3 - 0.1
     assert all(map(math.isfinite, found))
 
@@ -426,6 +525,7 @@ def test_the_loss_falls(cls):
     [
         ("resim.ReSim", {"negatives": 0}, "negatives: 0 is not allowed; give at least 1"),
         ("soco.SoCo", {"boxes": 0}, "boxes: 0 is not allowed; give at least 1"),
+        ("soco_fpn.SoCoFPN", {"pyramid": 0}, "pyramid: 0 is not allowed; give at least 1"),
         (
             "soco.SoCo",
             {"proposals": "edge_boxes"},

@@ -22,6 +22,7 @@ METHODS = {
     "pixcontrast": "PixContrast",
     "resim": "ReSim",
     "soco": "SoCo-C4",
+    "soco_fpn": "SoCo-FPN",
     "soco_random_boxes": "SoCo's loss, random boxes",
     "orl": "ORL",
     "knn_moco_others": "kNN-MoCo, denominator of others",

@@ -48,6 +48,7 @@ METHODS = (
     "baselines.self_emd.SelfEMD",
     "baselines.resim.ReSim",
     "baselines.soco.SoCo",
+    "baselines.soco_fpn.SoCoFPN",
     "baselines.orl.ORL",
 )
 SECTIONS: dict[str, type] = {

@@ -21,6 +21,7 @@ LONG = (
     "self_emd",
     "resim",
     "soco",
+    "soco_fpn",
     "orl",
     "mls_mutual",
     "photos",

@@ -40,9 +40,9 @@ KNN_MOCO, NNCLR, MSF = "baselines.knn_moco.KNNMoCo", "baselines.nnclr.NNCLR", "b
 BYOL, SIMSIAM = "baselines.byol.BYOL", "baselines.simsiam.SimSiam"
 PIXPRO, SELF_EMD = "baselines.pixpro.PixPro", "baselines.self_emd.SelfEMD"
 PIXCONTRAST, RESIM = "baselines.pixcontrast.PixContrast", "baselines.resim.ReSim"
-SOCO = "baselines.soco.SoCo"
+SOCO, SOCO_FPN = "baselines.soco.SoCo", "baselines.soco_fpn.SoCoFPN"
 ORL = "baselines.orl.ORL"
-WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO, ORL)
+WITHOUT_DICTIONARY = (SUPERVISED, BYOL, SIMSIAM, PIXPRO, PIXCONTRAST, SELF_EMD, SOCO, SOCO_FPN, ORL)
 ORL_VIEWS = ({}, {}, *({"crop": 32, "region": r} for r in ("box", "moved_box", "pair", "pair_of_neighbour")))
 BYOL_VIEWS = ({"blur_p": 1.0}, {"blur_p": 0.1, "solarise_p": 0.2, "overlap": 0.01})
 BATCH, CROP = 256, 96
@@ -97,6 +97,7 @@ def pretraining(
     crop: int = CROP,
     precision: str = "bf16",
     each_view: tuple[dict[str, Any], ...] = ({}, {}),
+    on_pairs: bool = False,
     **params: Any,
 ) -> dict[str, Any]:
     """Views, step and weight check with a full dictionary, after some steps of warm-up."""
@@ -111,7 +112,7 @@ def pretraining(
         batch_size=BATCH,
         views=Views(crop=crop),
         each_view=each_view,
-        pairs=Pairs("m") if len(each_view) > 2 else None,
+        pairs=Pairs("m") if on_pairs else None,
         params=params,
         precision=precision,
     )
@@ -246,7 +247,8 @@ TRACES = {
     "pixcontrast": lambda mode: pretraining(mode, PIXCONTRAST, each_view=BYOL_VIEWS),
     "resim": lambda mode: pretraining(mode, RESIM),
     "soco": lambda mode: pretraining(mode, SOCO),
-    "orl": lambda mode: pretraining(mode, ORL, each_view=ORL_VIEWS),
+    "soco_fpn": lambda mode: pretraining(mode, SOCO_FPN, each_view=({}, {}, {"crop": CROP // 2})),
+    "orl": lambda mode: pretraining(mode, ORL, each_view=ORL_VIEWS, on_pairs=True),
     "self_emd": lambda mode: pretraining(mode, SELF_EMD),
     "densecl": lambda mode: pretraining(mode, DENSECL),
     "supervised": lambda mode: pretraining(mode, SUPERVISED),
