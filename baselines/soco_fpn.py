@@ -12,7 +12,7 @@ xi, theta   weights of target and online network: xi <- m xi + (1 - m) theta, m 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ def level(size: Tensor) -> Tensor:
 class PyramidBoxEncoder(nn.Module):
     """x and boxes -> (z,): RoIAlign of each box on its level of the pyramid, a detector's box head, the projection.
 
-    Pyramid and head are those of the detector that is fine-tuned with `head: 4conv1fc`.
+    Pyramid and head are those of the detector that is fine-tuned with `head: 4conv1fc`, which may start from them.
     """
 
     def __init__(self, backbone: nn.Module, pyramid: int, box_head: int, projector: nn.Module) -> None:
@@ -131,6 +131,11 @@ class SoCoFPN(nn.Module):
         shared = (shown[0] & shown[1]).float().mean()
         parts = {"agreement": pair2.detach(), "agreement_at_half_size": pair3.detach()}
         return {"loss": loss, **parts, "shared": shared}
+
+    def detector_parts(self) -> dict[str, nn.Module]:
+        """What a detector may start from beside the backbone (`pretrained_parts` of the transfer)."""
+        encoder = cast(PyramidBoxEncoder, self.encoders.query)
+        return {"fpn": encoder.fpn, "box_head": encoder.box_head}
 
     def diagnostics(self) -> dict[str, Tensor]:
         """`spread` of the last step's projections of view 1, mean over boxes (`parts.embeddings.spread`)."""

@@ -1,5 +1,6 @@
 """Published detection protocols: what torchvision lacks against slow references, and each protocol at toy size."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -11,12 +12,15 @@ import pytest
 import torch
 import yaml
 from support.tiny_coco import write_backbone, write_coco
+from test_engine import make_settings
+from test_preemption import tiny_store
 from torch import nn
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from mlssl.data.coco import read_split
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import create_backbone
+from mlssl.pretrain.loop import pretrain
 from mlssl.runtime.batch_norm import CpuSyncBatchNorm
 from mlssl.study.extends import read_extended
 from mlssl.study.settings import Data, Detection
@@ -504,3 +508,59 @@ def test_a_protocol_is_taken_over_a_study(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: [b.yaml, c.yaml]")
     with pytest.raises(ConfigError, match=r"extends: .*c\.yaml extends itself"):
         read_extended(tmp_path / "c.yaml")
+
+
+# --- Detectors that start from more than a backbone
+
+
+@pytest.fixture(scope="module")
+def soco_file(tmp_path_factory):
+    """The backbone.pt of a run of SoCo-FPN with a pyramid of 16 channels and a box head of 32."""
+    folder = tmp_path_factory.mktemp("soco")
+    settings = make_settings("soco_fpn", steps=1)
+    settings = dataclasses.replace(settings, params=settings.params | {"pyramid": 16, "box_head": 32})
+    pretrain(settings, tiny_store(folder), folder / "run", run="run", device=CPU, progress=False)
+    return folder / "run" / "backbone.pt"
+
+
+def parts_of(model):
+    return {"fpn": model.backbone.fpn.state_dict(), "box_head": model.roi_heads.box_head.state_dict()}
+
+
+def test_a_detector_starts_from_the_pyramid_and_the_box_head_of_the_run(data, soco_file, monkeypatch):
+    config, started = small(data, head="4conv1fc", pretrained_parts=True), []
+    monkeypatch.setattr(
+        detection, "train", lambda model, *rest, **how: started.append(copy.deepcopy(parts_of(model)))
+    )
+    _, notes = detection.evaluate(soco_file, config, seed=0, device=CPU, progress=False)
+    assert notes["pretrained"] == ["backbone", "fpn", "box_head"]
+    state = torch.load(soco_file.with_name("checkpoint.pt"), weights_only=True)["method"]
+    assert sum(map(len, started[0].values())) > 30
+    for part, weights in started[0].items():
+        for name, value in weights.items():
+            torch.testing.assert_close(value, state[f"encoders.query.{part}.{name}"], rtol=0, atol=0, msg=name)
+    _, notes = detection.evaluate(soco_file, small(data, head="4conv1fc"), seed=0, device=CPU, progress=False)
+    assert "pretrained" not in notes
+    drawn = started[1]["box_head"]
+    assert not any(
+        torch.equal(drawn[name], started[0]["box_head"][name]) for name in drawn if name.endswith("0.weight")
+    )
+
+
+def test_a_method_without_such_parts_starts_them_untrained(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(detection, "train", lambda *given, **how: None)
+    file = write_backbone(tmp_path / "backbone.pt")
+    config = small(data, head="4conv1fc", pretrained_parts=True)
+    _, notes = detection.evaluate(file, config, seed=0, device=CPU, progress=False)
+    assert notes["pretrained"] == ["backbone"]
+
+
+def test_parts_of_another_width_are_refused(data, soco_file):
+    config = small(data, head="4conv1fc", fpn_channels=8, pretrained_parts=True)
+    with pytest.raises(ConfigError, match=r"backbone.pt: its fpn has other layers or widths .* give fpn_channels"):
+        detection.evaluate(soco_file, config, seed=0, device=CPU, progress=False)
+
+
+def test_pretrained_parts_need_their_head(data):
+    with pytest.raises(ConfigError, match="pretrained_parts is not for the head 2fc; give head: 4conv1fc"):
+        build(Detection, {"data": vars(data), "pretrained_parts": True}, "transfers.detection")

@@ -177,6 +177,7 @@ RENAMES = {
         "norm_weight_decay": 0,
         "precise_bn": 5,
         "initial_heads": "detectron2",
+        "pretrained_parts": {"pretrained_parts": True, "head": "4conv1fc"},
         "masks": False,
         "smooth_l1_beta": 0,
         "roi_aligned": True,
@@ -282,7 +283,11 @@ ROWS = [
 
 @pytest.mark.parametrize(("cls", "field", "value", "outcome"), ROWS)
 def test_another_value_of_a_setting_is_another_experiment_or_not(cls, field, value, outcome):
-    changes = value if field in ("steps", "init_prefix", "init_preprocessing", "pairs") else {field: value}
+    changes = (
+        value
+        if field in ("steps", "init_prefix", "init_preprocessing", "pairs", "pretrained_parts")
+        else {field: value}
+    )
     if cls is Views:
         cls, changes = Pretrain, value if field.startswith("overlap") else {"views": changes}
     assert build(cls, BASE[cls] | changes, "test") != build(cls, BASE[cls], "test"), "is no other value"

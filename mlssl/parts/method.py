@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -37,4 +37,13 @@ class Diagnoses(Protocol):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Scalars on the device, without gradient; to be called before the next step. Empty if there are none."""
+        ...
+
+
+@runtime_checkable
+class TrainsDetectorParts(Protocol):
+    """A method that trains parts of a detector beside the backbone."""
+
+    def detector_parts(self) -> dict[str, nn.Module]:
+        """The pyramid (`fpn`) and the box head (`box_head`) of a Mask R-CNN with `head: 4conv1fc`."""
         ...

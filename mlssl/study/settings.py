@@ -637,6 +637,9 @@ class Detection:
     """Convolutions of the mask head on an FPN."""
     initial_heads: Annotated[Literal["torchvision", "detectron2"], LATER] = "torchvision"
     """Whose distributions the heads' fully connected and last layers are drawn from."""
+    pretrained_parts: Annotated[bool, LATER] = False
+    """Start from the pyramid and the box head too, where the method has trained them (SoCo-FPN); needs the head
+    `4conv1fc`. Such a detector starts from more than a backbone: compare it with detectors that do too."""
     masks: Annotated[bool, LATER] = True
     """Train and score masks, if every object has one; without them it is Faster R-CNN."""
     smooth_l1_beta: Annotated[NotNegative, LATER] = 1 / 9
@@ -666,6 +669,14 @@ class Detection:
     def _tested_size_is_trained(self) -> typing.Self:
         if self.train_sizes and self.size not in self.train_sizes:
             raise ValueError(f"train_sizes has no {self.size}, the size at test; add it, or change size")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> typing.Self:
+        if self.pretrained_parts and self.head != "4conv1fc":
+            raise ValueError(
+                f"pretrained_parts is not for the head {self.head}; give head: 4conv1fc, or leave it out"
+            )
         return self
 
 

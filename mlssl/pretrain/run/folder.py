@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mlssl import results, tensors
 from mlssl.errors import ConfigError, DataError
 from mlssl.files import set_aside, write_json, write_text
+from mlssl.parts.method import TrainsDetectorParts
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.run.owner import Owner
 from mlssl.pretrain.training import Training
@@ -161,8 +162,10 @@ class RunWriter:
         """Write all outputs except the result. Raises OSError if the disk is full or faulty."""
         out, writing = self.folder.out, self.owner.writing
         self._save_state(training)
-        weights = {k: v.cpu().contiguous() for k, v in backbone.state_dict().items()}
-        tensors.save(out / "backbone.pt", {"backbone": weights, "meta": self.folder.about}, writing=writing)
+        found: dict[str, Any] = {"backbone": weights_of(backbone), "meta": self.folder.about}
+        if isinstance(training.method, TrainsDetectorParts):
+            found["detector"] = {name: weights_of(part) for name, part in training.method.detector_parts().items()}
+        tensors.save(out / "backbone.pt", found, writing=writing)
         tensors.link(self.folder.state, out / "checkpoint.pt", writing=writing)
         with writing():
             write_text(out / "log.jsonl", self.folder.log.read_text())
@@ -189,6 +192,11 @@ class RunWriter:
         with self.owner.writing():
             for path in paths:
                 path.unlink(missing_ok=True)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its state on the CPU."""
+    return {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def segment(step: int, code: dict[str, str], *, device: str, precision: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mlssl.study.settings import Detection
 from mlssl.transfer import needs
 from mlssl.transfer.detection.coco_scores import METRICS, coco_scores
 from mlssl.transfer.detection.examples import trainable
-from mlssl.transfer.detection.model import build_model
+from mlssl.transfer.detection.model import build_model, load_parts
 from mlssl.transfer.detection.predict import predict
 from mlssl.transfer.detection.train import train
 from mlssl.transfer.detection.voc_ap import voc_scores
@@ -46,6 +46,7 @@ def evaluate(
         backbone, _ = load_backbone(backbone_file)
         torch.manual_seed(seed_of(seed, "detection", "heads"))
         model = build_model(backbone, config, len(val.categories), masks=masks)
+        parts = load_parts(model, backbone_file) if config.pretrained_parts else []
         model.to(device, memory_format=torch.channels_last)
         train(model, train_split, config, seed=seed, device=device, progress=progress)
         at_once = config.test_batch_size or config.batch_size
@@ -70,6 +71,8 @@ def evaluate(
         "detections": len(results),
         "undefined": [metric for metric, value in scores.items() if value is None],
     }
+    if config.pretrained_parts:
+        notes["pretrained"] = ["backbone", *parts]
     if unmasked is not None:
         notes[METRICS_LEFT_OUT] = {f"{metric}_segm": unmasked for metric in METRICS}
     return rows, notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -21,6 +22,7 @@ from mlssl.data.augment.parameters import MEAN, STD
 from mlssl.errors import ConfigError
 from mlssl.parts.backbone import stage_channels, stage_maps, third_stage
 from mlssl.study.settings import Detection
+from mlssl.tensors import read_own
 from mlssl.transfer.detection.heads import Heads, MeanPredictor, ProposalNetwork, Res5, initialise_as_detectron2
 from mlssl.transfer.detection.pooling import RegionPool
 from mlssl.transfer.load import autocast
@@ -127,6 +129,27 @@ def build_model(backbone: nn.Module, config: Detection, categories: int, *, mask
     shapes = [*(s for s in config.train_sizes if s != config.size), config.size]
     transform = GeneralizedRCNNTransform(shapes, int(config.size * 5 / 3), list(MEAN), list(STD))
     return GeneralizedRCNN(features, rpn, heads, transform)
+
+
+def load_parts(model: GeneralizedRCNN, backbone_file: Path) -> list[str]:
+    """Load the pyramid and the box head that the method trained beside the backbone; names those that it did.
+
+    Raises ConfigError if they have other widths than those of the model.
+    """
+    content = read_own(
+        backbone_file, "a backbone.pt", {"backbone", "meta"}, missing="pretrain first", broken="train again"
+    )
+    found = content.get("detector", {})
+    homes = {"fpn": model.backbone.fpn, "box_head": model.roi_heads.box_head}
+    for name, weights in found.items():
+        expected = {key: value.shape for key, value in homes[name].state_dict().items()}
+        if {key: value.shape for key, value in weights.items()} != expected:
+            raise ConfigError(
+                f"{backbone_file}: its {name} has other layers or widths than the detector's; "
+                "give fpn_channels and box_head_channels of transfers.detection the method's pyramid and box_head"
+            )
+        homes[name].load_state_dict(weights)
+    return [*found]
 
 
 def on_pyramid(backbone: nn.Module, config: Detection, classes: int) -> tuple[Pyramid, dict[str, nn.Module]]:
