@@ -24,6 +24,7 @@ METHODS = {
     "soco": "SoCo-C4",
     "soco_fpn": "SoCo-FPN",
     "soco_random_boxes": "SoCo's loss, random boxes",
+    "soco_fpn_random_boxes": "SoCo-FPN's loss, random boxes",
     "orl": "ORL",
     "knn_moco_others": "kNN-MoCo, denominator of others",
     "mls_balanced": "MLS, balanced",
