@@ -1,8 +1,10 @@
 """The documents: every link and every path that they name is there."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -63,6 +65,25 @@ def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, stu
         found = pd.read_csv(REFERENCE / folder / name, sep="\t", dtype=str)
         assert set(found.run) == set(runs)
         assert set(found.digest) == {run.digest for run in runs.values()}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("folder", "study", "more"),
+    [
+        ("study", "reference", []),
+        ("competitors", "competitors", ["--runs", "study"]),
+        ("competitors_proposals", "competitors_proposals", ["--runs", "study", "competitors"]),
+    ],
+)
+def test_reference_tables_are_made_of_the_runs_beside_them(folder, study, more, tmp_path):
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    copied = tmp_path / "results" / "reference"
+    shutil.copytree(REFERENCE, copied)
+    command = [sys.executable, copied / "update.py", tmp_path / "config" / f"{study}.yaml", folder, *more]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    for path in (REFERENCE / folder / "tables").iterdir():
+        assert (copied / folder / "tables" / path.name).read_text() == path.read_text(), path.name
 
 
 def test_the_method_in_the_readme_trains(tmp_path, monkeypatch):
