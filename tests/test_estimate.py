@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,7 +14,7 @@ from support.tiny_coco import write_backbone, write_coco
 
 from mlssl import results
 from mlssl.cost import calibration, estimate, rates
-from mlssl.cost.near import near
+from mlssl.cost.near import STEP, near
 from mlssl.cost.speed import measure
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
@@ -118,6 +119,25 @@ def test_the_work_of_fine_tuned_and_of_frozen_classification():
     assert keys == [f"classification, resnet18, size 32, frozen {frozen}" for frozen in (False, True)]
     bigger = keys[0].replace("size 32", "size 64")
     assert near(bigger, {keys[0]: 1.0}).seconds == 4.0
+
+
+def test_a_method_without_a_rate_has_that_of_another_scaled_by_their_measured_steps():
+    key = "pretrain {}, resnet18, crop {}, batch 64, auto".format
+    known = {key("baselines.moco_v2.MoCoV2", 64): 2.0}
+    assert near(key("baselines.byol.BYOL", 64), known).seconds == pytest.approx(2.0 * 1.95)
+    assert near(key("baselines.byol.BYOL", 32), known).seconds == pytest.approx(2.0 * 1.95 / 4)
+    assert near(key("own.Method", 64), known).seconds == 2.0
+    own = {**known, key("baselines.byol.BYOL", 32): 1.0}  # that of the method itself is nearer
+    assert near(key("baselines.byol.BYOL", 64), own).seconds == 4.0
+    measured = pd.read_csv(
+        ROOT / "results" / "reference" / "benchmarks" / "costs.tsv", sep="\t", index_col="method"
+    )
+    study = load(ROOT / "config" / "competitors.yaml")
+    first: dict[str, float] = {}
+    for method, relative in measured.relative.items():
+        first.setdefault(study.runs[study.compared[method]].config.target, round(relative, 2))
+    assert {target: STEP[target] for target in first} == first
+    assert STEP.keys() - first.keys() == {"baselines.orl.ORL", "baselines.soco_fpn.SoCoFPN"}
 
 
 def test_a_job_takes_longer_than_its_work(loaded):

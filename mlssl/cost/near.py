@@ -1,8 +1,9 @@
 """Rates of settings that nobody has timed, scaled from the nearest settings with a rate. Imports no torch.
 
 The cost of a unit is taken to be in proportion to the multiply-adds of the backbone: those of one pixel, times
-the pixels of an image, times the images of a step. Reading images and the work beside the backbone are not scaled
-apart, so such a rate is right only within a factor of UNSURE.
+the pixels of an image, times the images of a step; that of another method, to its measured STEP as well. Reading
+images and the work beside the backbone are not scaled apart, so such a rate is right only within a factor of
+UNSURE.
 """
 
 from __future__ import annotations
@@ -19,6 +20,27 @@ UNSURE = 3.0
 64 px, took 2.8 times as long on a machine with other work."""
 MULTIPLY_ADDS = {"resnet10t": 1.1, "resnet18": 1.8, "resnet34": 3.7, "resnet50": 4.1, "resnet101": 7.8}
 """10⁹ multiply-adds of one forward pass at 224 px (timm's tables); only their ratios are used."""
+STEP = {
+    "mlssl.method.mls.MLS": 0.98,
+    "baselines.moco_v2.MoCoV2": 1.0,
+    "baselines.densecl.DenseCL": 1.04,
+    "baselines.knn_moco.KNNMoCo": 1.01,
+    "baselines.nnclr.NNCLR": 1.56,
+    "baselines.msf.MSF": 1.01,
+    "baselines.byol.BYOL": 1.95,
+    "baselines.orl.ORL": 1.95,
+    "baselines.simsiam.SimSiam": 1.46,
+    "baselines.pixpro.PixPro": 2.06,
+    "baselines.pixcontrast.PixContrast": 2.06,
+    "baselines.slotcon.SlotCon": 2.15,
+    "baselines.self_emd.SelfEMD": 1.99,
+    "baselines.resim.ReSim": 1.32,
+    "baselines.soco.SoCo": 3.22,
+    "baselines.soco_fpn.SoCoFPN": 3.7,
+    "baselines.supervised.Supervised": 0.76,
+}
+"""Time of a step relative to MoCo-v2's with as many pixels in its views (results/reference/benchmarks/costs.tsv;
+ORL's is BYOL's). A method of one's own counts as MoCo-v2."""
 SCALED = ("pretrain", "no pretraining", *PROBES, *DENSE)
 """Stages whose cost grows with their images; the others are never scaled."""
 
@@ -52,7 +74,10 @@ def near(wanted: str, known: Mapping[str, float]) -> Near | None:
             if not {own["backbone"], what["backbone"]} <= MULTIPLY_ADDS.keys():
                 continue
             ratio *= MULTIPLY_ADDS[what["backbone"]] / MULTIPLY_ADDS[own["backbone"]]
-        order = (own["target"] != what["target"], own["backbone"] != what["backbone"], abs(math.log(ratio)), key)
+        distance = abs(math.log(ratio))
+        if stage == "pretrain":
+            ratio *= STEP.get(what["target"], 1.0) / STEP.get(own["target"], 1.0)
+        order = (own["target"] != what["target"], own["backbone"] != what["backbone"], distance, key)
         found.append((order, Near(key, seconds * ratio)))
     return min(found, key=lambda f: f[0])[1] if found else None
 
