@@ -1,6 +1,6 @@
 """SoCo with a feature pyramid (Wei, Gao et al., NeurIPS 2021, arXiv 2106.02637): its main variant.
 
-The third view is a crop of half the pixels, so an object may be on another level of the pyramid there. Boxes, their
+The third view has half the side, so an object may be on another level of the pyramid there. Boxes, their
 jitter, the loss of a pair of views, and these names are those of `baselines/soco.py`:
 
 b1, b2, b3  K boxes of an image, as seen in view 1 (some of them jittered), 2 and 3, clipped to the view
@@ -29,7 +29,7 @@ from mlssl.parts.view import View
 from mlssl.ranges import Count, Probability
 
 SIDE, LARGEST = 224, (48.0, 96.0, 192.0, 224.0)
-"""sqrt(w h) of the largest boxes on P2 to P5, in pixels of a view whose pair has a first view of SIDE pixels."""
+"""sqrt(w h) of the largest boxes on P2 to P5, in pixels where the first view has a side of SIDE."""
 CELLS, CONVOLUTIONS = 7, 4
 
 
@@ -56,12 +56,10 @@ class PyramidBoxEncoder(nn.Module):
     def forward(self, pixels: Tensor, boxes: Tensor, levels: Tensor) -> tuple[Tensor]:
         """B x 3 x S x S, boxes B x K x 4 of the view and levels B x K -> float32 B x K x dim, not normalised."""
         maps = self.fpn(OrderedDict((str(i), m) for i, m in enumerate(stage_maps(self.backbone, pixels))))
-        # Pooled on all levels, of which each box keeps one: its shapes do not depend on the boxes.
-        own = [levels == i for i in range(len(maps))]
-        on_levels = [pooled(m.float(), boxes, CELLS, samples=2) for m in maps.values()]
-        regions = torch.stack([r * o[..., None, None, None] for r, o in zip(on_levels, own, strict=True)]).sum(
-            dim=0
-        )
+        # Pooled on all levels, of which each box keeps one, so that shapes do not depend on the boxes.
+        regions = torch.stack([pooled(m.float(), boxes, CELLS, samples=2) for m in maps.values()], dim=-1)
+        own = torch.stack([levels == i for i in range(len(maps))], dim=-1)
+        regions = (regions * own[:, :, None, None, None]).sum(dim=-1)
         z = without_autocast(self.projector, self.box_head(regions.flatten(0, 1)).float())
         return (z.unflatten(0, boxes.shape[:2]),)
 
