@@ -141,7 +141,13 @@ def assert_same(a, b, where=""):
         assert a == b, where
 
 
-@pytest.mark.parametrize("method", TARGETS)
+QUICK = ("mls", "densecl", "byol", "slotcon", "soco_fpn")
+"""Methods with dictionaries, on maps, with a predictor, with prototypes, on boxes; the others are long tests."""
+
+
+@pytest.mark.parametrize(
+    "method", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in TARGETS]
+)
 def test_a_killed_run_ends_bit_for_bit_as_if_it_had_not_been(store, tmp_path, monkeypatch, method):
     uninterrupted = train(make_settings(method), store, tmp_path / "uninterrupted")
     resumed = train(make_settings(method), store, tmp_path / "resumed", kill_after=3, monkeypatch=monkeypatch)

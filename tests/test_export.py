@@ -63,7 +63,7 @@ def test_the_command_has_every_format():
     assert tuple(FORMATS) == checkpoints.TARGETS
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.long)])
 def test_torchvision_loads_every_tensor_and_gives_the_same_features(name, tmp_path):
     features = written(tmp_path / "b.pt", name)
     file, *_ = export(tmp_path / "b.pt", "torchvision", tmp_path / "out")

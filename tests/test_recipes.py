@@ -21,7 +21,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize(
+    "method", [name if name == "slotcon" else pytest.param(name, marks=pytest.mark.long) for name in RECIPES]
+)
 def test_a_killed_run_ends_bit_for_bit_with_its_own_recipe_too(store, tmp_path, monkeypatch, method):  # noqa: F811
     settings = make_settings(method, **RECIPES[method])
     whole = train(settings, store, tmp_path / "whole")
