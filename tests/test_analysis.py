@@ -384,7 +384,7 @@ def test_the_title_of_an_ablation_is_its_finding(study):
     tables(study)
     metrics = aggregate.read_metrics(study)
     figure = ablation(study, metrics, finding(Samples(study, metrics, None), "k"))
-    title = figure.get_suptitle().replace("\n", " ")
+    title = " ".join(figure.get_suptitle().split())
     assert title == "K: 5 against 1: +4.9 points of linear mAP, 100 % of labels, 95 % CI [4.7, 5.1], n = 3"
     plt.close(figure)
 

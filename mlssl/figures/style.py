@@ -88,6 +88,7 @@ def markers(names: list[str]) -> dict[str, str]:
 def finish(figure: Figure, title: str, notes: str, missing: Sequence[str] = ()) -> None:
     """The finding as title, missing results below it, notes at the bottom; all wrapped to the figure's width."""
     wide = figure.get_figwidth()
+    title = title.replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     head = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide * 14))]
     head += textwrap.wrap(f"Not available: {listed(missing)}", int(wide * 14)) if missing else []
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=8.5)
