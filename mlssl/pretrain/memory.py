@@ -49,8 +49,8 @@ def training_bytes(config: Pretrain, method: nn.Module, backbone: nn.Module, pre
 
     Gradients and momentum of the weights, the views of this step and the next, and the outputs of all layers of the
     backbone for all views: a method that needs the gradient of one alone takes less. Maps beside the backbone's, as
-    of ReSim's pyramid, and large products of similarities are not counted: if they do not fit, the images leave the
-    GPU (`runs_out_of_memory`).
+    of the pyramids of ReSim and SoCo-FPN, and large products of similarities are not counted: if they do not fit,
+    the images leave the GPU (`runs_out_of_memory`).
     """
     weights = sum(p.numel() * p.element_size() for p in method.parameters() if p.requires_grad)
     images = config.batch_size // distributed.count()

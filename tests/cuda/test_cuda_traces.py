@@ -98,7 +98,8 @@ def test_the_memory_reserved_for_training_is_enough_and_not_far_more(trace):
     if name not in ("segmentation", "detection"):
         needed, estimated = (parts["training_mb"][key] for key in ("needed", "estimated"))
         assert estimated <= 3 * needed
-        assert needed <= estimated or name == "resim"  # its pyramid and its products with negatives are not counted
+        # Pyramids, box heads and products with negatives are not counted.
+        assert needed <= estimated or name in ("resim", "soco_fpn")
 
 
 def test_what_the_tracer_sees(libraries):
