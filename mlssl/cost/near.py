@@ -39,8 +39,9 @@ STEP = {
     "baselines.soco_fpn.SoCoFPN": 3.7,
     "baselines.supervised.Supervised": 0.76,
 }
-"""Time of a step relative to MoCo-v2's with as many pixels in its views (results/reference/benchmarks/costs.tsv;
-ORL's is BYOL's). A method of one's own counts as MoCo-v2."""
+"""Time of a step relative to MoCo-v2's with as many pixels in its views (results/reference/benchmarks/costs.tsv).
+Two are not in that file: ORL's is BYOL's, and SoCo-FPN's is from four steps on one core. A method of one's own
+counts as MoCo-v2."""
 SCALED = ("pretrain", "no pretraining", *PROBES, *DENSE)
 """Stages whose cost grows with their images; the others are never scaled."""
 
