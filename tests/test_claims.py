@@ -226,9 +226,9 @@ def test_a_gain_is_a_share_of_the_way_to_supervised(study_of):
     study = study_of(ceiling=True)
     means = {(COMPARE, "random"): -10.0, (COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0}
     metrics, _ = simulate(study, means)
-    centre, low, high = evaluate(study, metrics, None)[0].outcomes[0].share
-    assert low < 0.25 < high
-    assert centre == pytest.approx(0.25, abs=0.02)
+    share = evaluate(study, metrics, None)[0].outcomes[0].share
+    assert share.low < 0.25 < share.high
+    assert (share.mean, share.n) == (pytest.approx(0.25, abs=0.02), 5)
     without = study_of()
     assert evaluate(without, simulate(without, means)[0], None)[0].outcomes[0].share is None
 
@@ -248,7 +248,7 @@ def test_gains_over_untrained_weights_are_paired_and_have_a_share(study_of):
     differences = [a - b for a, b in zip(by_seed["mls"], by_seed["random"], strict=True)]
     assert found["mls"].found.mean == pytest.approx(sum(differences) / 5)
     assert found["mls"].found.images
-    assert found["mls"].share[0] == pytest.approx(0.75, abs=0.02)
+    assert found["mls"].share.mean == pytest.approx(0.75, abs=0.02)
     assert found["supervised"].share is None
     text, tidy, printed = gains_table(study, metrics)
     assert "share of the way" in text
@@ -324,11 +324,28 @@ def test_levels_of_fewer_seeds_do_not_hide_the_noise_of_the_others(study_of, axi
     assert found.sd_paired > 0.1
 
 
+def test_a_share_of_fewer_seeds_than_its_gain_says_so(study_of):
+    study = study_of(ceiling=True)
+    metrics, _ = simulate(study, {(COMPARE, "supervised"): 10.0, (COMPARE, "mls"): 5.0})
+    missing = [run.id for run in study.runs.values() if run.config.method == "supervised" and run.config.seed > 0]
+    _, tidy, printed = gains_table(study, metrics[~metrics["run"].isin(missing)])
+    of_mls = tidy.set_index("method").loc["mls"]
+    assert (of_mls["n"], of_mls["share_n"]) == (5, 1)
+    assert printed.loc[0, "mls"].endswith("% (n = 1)")
+    assert "% (n" not in gains_table(study, metrics)[2].loc[0, "mls"]
+
+
+def test_only_evaluators_of_untrained_weights_show_gains(study_of):
+    study = study_of(pseudo_labels={})
+    metrics, _ = simulate(study)
+    assert {gain.score.protocol for gain in gains(Samples(study, metrics, None))} == {"linear"}
+
+
 def test_a_share_without_bounds_is_left_out(study_of):
     study = study_of(ceiling=True)
     metrics, _ = simulate(study, {(COMPARE, "random"): -4.0}, noise=4.0, seed=3)
     share = next(gain.share for gain in gains(Samples(study, metrics, None)) if gain.method == "mls")
-    assert share[1:] == (-math.inf, math.inf)
+    assert (share.low, share.high) == (-math.inf, math.inf)
     assert gains_table(study, metrics)[2].loc[0, "mls"].endswith("n = 5")
 
 

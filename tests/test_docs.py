@@ -80,7 +80,8 @@ def test_reference_tables_are_made_of_the_runs_beside_them(folder, study, more, 
     shutil.copytree(ROOT / "config", tmp_path / "config")
     copied = tmp_path / "results" / "reference"
     shutil.copytree(REFERENCE, copied)
-    command = [sys.executable, copied / "update.py", tmp_path / "config" / f"{study}.yaml", folder, *more]
+    study = tmp_path / "config" / f"{study}.yaml"
+    command = [sys.executable, copied / "update.py", study, folder, "--no-figures", *more]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     for path in (REFERENCE / folder / "tables").iterdir():
         assert (copied / folder / "tables" / path.name).read_text() == path.read_text(), path.name

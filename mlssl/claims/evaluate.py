@@ -20,7 +20,7 @@ from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import CLAIMS, Claim, Comparison, Failures, Level, Parts
 from mlssl.claims.resolution import below_resolution
 from mlssl.statistics import paired, verdict
-from mlssl.statistics.paired import Difference
+from mlssl.statistics.paired import Difference, Share
 from mlssl.statistics.verdict import Evidence
 from mlssl.study.study import COMPARE, Study
 
@@ -49,8 +49,8 @@ class Outcome:
     margin: float
     found: Difference | None = None
     """None without a common seed."""
-    share: tuple[float, float, float] | None = None
-    """The difference as a share of the way from random weights to supervised, with its interval."""
+    share: Share | None = None
+    """The difference as a share of the way from untrained to supervised weights."""
     note: str = ""
     """Missing or failed runs, or counts."""
     counts: tuple[int, int] | None = None
@@ -298,7 +298,7 @@ def out(sample: Sample, seeds: Sequence[int], *beside: Sample) -> np.ndarray | N
     return np.array([sample.groups[seed] for seed in seeds])
 
 
-def share_of_the_way(samples: Samples, score: Score, two: Sequence[Sample]) -> tuple[float, float, float] | None:
+def share_of_the_way(samples: Samples, score: Score, two: Sequence[Sample]) -> Share | None:
     """The difference of two samples as a share of the way from untrained weights (0) to supervised (1).
 
     None without both, or without a common seed.

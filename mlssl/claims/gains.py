@@ -11,7 +11,7 @@ from mlssl.claims.evaluate import NO_RESULT, Samples, paired_scores, share_of_th
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
-from mlssl.statistics.paired import Difference
+from mlssl.statistics.paired import Difference, Share
 from mlssl.study.study import COMPARE
 
 
@@ -23,20 +23,23 @@ class Gain:
     score: Score
     found: Difference | None
     """Method less untrained weights, paired by seed; None without a common seed."""
-    share: tuple[float, float, float] | None
-    """The gain as a share of the way from untrained (0) to supervised (1), with its interval; None without both."""
+    share: Share | None
+    """The gain as a share of the way from untrained (0) to supervised (1); None without both.
+
+    Its seeds are those that also have supervised training.
+    """
 
     @property
-    def share_percent(self) -> tuple[float, float, float] | None:
+    def share_percent(self) -> Share | None:
         """`share` in percent, for reading.
 
         None without a share, and for one without bounds, where supervised training does not differ from
         untrained weights. Its interval is NaN for one seed.
         """
-        if self.share is None or math.isnan(self.share[0]) or any(map(math.isinf, self.share)):
+        if self.share is None or math.isnan(self.share.mean) or math.isinf(self.share.low):
             return None
-        centre, low, high = self.share
-        return 100 * centre, 100 * low, 100 * high
+        mean, low, high, n = self.share
+        return Share(100 * mean, 100 * low, 100 * high, n)
 
     @property
     def word(self) -> str:
@@ -55,12 +58,14 @@ def deciding(found: Sequence[Gain]) -> Score:
 def gains(samples: Samples) -> list[Gain]:
     """All methods of the comparison but the untrained one, by every evaluator that is not below resolution.
 
-    Empty if the study compares no untrained weights.
+    Evaluators that the study does not apply to untrained weights are left out. Empty if the study compares none.
     """
     if samples.floor is None:
         return []
     found = []
     for score in samples.scores:
+        if not samples.expected(samples.floor, score):
+            continue
         floor = samples.get(samples.floor, score)
         for method in samples.axes[COMPARE]:
             level = Level(((COMPARE, method),))

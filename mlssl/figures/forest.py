@@ -27,6 +27,8 @@ WORDS = 18
 """Characters of a verdict on one line."""
 WIDE = 92
 """Characters of a claim's sentence on one line."""
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+"""Behind numbers, so that no mark shows through."""
 LEAST = 2.5
 """The axis reaches at least this multiple of the largest δ."""
 MOST, FAR = 80, 1.5
@@ -144,8 +146,7 @@ def reach(outcomes: list[Outcome]) -> float:
 def draw(ax: Axes, at: float, outcome: Outcome, limit: float) -> None:
     """One difference, its interval and its margin; where runs are counted instead, the counts."""
     if outcome.counts is not None:
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        ax.text(0, at, outcome.note, fontsize=SMALLEST, ha="center", va="center", bbox=box)
+        ax.text(0, at, outcome.note, fontsize=SMALLEST, ha="center", va="center", bbox=BOX)
         return
     ax.fill_betweenx([at - 0.5, at + 0.5], -outcome.margin, outcome.margin, color="0.87", linewidth=0)
     if outcome.found is None:
@@ -156,7 +157,7 @@ def draw(ax: Axes, at: float, outcome: Outcome, limit: float) -> None:
         interval = "" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]"
         side = "left" if mean < 0 else "right"
         arrow = f"◂ {mean:+.1f}{interval}" if mean < 0 else f"{mean:+.1f}{interval} ▸"
-        ax.text(math.copysign(limit, mean), at, arrow, ha=side, va="center", fontsize=SMALLEST)
+        ax.text(math.copysign(limit, mean), at, arrow, ha=side, va="center", fontsize=SMALLEST, bbox=BOX)
         return
     known = not math.isnan(low)
     if known:

@@ -146,7 +146,8 @@ def title(study: Study, samples: Samples) -> str:
     if BASELINE not in pretrained:
         return finding(samples, COMPARE).sentence
     lines = [line for m in pretrained if m != BASELINE and (line := contrast(samples, m, BASELINE))]
-    more = [f"and {len(lines) - MOST_LINES} more methods"] if len(lines) > MOST_LINES else []
+    left = len(lines) - MOST_LINES
+    more = [f"and {left} more method{'s' if left > 1 else ''}"] if left > 0 else []
     return "\n".join(lines[:MOST_LINES] + more) or "Comparison of methods: no result yet"
 
 

@@ -16,7 +16,7 @@ from mlssl.claims.noise import Noise
 from mlssl.page.parts import Answer, Fact, Question, tone
 from mlssl.statistics.verdict import CONTRADICTED
 from mlssl.study.study import COMPARE, Study
-from mlssl.tables.gains import ends
+from mlssl.tables.gains import ends, share_text
 from mlssl.tables.label_savings import decide, savings, sentence
 
 
@@ -50,8 +50,7 @@ def gain_text(gain: Gain) -> str:
     text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
     if gain.share_percent is None or gain.found.n < 2:
         return text
-    centre, low, high = gain.share_percent
-    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)} of the gain with labels"
+    return f"{text}; {share_text(gain.share_percent, gain.found.n)} of the gain with labels"
 
 
 def certainty(

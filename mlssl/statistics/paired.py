@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -192,9 +193,19 @@ def seeds_needed(found: Difference, half_width: float, level: float = LEVEL) -> 
     return high
 
 
+class Share(NamedTuple):
+    """A difference as a share of another one, with its 95 % interval."""
+
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    """Seeds that have both differences."""
+
+
 def share(
     part: ArrayLike, whole: ArrayLike, part_out: ArrayLike | None = None, whole_out: ArrayLike | None = None
-) -> tuple[float, float, float]:
+) -> Share:
     """Ratio of two paired means, part / whole, with its 95 % interval by Fieller's method.
 
     The interval contains every ratio r for which the mean of part - r * whole is not different from 0 by
@@ -212,9 +223,9 @@ def share(
     centre = float(y.mean() / x.mean()) if x.mean() else math.nan
     whole_found = difference(x, *([] if whole_out is None else [whole_out]))
     if whole_found.n < 2:
-        return centre, math.nan, math.nan
+        return Share(centre, n=whole_found.n)
     if abs(whole_found.mean) <= whole_found.half_width():
-        return centre, -math.inf, math.inf
+        return Share(centre, -math.inf, math.inf, whole_found.n)
 
     def outside(ratio: float) -> float:
         found = left(ratio)
@@ -227,7 +238,7 @@ def share(
             step *= 2
         exact = outside(centre) >= 0
         ends.append(centre if exact else float(brentq(outside, centre, centre + sign * step)))
-    return centre, min(ends), max(ends)
+    return Share(centre, min(ends), max(ends), whole_found.n)
 
 
 def repeat_noise(scores: ArrayLike) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from mlssl.claims.margins import MARGIN
 from mlssl.claims.noise import REPEATS, Noise, noise
 from mlssl.claims.paper import Claim
 from mlssl.datasets.counts import SPLITS
-from mlssl.statistics.paired import Difference
+from mlssl.statistics.paired import Difference, Share
 from mlssl.study.settings import Pretrain
 from mlssl.study.study import Study
 from mlssl.study.validation import build
@@ -64,17 +64,22 @@ def lines(study: Study, row: Row, published: pd.DataFrame, views: dict[str, floa
             "comparison": outcome.label or None,
             **numbers(outcome.found),
             "delta": number(outcome.margin),
-            **dict(
-                zip(
-                    ("share_of_the_way", "share_low", "share_high"),
-                    map(number, outcome.share or (math.nan,) * 3),
-                    strict=True,
-                )
-            ),
+            **shares(outcome.share),
             "note": outcome.note or None,
         }
         for outcome in row.outcomes or (empty,)
     ]
+
+
+def shares(share: Share | None) -> dict[str, object]:
+    """The columns of a share of the way from untrained to supervised weights; NA where it is not known."""
+    share = share or Share()
+    return {
+        "share_of_the_way": number(share.mean),
+        "share_low": number(share.low),
+        "share_high": number(share.high),
+        "share_n": share.n,
+    }
 
 
 def numbers(found: Difference | None) -> dict[str, object]:

@@ -10,8 +10,9 @@ from mlssl.analysis.aggregate import origin
 from mlssl.analysis.outputs import NONE, budget
 from mlssl.claims.evaluate import Samples, read_groups
 from mlssl.claims.gains import Gain, gains
+from mlssl.statistics.paired import Share
 from mlssl.study.study import Study
-from mlssl.tables.claims import RULES, number, numbers
+from mlssl.tables.claims import RULES, numbers, shares
 
 
 def gains_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
@@ -34,18 +35,17 @@ def gains_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame,
 
 def line(gain: Gain) -> dict[str, object]:
     """Machine-readable; NA where it is not known."""
-    share = zip(("share_of_the_way", "share_low", "share_high"), gain.share or (math.nan,) * 3, strict=True)
     return {
         "method": gain.method,
         "protocol": gain.score.protocol,
         "metric": gain.score.metric,
         **numbers(gain.found),
-        **{name: number(value) for name, value in share},
+        **shares(gain.share),
     }
 
 
 def cell(gain: Gain) -> str:
-    """`+4.91 [3.12, 6.70], n = 5; 41 % [30, 52]`.
+    """`+4.91 [3.12, 6.70], n = 5; 41 % [30, 52]`; a share of fewer seeds has their number.
 
     A gain of one seed has no interval. A share without bounds, because supervised training is not different from
     untrained weights, is left out.
@@ -55,8 +55,13 @@ def cell(gain: Gain) -> str:
     text = f"{gain.found.mean:+.2f}{ends(*gain.found.interval())}, n = {gain.found.n}"
     if gain.share_percent is None:
         return text
-    centre, low, high = gain.share_percent
-    return f"{text}; {centre:.0f} %{ends(low, high, digits=0)}"
+    return f"{text}; {share_text(gain.share_percent, gain.found.n)}"
+
+
+def share_text(percent: Share, n: int) -> str:
+    """`41 % [30, 52]`; where it has other seeds than the n of its gain, `41 % (n = 1)`."""
+    seeds = "" if percent.n == n else f" (n = {percent.n})"
+    return f"{percent.mean:.0f} %{ends(percent.low, percent.high, digits=0)}{seeds}"
 
 
 def ends(low: float, high: float, digits: int = 2) -> str:

@@ -1,11 +1,11 @@
-"""Add finished runs of a study to a folder of reference results, and make its tables again.
+"""Add finished runs of a study to a folder of reference results, and make its tables and figures again.
 
     python results/reference/update.py config/reference.yaml study ../elsewhere/results/study
     python results/reference/update.py config/competitors.yaml competitors --runs study
 
 The first adds to results/reference/study each run that has all its results in ../elsewhere/results/study. The
-second adds none; its tables also have the runs of results/reference/study that belong to the study. Of the tables,
-those that the folder has already are written.
+second adds none; its tables also have the runs of results/reference/study that belong to the study. Of tables and
+figures, those that the folder has already are written; --no-figures leaves the figures as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from mlssl.analysis.collect import collect
+from mlssl.figures.write import write_figures
 from mlssl.project import PUBLISHED
 from mlssl.study.load import load
 from mlssl.tables.write import write_tables
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument(
         "--runs", nargs="*", default=[], help="other folders here whose runs belong to the study too"
     )
+    parser.add_argument("--no-figures", action="store_true", help="tables only")
     args = parser.parse_args()
     folder, source = REFERENCE / args.folder, args.results and args.results.resolve()
     relative = args.study.resolve().relative_to(REFERENCE.parents[1])
@@ -68,10 +70,13 @@ def main() -> None:
             copy(REFERENCE / name / "runs", study.out / "runs", wanted)
         collect(study)
         write_tables(study, PUBLISHED)
+        if not args.no_figures:
+            write_figures(study)
         for name in KEPT:
             shutil.copy2(study.out / name, folder / name)
-        for path in (folder / "tables").iterdir():
-            shutil.copy2(study.out / "tables" / path.name, path)
+        drawn = [path for path in folder.glob("figures/*") if (study.out / "figures" / path.name).exists()]
+        for path in [*folder.glob("tables/*"), *drawn]:
+            shutil.copy2(study.out / path.relative_to(folder), path)
         os.chdir(REFERENCE)
 
 
