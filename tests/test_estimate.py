@@ -129,15 +129,21 @@ def test_a_method_without_a_rate_has_that_of_another_scaled_by_their_measured_st
     assert near(key("own.Method", 64), known).seconds == 2.0
     own = {**known, key("baselines.byol.BYOL", 32): 1.0}  # that of the method itself is nearer
     assert near(key("baselines.byol.BYOL", 64), own).seconds == 4.0
-    measured = pd.read_csv(
-        ROOT / "results" / "reference" / "benchmarks" / "costs.tsv", sep="\t", index_col="method"
-    )
-    study = load(ROOT / "config" / "competitors.yaml")
+
+
+def test_the_steps_of_methods_are_those_of_the_benchmarks():
     first: dict[str, float] = {}
-    for method, relative in measured.relative.items():
-        first.setdefault(study.runs[study.compared[method]].config.target, round(relative, 2))
-    assert {target: STEP[target] for target in first} == first
-    assert STEP.keys() - first.keys() == {"baselines.orl.ORL", "baselines.soco_fpn.SoCoFPN"}
+    for name, file in (("competitors", "costs"), ("competitors_proposals", "costs_proposals")):
+        measured = pd.read_csv(
+            ROOT / "results" / "reference" / "benchmarks" / f"{file}.tsv", sep="\t", index_col="method"
+        )
+        study = load(ROOT / "config" / f"{name}.yaml")
+        for method, relative in measured.relative.items():
+            config = study.runs[study.compared[method]].config
+            sides = [view.get("crop", config.views.crop) for view in config.each_view]
+            pixels = sum(side**2 for side in sides) / (2 * config.views.crop**2)
+            first.setdefault(config.target, round(relative / pixels, 2))
+    assert first == STEP
 
 
 def test_a_job_takes_longer_than_its_work(loaded):

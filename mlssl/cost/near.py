@@ -28,7 +28,7 @@ STEP = {
     "baselines.nnclr.NNCLR": 1.56,
     "baselines.msf.MSF": 1.01,
     "baselines.byol.BYOL": 1.95,
-    "baselines.orl.ORL": 1.95,
+    "baselines.orl.ORL": 2.12,
     "baselines.simsiam.SimSiam": 1.46,
     "baselines.pixpro.PixPro": 2.06,
     "baselines.pixcontrast.PixContrast": 2.06,
@@ -36,12 +36,11 @@ STEP = {
     "baselines.self_emd.SelfEMD": 1.99,
     "baselines.resim.ReSim": 1.32,
     "baselines.soco.SoCo": 3.22,
-    "baselines.soco_fpn.SoCoFPN": 3.7,
+    "baselines.soco_fpn.SoCoFPN": 4.43,
     "baselines.supervised.Supervised": 0.76,
 }
-"""Time of a step relative to MoCo-v2's with as many pixels in its views (results/reference/benchmarks/costs.tsv).
-Two are not in that file: ORL's is BYOL's, and SoCo-FPN's is from four steps on one core. A method of one's own
-counts as MoCo-v2."""
+"""Time of a step relative to MoCo-v2's with as many pixels in its views (costs.tsv and costs_proposals.tsv in
+results/reference/benchmarks). A method of one's own counts as MoCo-v2."""
 SCALED = ("pretrain", "no pretraining", *PROBES, *DENSE)
 """Stages whose cost grows with their images; the others are never scaled."""
 
