@@ -186,6 +186,15 @@ def test_runs_that_fail_are_counted(study_of):
     assert verdicts(study, *simulate(study, failed=[alone]))[9] == "undecided (needs n = 5)"
 
 
+def test_runs_that_all_fail_so_far_need_five_seeds_at_most(study_of):
+    study, alone = study_of(axes=["loss"], seeds=[0, 1, 2]), ("loss", "bce alone")
+    noisy = {(COMPARE, "random"): 0.0, alone: -3.0, ("loss", "infonce+bce"): 20.0}
+    row = next(row for row in evaluate(study, *simulate(study, noisy, noise=2.5)) if row.claim.number == 9)
+    assert row.outcomes[0].counts == ((3, 0), (0, 3))
+    assert row.outcomes[1].found.half_width() > row.outcomes[1].found.mean
+    assert row.verdict == "undecided (needs n = 5)"
+
+
 def test_labels_of_the_backbone_are_compared_with_chance_and_with_projections(study_of):
     study = study_of(axes=["dictionaries"], pseudo_labels={})
     assert verdicts(study, *simulate(study, {("dictionaries", "q_z_only"): -3.0}))[10] == "supported"

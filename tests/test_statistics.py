@@ -18,7 +18,7 @@ from mlssl.statistics.paired import (
     seeds_needed,
     share,
 )
-from mlssl.statistics.verdict import Evidence, decide, every, of, some, undecided, union, verdict
+from mlssl.statistics.verdict import Evidence, decide, every, of, seeds_to_decide, some, undecided, union, verdict
 
 GROUPS = 50
 
@@ -160,6 +160,14 @@ def test_at_the_seeds_needed_the_interval_is_half_the_margin():
     assert verdict(of(noisy, 0.1), [(noisy, 0.1)]) == "undecided (needs more evaluation images)"
 
 
+def test_comparisons_that_are_decided_need_no_more_seeds():
+    wide, clear = difference([7.0, 9.5, 8.2]), difference([-0.3, 0.4, 0.1])
+    assert decide(of(wide, 1.0), ALPHA / 2) == "supported"
+    alone, both = seeds_to_decide([(clear, 1.0)]), seeds_to_decide([(wide, 1.0), (clear, 1.0)])
+    assert alone < both == seeds_needed(clear, 0.5, 0.975)
+    assert seeds_to_decide([(wide, 1.0)]) == seeds_needed(wide, 0.5) > both
+
+
 WRONG = {
     0.0: ("supported", "contradicted"),
     0.5: ("contradicted", "no difference"),
@@ -233,21 +241,22 @@ def test_a_share_inverts_the_test():
     rng = np.random.default_rng(10)
     whole = 10 + rng.normal(size=5)
     part = 0.3 * whole + 0.5 * rng.normal(size=5)
-    centre, low, high = share(part, whole)
+    centre, low, high, n = share(part, whole)
     assert low < centre < high
+    assert n == 5
     for end in (low, high):
         assert abs(difference(part - end * whole).mean) == pytest.approx(
             difference(part - end * whole).half_width()
         )
-    assert share(part, whole - whole.mean())[1:] == (-math.inf, math.inf)
-    assert all(math.isnan(end) for end in share(part[:1], whole[:1])[1:])
+    assert share(part, whole - whole.mean())[1:3] == (-math.inf, math.inf)
+    assert all(math.isnan(end) for end in share(part[:1], whole[:1])[1:3])
 
 
 def test_a_share_covers_the_true_one():
     rng, hits = np.random.default_rng(11), 0
     for _ in range(300):
         training = rng.normal(size=5)
-        low, high = share(3 + training + rng.normal(size=5), 10 + training)[1:]
+        _, low, high, _ = share(3 + training + rng.normal(size=5), 10 + training)
         hits += low <= 0.3 <= high
     assert hits >= 300 * 0.95 - 2.6 * math.sqrt(300 * 0.95 * 0.05)
 

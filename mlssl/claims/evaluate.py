@@ -53,8 +53,13 @@ class Outcome:
     """The difference as a share of the way from untrained to supervised weights."""
     note: str = ""
     """Missing or failed runs, or counts."""
-    counts: tuple[int, int] | None = None
-    """Runs that failed and that did not, where these are compared instead of scores."""
+    counts: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Runs that failed and that did not, of both levels, where these are compared instead of scores."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a run to say anything by."""
+        return self.found is not None or any(map(sum, self.counts or ()))
 
 
 @dataclass(frozen=True)
@@ -215,17 +220,21 @@ def alone(outcomes: Sequence[Outcome], said: str) -> str:
 
 def words(outcomes: Sequence[Outcome], evidence: Evidence, part_missing: bool) -> str:
     """The verdict on these comparisons. Without one of its parts, a claim can be refuted but not supported."""
-    counted = any(o.counts is not None for o in outcomes)
     known = [(o.found, o.margin) for o in outcomes if o.found is not None]
-    if counted:
+    decided = verdict.decide(evidence)
+    if counts := next((o.counts for o in outcomes if o.counts is not None), None):
+        (failed, fine), (others_failed, _) = counts
+        more = max(failed + fine + 1, FEWEST_TO_COUNT)
         # Runs that diverged have no score: where one or none is left, their number decides.
         known = [(found, margin) for found, margin in known if found.n > 1] or known
-        runs = max(sum(o.counts) for o in outcomes if o.counts is not None)
-        if runs > 1 and (not known or known[0][0].n < 2):
-            return verdict.decide(evidence) or verdict.undecided(max(runs + 1, FEWEST_TO_COUNT))
-    if not known or (not counted and len(known) < len(outcomes)):
+        if failed + fine > 1 and (not known or known[0][0].n < 2):
+            return decided or verdict.undecided(more)
+        if decided is None and known and fine == others_failed == 0:
+            return verdict.undecided(min(more, verdict.seeds_to_decide(known)))
+    elif len(known) < len(outcomes):
         return NO_RESULT
-    decided = verdict.decide(evidence)
+    if not known:
+        return NO_RESULT
     if part_missing and decided in (None, verdict.SUPPORTED):
         return NOT_IN_STUDY
     return verdict.verdict(evidence, known)
@@ -331,7 +340,7 @@ def failures(samples: Samples, node: Failures, score: Score, outcomes: list[Outc
     (failed, fine), (others_failed, others_fine) = counts
     note = f"{failed} of {failed + fine} against {others_failed} of {others_failed + others_fine}"
     label = f"failed runs of {node.level.name(samples.axes)}, against {node.other.name(samples.axes)}"
-    outcomes.append(Outcome(label, MARGIN[score.metric], note=note, counts=counts[0]))
+    outcomes.append(Outcome(label, MARGIN[score.metric], note=note, counts=(counts[0], counts[1])))
     if not failed:
         return Evidence(below=0.0, short=0.0)
     return Evidence(above=float(fisher_exact(counts, alternative="greater").pvalue))

@@ -12,7 +12,7 @@ from mlssl.claims.evaluate import Samples, paired_scores
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
-from mlssl.statistics.paired import ALPHA, LEVEL, Difference, seeds_needed
+from mlssl.statistics.paired import ALPHA, LEVEL, Difference
 from mlssl.statistics.verdict import union
 from mlssl.study.study import COMPARE
 
@@ -127,8 +127,7 @@ def weigh(axis: str, score: Score, pairs: list[Pair]) -> Finding:
         return Finding(axis, score, clearest, m, DIFFERENT)
     if max(pair.found.p_within(margin) for pair in pairs) <= ALPHA:
         return Finding(axis, score, largest, m, verdict.SMALL.format(margin))
-    level = 1 - (1 - LEVEL) / m
-    needed = max(seeds_needed(pair.found, margin / 2, level) for pair in pairs)
+    needed = verdict.seeds_to_decide([(pair.found, margin) for pair in pairs])
     return Finding(axis, score, largest, m, verdict.undecided(needed))
 
 

@@ -40,7 +40,7 @@ def claims(study: Study, rows: list[Row]) -> Figure:
 
     Grey dots are the same differences by the other evaluators. Claims without any result are listed in the title.
     """
-    shown = [row for row in rows if row.primary and any(o.found or any(o.counts or ()) for o in row.outcomes)]
+    shown = [row for row in rows if row.primary and any(o.known for o in row.outcomes)]
     heads = [textwrap.wrap(title(row), WIDE) for row in shown]
     names = [["\n".join(textwrap.wrap(name(o), NAME)) for o in row.outcomes] for row in shown]
     verdicts = [label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0") for row in shown]

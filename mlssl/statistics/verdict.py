@@ -69,10 +69,10 @@ def union(p_values: Sequence[float]) -> float:
     return min(1.0, len(p_values) * min(p_values))
 
 
-def decide(evidence: Evidence) -> str | None:
+def decide(evidence: Evidence, alpha: float = ALPHA) -> str | None:
     """SUPPORTED, CONTRADICTED or SMALL (without its number); None if undecided."""
     for p, word in ((evidence.above, SUPPORTED), (evidence.below, CONTRADICTED), (evidence.within, SMALL)):
-        if p <= ALPHA:
+        if p <= alpha:
             return word
     return None
 
@@ -80,18 +80,26 @@ def decide(evidence: Evidence) -> str | None:
 def verdict(evidence: Evidence, comparisons: Sequence[tuple[Difference, float]]) -> str:
     """The words for a claim that rests on these comparisons, each a difference and its margin δ.
 
-    The margin in words is the largest of them. Seeds needed are those at which every comparison is decided whatever
-    its mean: a 95 % interval (for m comparisons 1 - 0.05 / m) with a half-width of at most δ / 2 excludes 0 or is
-    inside ±δ.
+    The margin in words is the largest of them.
     """
     if any(found.n < 2 for found, _ in comparisons):
         return ONE_SEED
     word = decide(evidence)
     if word:
         return word.format(max(margin for _, margin in comparisons))
-    level = 1 - (1 - LEVEL) / len(comparisons)
-    needed = max(seeds_needed(found, margin / 2, level) for found, margin in comparisons)
-    return undecided(needed)
+    return undecided(seeds_to_decide(comparisons))
+
+
+def seeds_to_decide(comparisons: Sequence[tuple[Difference, float]]) -> float:
+    """Seeds at which every comparison is decided whatever its mean, as `seeds_needed`.
+
+    A 95 % interval (for m comparisons 1 - 0.05 / m) with a half-width of at most δ / 2 excludes 0 or is inside ±δ.
+    Comparisons that are decided at this level already do not count, unless all are.
+    """
+    m = len(comparisons)
+    still_open = [(found, margin) for found, margin in comparisons if decide(of(found, margin), ALPHA / m) is None]
+    level = 1 - (1 - LEVEL) / m
+    return max(seeds_needed(found, margin / 2, level) for found, margin in still_open or comparisons)
 
 
 def undecided(needed: float) -> str:
