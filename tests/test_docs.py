@@ -106,36 +106,30 @@ def test_the_method_in_the_readme_trains(tmp_path, monkeypatch):
         load(write(tmp_path / "study.yaml", values))
 
 
-def test_the_readme_shows_the_numbers_of_the_reference_study():
-    def rows(path):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-        # Made by older code, which the README says in its own words.
-        cells = [[cell.strip().removesuffix(" †") for cell in line.split("|")] for line in lines]
-        return {row[1]: row[2:5] for row in cells}
-
-    shown, reference = rows(ROOT / "README.md"), rows(REFERENCE / "demo" / "tables" / "main.md")
-    methods = ("random", "colour_histogram", "moco_v2", "densecl", "mls", "supervised")
-    assert {method: shown[method] for method in methods} == {method: reference[method] for method in methods}
+QUOTES = [
+    ("docs/reference_results.md", "## The reference study", "## Competitors", "study"),
+    ("docs/reference_results.md", "## The default study", "## Every ablation", "demo"),
+    ("README.md", "The reference study", "[All verdicts", "study"),
+    ("README.md", "[All verdicts", "## Your own images", "demo"),
+]
+"""Document, start and end of what quotes a folder of reference results."""
 
 
-QUOTING_THE_STUDY = {
-    "results/reference/README.md": ("`study/` is", "`competitors_pilot/` asks"),
-    "README.md": ("The suite's own study", "## Your own images"),
-}
-"""Document -> start and end of what quotes the reference study."""
-
-
-@pytest.mark.parametrize("document", QUOTING_THE_STUDY)
-def test_every_interval_that_is_quoted_from_the_reference_study_is_in_its_tables(document):
+@pytest.mark.parametrize(("document", "start", "end", "folder"), QUOTES)
+def test_every_interval_that_is_quoted_is_in_the_tables(document, start, end, folder):
     text = (ROOT / document).read_text(encoding="utf-8")
-    start, end = QUOTING_THE_STUDY[document]
     text = " ".join(text[text.index(start) : text.index(end)].split())
-    quoted = set(re.findall(r"([-+]?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", text))
-    assert quoted
-    tables = [pd.read_csv(REFERENCE / "study" / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]
+    tables = [pd.read_csv(REFERENCE / folder / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]
     rows = pd.concat([table[["difference", "low", "high"]] for table in tables]).dropna()
     known = {tuple(f"{value:.2f}" for value in row) for row in rows.itertuples(index=False)}
+    quoted = re.findall(r"([-+]?[\d.]+)(?: points)?(?: of \S+)*(?: by \S+)? \[(-?[\d.]+), (-?[\d.]+)\]", text)
+    assert len(quoted) == text.count("]") - text.count("](")
     assert {(difference.lstrip("+"), low, high) for difference, low, high in quoted} <= known
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/reference_results.md", "results/reference/README.md"])
+def test_the_number_of_finished_runs_is_that_of_the_folder(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
     finished, planned = re.search(r"(\d+) of (\d+) runs", text).groups()
     assert int(finished) == len(list((REFERENCE / "study" / "runs").iterdir()))
     assert int(planned) == len(load(ROOT / "config" / "reference.yaml").runs)
