@@ -29,6 +29,7 @@ from mlssl.data.loader import Ahead, Steps
 from mlssl.data.store import build_store
 from mlssl.parts.method import Method
 from mlssl.pretrain import loop
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.step import step
 from mlssl.runtime import gpu_slot
 from mlssl.runtime.precision import effective
@@ -225,7 +226,7 @@ def two_jobs(bench: Bench) -> Found:
 def out_of_memory(bench: Bench) -> Found:
     """The losses of a training, and of one that runs out of memory in its second step and moves its images."""
     case, photos, calls = bench.case(0), bench.photos(), list[float]()
-    config = loop.identified(bench.config(case, 3))
+    config = identified(bench.config(case, 3))
     store = bench.scratch / "out-of-memory"
     build_store(photos, store, short_side=case.short_side, images_id=config.data.images_id)
 

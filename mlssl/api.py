@@ -41,10 +41,11 @@ def pretrain(
     from mlssl.data.proposals import find_proposals
     from mlssl.data.store import ImageStore, build_store
     from mlssl.pretrain import loop
+    from mlssl.pretrain.prepare import identified
     from mlssl.runtime import device as devices
     from mlssl.study.identity import proposals_file
 
-    config, on = loop.identified(config), devices.choose(device)
+    config, on = identified(config), devices.choose(device)
     devices.set_up(on, threads)
     data, store = config.data, Path(store) if store else out / "store"
     proposals = proposals_file(config.proposals, store)

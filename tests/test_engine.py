@@ -25,6 +25,7 @@ from mlssl.data.store import ImageStore, build_store
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.log import LossLog, NonFiniteLoss
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.schedule import cosine
 from mlssl.pretrain.training import Training
@@ -328,10 +329,10 @@ def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path
         photos(tmp_path / name / "train2017", 4)
     Image.new("RGB", (40, 36), (0, 9, 0)).save(tmp_path / "other" / "train2017" / "003.png")
     here, copy, other = (make_settings(data={"root": str(tmp_path / name)}) for name in ("data", "copy", "other"))
-    ids = [engine.identified(settings).data for settings in (here, copy, other)]
+    ids = [identified(settings).data for settings in (here, copy, other)]
     assert ids[0].images_id == ids[1].images_id != ids[2].images_id
-    settings = engine.identified(make_settings())
-    assert engine.identified(settings) == settings
+    settings = identified(make_settings())
+    assert identified(settings) == settings
     made_of = {"short_side": 64, "images_id": ids[0].images_id, "workers": 0}
     build_store(tmp_path / "data" / "train2017", tmp_path / "store", **made_of)
     train(here, tmp_path / "store", tmp_path / "run")
@@ -348,7 +349,7 @@ def test_a_run_without_identities_is_named_by_the_content_of_its_images(tmp_path
 def test_a_run_is_named_by_the_content_of_its_initial_weights(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = [write_backbone(tmp_path / f"{i}.pt", name="test_resnet", seed=i % 2) for i in range(3)]
-    first, other, copy = (engine.identified(make_settings(init=str(path))) for path in paths)
+    first, other, copy = (identified(make_settings(init=str(path))) for path in paths)
     assert first.init_id == copy.init_id != other.init_id
     assert experiment(first) != experiment(other)
     final = train(make_settings("random", init=str(paths[1])), store, tmp_path / "run")

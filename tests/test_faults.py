@@ -19,7 +19,9 @@ from test_preemption import assert_same_end, at_step, tiny_store, train
 from mlssl import tensors
 from mlssl.errors import ConfigError, DataError
 from mlssl.pretrain import loop as engine
+from mlssl.pretrain import prepare
 from mlssl.pretrain.log import NonFiniteLoss
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.run import checkpoint, owner
 from mlssl.pretrain.run.folder import OUTPUTS
 from mlssl.study.identity import experiment
@@ -63,7 +65,7 @@ def forked(action):
 
 def steps_kept(state):
     return [
-        checkpoint.load(path, experiment=experiment(engine.identified(make_settings())))["step"]
+        checkpoint.load(path, experiment=experiment(identified(make_settings())))["step"]
         for path in checkpoint.all_of(state / "checkpoint.pt")[:2]
     ]
 
@@ -157,8 +159,8 @@ def result_of(out):
 
 def other_code(patch, digest="0123456789ab"):
     """Training by changed sources of the losses from now on."""
-    real = engine.stage_code
-    patch.setattr(engine, "stage_code", lambda *of: real(*of) | {LOSSES: digest})
+    real = prepare.stage_code
+    patch.setattr(prepare, "stage_code", lambda *of: real(*of) | {LOSSES: digest})
 
 
 @pytest.mark.parametrize("gone", [".", "backbone.pt", "checkpoint.pt", "log.jsonl", "pretrain.json"])
@@ -232,7 +234,7 @@ def test_a_run_of_other_code_in_the_middle_is_refused(images, state, monkeypatch
 
 
 def test_with_changed_code_a_run_goes_on_and_its_result_lists_the_parts(images, uninterrupted, state, monkeypatch):
-    code = engine.stage_code("pretrain", make_settings().target)
+    code = prepare.stage_code("pretrain", make_settings().target)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         other_code(patch)
         at_step(patch, 2, lambda: 1 / 0)
@@ -313,7 +315,7 @@ DAMAGES = [(flip, 0), (flip, 100_000), (flip, -1), (flip, -40), (cut, 0), (cut, 
 def test_a_damaged_state_is_noticed_and_the_previous_one_used(images, uninterrupted, state, capsys, damage, place):
     assert steps_kept(state) == [4, 3]
     damage(state / "checkpoint.pt", place)
-    asked = experiment(engine.identified(make_settings()))
+    asked = experiment(identified(make_settings()))
     newest = checkpoint.load_newest(state / "checkpoint.pt", experiment=asked)
     assert newest.values["step"] == 3
     assert "checkpoint.pt: " in newest.problem
@@ -416,7 +418,7 @@ def test_a_disk_full_at_the_end_loses_nothing(images, uninterrupted, tmp_path, m
 
 def test_a_disk_that_does_not_keep_what_it_is_given_is_noticed(state, monkeypatch):
     write = tensors.Summed.write
-    values = checkpoint.load(state / "checkpoint.pt", experiment=experiment(engine.identified(make_settings())))
+    values = checkpoint.load(state / "checkpoint.pt", experiment=experiment(identified(make_settings())))
 
     def otherwise(self, data):
         write(self, data)

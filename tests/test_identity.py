@@ -12,7 +12,7 @@ from support.tiny_coco import write_coco
 
 from mlssl.digest import digest_of
 from mlssl.errors import ConfigError, DataError
-from mlssl.pretrain.loop import identified
+from mlssl.pretrain.prepare import identified
 from mlssl.study import identity, settings
 from mlssl.study import sources as sources_module
 from mlssl.study.identity import kind_of

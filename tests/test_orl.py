@@ -40,8 +40,8 @@ from mlssl.errors import ConfigError, DataError
 from mlssl.page.provenance import runs_table
 from mlssl.parts.backbone import create_backbone
 from mlssl.parts.view import View
-from mlssl.pretrain.loop import identified
 from mlssl.pretrain.pairs import BATCH, boxes_of, centres, cut, find_pairs, nearest, paired
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.trained import features, read_run
 from mlssl.study.identity import run_digest
 from mlssl.study.load import load

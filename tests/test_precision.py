@@ -10,6 +10,7 @@ from test_engine import CPU, Killed, assert_same, engine, make_settings, store, 
 from torch import nn
 
 from mlssl import tensors
+from mlssl.pretrain import prepare
 from mlssl.pretrain.build import prepare_method
 from mlssl.pretrain.step import step
 from mlssl.runtime import device as devices
@@ -143,7 +144,7 @@ def test_a_run_in_float16_resumes_with_its_scale(store, tmp_path, monkeypatch): 
 
 def test_a_run_that_resumes_in_another_precision_or_on_another_device_lists_it(store, tmp_path, monkeypatch):  # noqa: F811
     """As one with `auto` that moves to another GPU; here the hardware changes under it."""
-    settings, facts = make_settings(precision="auto"), engine.facts
+    settings, facts = make_settings(precision="auto"), prepare.facts
 
     def die_after_3(path, values, save=tensors.save, **how):
         save(path, values, **how)
@@ -153,7 +154,7 @@ def test_a_run_that_resumes_in_another_precision_or_on_another_device_lists_it(s
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(precision, "gains_from_bf16", lambda device: True)
         patch.setattr(tensors, "save", die_after_3)
-        patch.setattr(engine, "facts", lambda device: facts(device) | {"device": "another"})
+        patch.setattr(prepare, "facts", lambda device: facts(device) | {"device": "another"})
         engine.pretrain(settings, store, tmp_path, run="run", device=CPU, progress=False)
     train(settings, store, tmp_path)
     notes = json.loads((tmp_path / "pretrain.json").read_text())["header"]["notes"]

@@ -22,6 +22,7 @@ from mlssl import tensors
 from mlssl.data import placement
 from mlssl.data.store import build_store
 from mlssl.pretrain import loop as engine
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.run.signals import RUN_AGAIN_LATER, SIGNALS, Interrupted, listening
 from mlssl.study.identity import experiment
@@ -126,14 +127,14 @@ def test_a_signal_in_the_last_step_lets_the_run_end(images, tmp_path, monkeypatc
     assert (tmp_path / "pretrain.json").exists()
 
 
-@pytest.mark.parametrize("where", ["build_method", "memory.placement.free_memory", "own"])
+@pytest.mark.parametrize("where", ["prepare.build_method", "memory.placement.free_memory", "loop.own"])
 def test_before_the_first_step_a_signal_ends_it_at_once(images, tmp_path, monkeypatch, where):
     def signalled(*args, **settings):
         os.kill(os.getpid(), signal.SIGUSR1)
         pytest.fail("went on")
 
     with monkeypatch.context() as patch, listening() as stop:
-        patch.setattr(f"mlssl.pretrain.loop.{where}", signalled)
+        patch.setattr(f"mlssl.pretrain.{where}", signalled)
         with pytest.raises(Interrupted, match="SIGUSR1 before a step was done"):
             train(make_settings(), images, tmp_path, stop)
     train(make_settings(steps=1), images, tmp_path)
@@ -202,7 +203,7 @@ def test_a_stop_with_a_full_disk_says_from_where_it_goes_on(images, tmp_path, mo
             Interrupted, match=r"step 2 could not be saved .*No space left.* that of step 1 is kept"
         ):
             train(settings, images, tmp_path, stop)
-    asked = experiment(engine.identified(settings))
+    asked = experiment(identified(settings))
     kept = checkpoint.load(tmp_path / "state" / "checkpoint.pt", experiment=asked)
     assert kept["step"] == 1
 

@@ -30,7 +30,7 @@ from mlssl.data.store import ImageStore
 from mlssl.errors import ConfigError
 from mlssl.pretrain import loop as engine
 from mlssl.pretrain.build import build_method, build_optimizer
-from mlssl.pretrain.loop import read_boxes
+from mlssl.pretrain.prepare import read_boxes
 from mlssl.pretrain.step import step
 from mlssl.runtime import batch_norm, distributed
 from mlssl.runtime.parallel import parallel

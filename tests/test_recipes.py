@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_engine import assert_same, make_settings, store, train  # noqa: F401
 
-from mlssl.pretrain import loop as engine
+from mlssl.pretrain import result
 from mlssl.study.load import load
 
 ROOT = Path(__file__).parents[1]
@@ -41,15 +41,15 @@ def logged(path, *spreads):
 
 
 def test_a_run_that_ends_collapsed_says_so_in_its_result(store, tmp_path, monkeypatch):  # noqa: F811
-    assert engine.collapse(logged(tmp_path / "a", 0.9, 0.02, 0.8)) == {}  # recovered
-    assert engine.collapse(logged(tmp_path / "b", None, None)) == {}
-    note = engine.collapse(logged(tmp_path / "c", 0.9, 0.0213))["collapse"]
+    assert result.collapse(logged(tmp_path / "a", 0.9, 0.02, 0.8)) == {}  # recovered
+    assert result.collapse(logged(tmp_path / "b", None, None)) == {}
+    note = result.collapse(logged(tmp_path / "c", 0.9, 0.0213))["collapse"]
     assert note == (
         "the embeddings have collapsed: their spread is 0.0213 at the end; random directions have 1, and less "
         "than 0.1 counts as a collapse"
     )
     for limit, expected in ((0.0, False), (9.0, True)):
-        monkeypatch.setattr(engine, "COLLAPSED", limit)
+        monkeypatch.setattr(result, "COLLAPSED", limit)
         train(make_settings("simsiam", steps=1), store, tmp_path / str(limit))
         notes = json.loads((tmp_path / str(limit) / "pretrain.json").read_text())["header"]["notes"]
         assert ("collapse" in notes) == expected

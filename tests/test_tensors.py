@@ -12,13 +12,13 @@ from mlssl import tensors
 from mlssl.checkpoints.load import load
 from mlssl.errors import ConfigError, DataError
 from mlssl.parts.backbone import create_backbone
-from mlssl.pretrain import loop as engine
+from mlssl.pretrain.prepare import identified
 from mlssl.pretrain.run import checkpoint
 from mlssl.pretrain.trained import read_run
 from mlssl.study.identity import experiment
 from mlssl.transfer.load import load_backbone
 
-EXPERIMENT = experiment(engine.identified(make_settings()))
+EXPERIMENT = experiment(identified(make_settings()))
 BACKBONE = make_settings().backbone
 
 

@@ -205,7 +205,8 @@ def pretrain(args: argparse.Namespace) -> None:
         from mlssl.data import selective_search
         from mlssl.data.proposals import find_proposals
         from mlssl.data.store import ImageStore, build_store
-        from mlssl.pretrain.loop import identified, pretrain
+        from mlssl.pretrain.loop import pretrain
+        from mlssl.pretrain.prepare import identified
         from mlssl.runtime import device, distributed
         from mlssl.study.identity import proposals_file
 
