@@ -21,6 +21,7 @@ include: "workflow/rules/analysis.smk"
 localrules:
     all,
     check,
+    compile,
     estimate,
 
 
@@ -39,6 +40,23 @@ rule all:
         STUDY.search_out / "search.png" if STUDY.search_benchmark else [],
         STUDY.cost_out / "cost.json" if STUDY.cost_benchmark else [],
         OUT / "index.html",
+
+
+# A study in pieces: `snakemake --cores 2 axis_k` makes the results of that axis, `axis_method` of the compared methods.
+for AXIS in STUDY.axes():
+
+    rule:
+        name:
+            f"axis_{AXIS}"
+        localrule: True
+        input:
+            STUDY.results_of(AXIS),
+
+
+rule compile:
+    """Tables, figures and page from the results that exist so far: `snakemake --cores 1 compile`."""
+    shell:
+        COMPILE
 
 
 rule estimate:
@@ -74,5 +92,5 @@ onsuccess:
 
 onerror:
     # On failure, build tables, figures and page from the results that exist; a missing or failed run is shown as such.
-    shell("{MLSSL} collect --study={FROZEN:q} && {MLSSL} tables --study={FROZEN:q} && {MLSSL} figures --study={FROZEN:q} && {MLSSL} page --study={FROZEN:q}")
+    shell(COMPILE)
     print(f"results so far: {(OUT / 'index.html').resolve()}", file=sys.stderr)

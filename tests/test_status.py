@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support.results import put
@@ -56,6 +57,19 @@ def test_a_study_that_has_not_begun_lists_no_training(study):
     assert "training:" not in status.report(study)
     begin(study, "")
     assert "training:" not in status.report(study)
+
+
+def test_axes_have_the_number_of_their_finished_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ablations = {"k": {"levels": {"the same": {"method": "mls"}, "one": {"method": "mls", "params": {"k": 1}}}}}
+    study = load(write(Path("study.yaml"), small(pictures=None, ablations=ablations)))
+    assert "runs by axis: method 0 of 2, k 0 of 2; `mlssl run study.yaml axis_method` makes" in status.report(study)
+    for run in study.compared.values():
+        for stage in study.stages(run):
+            put(study, study.runs[run], stage, [])
+    text = status.report(study)
+    assert "runs by axis: method 2 of 2, k 1 of 2; `mlssl run study.yaml axis_k` makes one axis" in text
+    assert "runs by axis" not in status.report(load(write(Path("one.yaml"), small(pictures=None))))
 
 
 def test_the_first_error_of_a_failed_stage_is_shown(study):

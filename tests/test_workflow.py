@@ -19,6 +19,7 @@ from support.finished import AXES, METHODS, copied, with_data
 from support.snakemake import ROOT, jobs, small, snakemake, write
 
 from mlssl.analysis.outputs import report_labels
+from mlssl.study.load import load
 
 COCO_MINI = ROOT.parent / "shared" / "data" / "coco_mini"
 
@@ -173,6 +174,16 @@ def test_the_readme_has_the_number_of_steps_of_the_tiny_study(tmp_path):
     planned = re.search(r"^total +(\d+)$", snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n"), re.MULTILINE)
     shown = re.search(r"^(\d+) of \1 steps \(100%\) done$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert planned.group(1) == shown.group(1)
+
+
+def test_an_axis_is_a_target_that_makes_its_runs_alone(tmp_path):
+    study = load(ROOT / "config" / "tiny.yaml")
+    output = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n", "--quiet", "rules", "--", "axis_k")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    runs = {cell.run for cell in study.cells if cell.axis == "k"}
+    assert int(jobs["pretrain"]) == len(runs) < len(study.runs)
+    assert {"axis_k", "linear"} <= jobs.keys()
+    assert not {"all", "collect", "page"} & jobs.keys()
 
 
 def test_the_estimate_is_a_target(tmp_path):

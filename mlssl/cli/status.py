@@ -134,7 +134,7 @@ def failures(study: Study, progress: Progress) -> list[str]:
     """One line for each reason, with the stages of runs that have it."""
     found: dict[str, list[str]] = {}
     for run in study.runs.values():
-        for stage in ("pretrain", *(name for name, runs in study.transfer_runs.items() if run.id in runs)):
+        for stage in study.stages(run.id):
             if (run.id, stage) not in progress.results and (why := reason(study, run, stage)):
                 found.setdefault(why, []).append(f"{run.id} ({stage})")
     return [f"{why}: {some(names)}" for why, names in found.items()]

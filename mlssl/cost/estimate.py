@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -265,8 +266,8 @@ def report(
 
 SECONDS = ("check", "contact_sheet", "histogram_sheet", "collect", "tables", "figures", "page")
 """Rules that take seconds whatever the study is, and are priced as such."""
-NO_WORK = "all"
-"""The rule that only asks for the others."""
+NO_WORK = re.compile(r"all|axis_.+")
+"""The rules that only ask for others."""
 
 
 def counted(planned: Sequence[str], estimated: Collection[str]) -> str:
@@ -276,10 +277,11 @@ def counted(planned: Sequence[str], estimated: Collection[str]) -> str:
     """
     others = [name for name in planned if name not in estimated]
     short = [name for name in others if name in SECONDS]
-    unpriced = [name for name in others if name not in (*SECONDS, NO_WORK)]
+    idle = [name for name in others if NO_WORK.fullmatch(name)]
+    unpriced = [name for name in others if name not in (*SECONDS, *idle)]
     parts = [f"{len(short)} of seconds each ({', '.join(sorted(set(short)))})"] if short else []
     parts += [f"{len(unpriced)} not priced ({', '.join(sorted(set(unpriced)))})"] if unpriced else []
-    parts += [f"`{NO_WORK}`, which does nothing"] if NO_WORK in others else []
+    parts += [f"`{name}`, which does nothing" for name in idle]
     rest = f"the other {len(others)}: {'; '.join(parts)}" if others else "no other"
     return f"{len(planned)} jobs of Snakemake: {len(planned) - len(others)} of them are in the estimate, {rest}."
 

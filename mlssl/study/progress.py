@@ -102,6 +102,7 @@ class Progress:
             missing = [run for run in wanted if (run, stage) not in self.results]
             rest = f"; missing: {some(missing)}" if missing else ""
             lines.append(f"{stage:<14} {len(wanted) - len(missing)} of {len(wanted)}{rest}")
+        lines += self._axes()
         kept = study.out / "runs"
         others = sorted(p.name for p in kept.iterdir() if p.name not in study.runs) if kept.is_dir() else []
         if others:
@@ -109,6 +110,18 @@ class Progress:
                 f"{len(others)} other runs are kept in {kept}: {some(others)} (other settings, data or version)"
             )
         return "\n".join([*lines, *([self.report()] if self.other_code else [])])
+
+    def _axes(self) -> list[str]:
+        """How many runs of each axis have all their results; empty once all have, or with one axis alone."""
+        runs: dict[str, dict[str, bool]] = {}
+        for cell in self.study.cells:
+            finished = all((cell.run, stage) in self.results for stage in self.study.stages(cell.run))
+            runs.setdefault(cell.axis, {})[cell.run] = finished
+        unfinished = [axis for axis, done in runs.items() if not all(done.values())]
+        if len(runs) < 2 or not unfinished:
+            return []
+        counts = ", ".join(f"{axis} {sum(done.values())} of {len(done)}" for axis, done in runs.items())
+        return [f"runs by axis: {counts}; `mlssl run {self.study.path} axis_{unfinished[0]}` makes one axis"]
 
     def report(self) -> str:
         """Results made by other code, one line for each change; empty if there are none."""

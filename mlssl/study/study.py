@@ -227,6 +227,15 @@ class Study:
         kept = (run / "pretrain.json").exists() and not (run / "checkpoint.pt").exists()
         return [neighbours, drawn if kept and drawn.exists() and not counts.exists() else counts]
 
+    def stages(self, run: str) -> list[str]:
+        """What a run goes through: `pretrain` and its transfers."""
+        return ["pretrain", *(transfer for transfer, runs in self.transfer_runs.items() if run in runs)]
+
+    def results_of(self, axis: str) -> list[Path]:
+        """The result files of all runs of an axis."""
+        runs = dict.fromkeys(cell.run for cell in self.cells if cell.axis == axis)
+        return [self.result(run, stage) for run in runs for stage in self.stages(run)]
+
     @property
     def seeds(self) -> list[int]:
         return sorted({run.config.seed for run in self.runs.values()})

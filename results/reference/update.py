@@ -56,13 +56,7 @@ def main() -> None:
         os.chdir(temporary)  # where no data set is, as in a fresh clone
         shutil.copytree(REFERENCE.parents[1] / "config", "config")
         study = load(relative)
-        wanted = {
-            run: [
-                study.result(run, "pretrain"),
-                *(study.result(run, t) for t, of in study.transfer_runs.items() if run in of),
-            ]
-            for run in study.runs
-        }
+        wanted = {run: [study.result(run, stage) for stage in study.stages(run)] for run in study.runs}
         if source:
             added = copy(source / "runs", folder / "runs", wanted)
             print(f"{len(added)} runs added to {folder}: {', '.join(added) or 'none'}", file=sys.stderr)

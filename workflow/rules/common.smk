@@ -48,6 +48,8 @@ if GPUS and "gpu" not in workflow.global_resources:
     workflow.global_resources["gpu"] = len(GPUS)
 RUN_LAYOUT = Layout(STUDY.gpus_per_run, STUDY.nodes, SLOTS)
 MLSSL = shlex.join(Layout().command())
+COMPILE = " && ".join(f"{{MLSSL}} {step} --study={{FROZEN:q}}" for step in ("collect", "tables", "figures", "page"))
+"""The command that makes tables, figures and page of the results that exist."""
 ON_GPU = shlex.join(Layout(slots=SLOTS).command())
 ON_ALL_GPUS = shlex.join(RUN_LAYOUT.command())
 
