@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,8 @@ WORDS = 18
 """Characters of a verdict on one line."""
 WIDE = 92
 """Characters of a claim's sentence on one line."""
+GAP = 0.6
+"""Between claims, in lines."""
 BOX = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 """Behind numbers, so that no mark shows through."""
 LEAST = 2.5
@@ -35,64 +38,68 @@ MOST, FAR = 80, 1.5
 """It also reaches FAR times this percentile of the differences; larger ones are given as numbers at its ends."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """What is drawn of one claim, one line being 1 high: its sentence, then its comparisons beside the verdict."""
+
+    row: Row
+    head: list[str]
+    """Lines of the sentence."""
+    names: list[str]
+    """Of the comparisons."""
+    heights: list[float]
+    """Of the comparisons, as high as their names."""
+    verdict: list[str]
+    """Lines of the verdict."""
+
+    @property
+    def space(self) -> float:
+        """Below the comparisons, so that the verdict has room beside them."""
+        return max(GAP, 0.75 * len(self.verdict) - sum(self.heights) + GAP)
+
+    @property
+    def height(self) -> float:
+        return len(self.head) + sum(self.heights) + self.space
+
+
+def group(row: Row) -> Group:
+    """The lines of a claim."""
+    names = ["\n".join(textwrap.wrap(name(outcome), NAME)) for outcome in row.outcomes]
+    said = label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0")
+    heights = [0.25 + 0.75 * (text.count("\n") + 1) for text in names]
+    return Group(row, textwrap.wrap(title(row), WIDE), names, heights, textwrap.wrap(said, WORDS))
+
+
 def claims(study: Study, rows: list[Row]) -> Figure:
     """One group per claim: by the evaluator that decides, the differences with 95 % intervals and the margin ±δ.
 
     Grey dots are the same differences by the other evaluators. Claims without any result are listed in the title.
     """
-    shown = [row for row in rows if row.primary and any(o.known for o in row.outcomes)]
-    heads = [textwrap.wrap(title(row), WIDE) for row in shown]
-    names = [["\n".join(textwrap.wrap(name(o), NAME)) for o in row.outcomes] for row in shown]
-    verdicts = [label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0") for row in shown]
-    words_beside = [textwrap.wrap(text, WORDS) for text in verdicts]
-    # A row is as high as its longest name, and a claim at least as its verdict.
-    tall = [[0.25 + 0.75 * (name.count("\n") + 1) for name in own] for own in names]
-    rest = [max(0.6, 0.75 * len(w) - sum(rows) + 0.6) for rows, w in zip(tall, words_beside, strict=True)]
-    height = sum(len(head) + sum(own) + space for head, own, space in zip(heads, tall, rest, strict=True))
-    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.2 * max(height, 5)))
-    limit = reach([o for row in shown for o in row.outcomes])
-    place, ticks, labels = 0.0, [], []
-    for head, row, own, high, beside, space in zip(heads, shown, names, tall, words_beside, rest, strict=True):
-        across = blended_transform_factory(figure.transFigure, ax.transData)
-        band = Rectangle((0, place - 0.5), 1, len(head), transform=across, color="0.93", clip_on=False, zorder=3)
-        words = ax.text(
-            0.01, place + len(head) / 2 - 0.5, "\n".join(head), transform=across, fontsize=SMALLEST, va="center"
-        )
-        ax.add_patch(band)
-        words.set_zorder(4)
-        for artist in (band, words):
-            artist.set_in_layout(False)
-        place += len(head)
-        others = [r for r in rows if r.claim == row.claim and not r.primary]
-        start = place
-        for i, outcome in enumerate(row.outcomes):
-            at = place + (high[i] - 1) / 2
-            elsewhere = [r.outcomes[i].found for r in others if i < len(r.outcomes)]
+    groups = [group(row) for row in rows if row.primary and any(o.known for o in row.outcomes)]
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.2 * max(sum(g.height for g in groups), 5)))
+    limit = reach([o for g in groups for o in g.row.outcomes])
+    place, ticks = 0.0, list[float]()
+    for one in groups:
+        heading(ax, place, one.head)
+        others = [row for row in rows if row.claim == one.row.claim and not row.primary]
+        at = start = place + len(one.head)
+        for i, (outcome, height) in enumerate(zip(one.row.outcomes, one.heights, strict=True)):
+            ticks.append(at + (height - 1) / 2)
+            elsewhere = [row.outcomes[i].found for row in others if i < len(row.outcomes)]
             means = [found.mean for found in elsewhere if found and abs(found.mean) < limit]
-            ax.plot(means, [at] * len(means), "o", color="0.6", markersize=3, zorder=2)
-            draw(ax, at, outcome, limit)
-            ticks.append(at)
-            labels.append(own[i])
-            place += high[i]
-        place += space - 0.6
-        ax.text(
-            1.04,
-            (start + place - 1) / 2,
-            "\n".join(beside),
-            transform=ax.get_yaxis_transform(),
-            color=colour(row.verdict),
-            va="center",
-            fontsize=SMALLEST,
-        )
-        place += 0.6
+            ax.plot(means, [ticks[-1]] * len(means), "o", color="0.6", markersize=3, zorder=2)
+            draw(ax, ticks[-1], outcome, limit)
+            at += height
+        place += one.height
+        beside(ax, (start + place - GAP - 1) / 2, one)
     ax.axvline(0, color="0.2", linewidth=0.8)
-    ax.set_yticks(ticks, labels, fontsize=SMALLEST)
+    ax.set_yticks(ticks, [text for one in groups for text in one.names], fontsize=SMALLEST)
     ax.set_ylim(max(place, 1) - 0.5, -0.6)
     ax.set_xlim(-limit, limit)
     ax.tick_params(axis="y", length=0, pad=7)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("difference, percentage points")
-    if not shown:
+    if not groups:
         known = any(row.verdict != NOT_IN_STUDY for row in rows)
         none = "No claim of the paper has a result yet." if known else "No claim of the paper is in this study."
         ax.text(0, 0, none, ha="center", backgroundcolor="white")
@@ -105,6 +112,32 @@ def claims(study: Study, rows: list[Row]) -> Figure:
     missing = [f"claims {', '.join(absent)}, which are not in this study"] if absent else []
     finish(figure, summary(rows), notes, missing)
     return figure
+
+
+def heading(ax: Axes, place: float, lines: list[str]) -> None:
+    """The claim on a grey band across the figure."""
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    across = blended_transform_factory(figure.transFigure, ax.transData)
+    band = Rectangle((0, place - 0.5), 1, len(lines), transform=across, color="0.93", clip_on=False, zorder=3)
+    middle = place + len(lines) / 2 - 0.5
+    words = ax.text(0.01, middle, "\n".join(lines), transform=across, fontsize=SMALLEST, va="center", zorder=4)
+    ax.add_patch(band)
+    for artist in (band, words):
+        artist.set_in_layout(False)
+
+
+def beside(ax: Axes, place: float, one: Group) -> None:
+    """The verdict, to the right of the comparisons."""
+    ax.text(
+        1.04,
+        place,
+        "\n".join(one.verdict),
+        transform=ax.get_yaxis_transform(),
+        color=colour(one.row.verdict),
+        va="center",
+        fontsize=SMALLEST,
+    )
 
 
 def summary(rows: list[Row]) -> str:
