@@ -65,28 +65,9 @@ def write_dataset(
             )
         names = [photo.name for photo in photos]
         division = divide(names, labels, group, settings["val_share"], settings["seed"], presence)
-    in_val, labelled = division.in_val, division.labelled
-    for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
-        if mine.any():
-            (part / split).mkdir(exist_ok=True)
-            for i in np.flatnonzero(mine):
-                os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
-    categories, without_area = [], 0
-    if labels is not None:
-        counts: dict[str, dict[int, int]] = {}
-        for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
-            chosen = np.flatnonzero(mine & labelled)
-            counts[split] = {}
-            if len(chosen):
-                written = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
-                counts[split], objects = written
-                without_area += objects
-            if labels.classes:
-                counts[split] = write_masks(part, split, [photos[i] for i in chosen], labels.classes)
-        categories = [
-            {"id": i, "name": name, "original": original, **{s: counts[s].get(i, 0) for s in SPLITS}}
-            for i, (name, original) in enumerate(labels.categories, start=1)
-        ]
+    move(part, photos, division.in_val)
+    categories, without_area = ([], 0) if labels is None else annotate(part, photos, used, division, labels)
+
     skipped = [(by_number[r["number"]].name, r["skipped"]) for r in results if "skipped" in r]
     twins = np.flatnonzero(like >= 0)
     altered = [
@@ -102,6 +83,7 @@ def write_dataset(
     write_text(part / "skipped.tsv", table(("file", "reason"), skipped + left_out))
     write_text(part / "duplicates.tsv", table(("file", "like", "distance"), copies))
     write_text(part / "altered.tsv", table(("file", "what"), sorted(altered)))
+    in_val = division.in_val
     record = {
         **header,
         "used": len(used),
@@ -120,24 +102,7 @@ def write_dataset(
             "regions": sum(result["hidden"] for result in used),
             "not_named": len(unnamed),
         },
-        "labels": None
-        if labels is None
-        else {
-            "format": labels.format,
-            "boxes": "the whole image" if labels.format in WHOLE else "as given",
-            "train": int((labelled & ~in_val).sum()),
-            "val": int((labelled & in_val).sum()),
-            "held_back": int((~labelled & in_val).sum()),
-            "split": division.how,
-            "across": division.across,
-            "unlisted": sum(photo.labels is not None for photo in photos) - int(labelled.sum()),
-            "without_area": without_area,
-            "without_class": [
-                p.name for p in photos if presence and p.name in presence and not presence[p.name].any()
-            ],
-            "missing": len(labels.missing),
-            "missing_first": labels.missing[:20],
-        },
+        "labels": None if labels is None else about_labels(photos, division, labels, without_area, presence or {}),
         "categories": categories,
         "files": {f"{SPLITS[v]}/{p.file}": p.name for p, v in zip(photos, in_val.tolist(), strict=True)},
     }
@@ -145,6 +110,65 @@ def write_dataset(
     write_json(part / "import.json", record)
     (part / "journal.jsonl").unlink()
     return record
+
+
+def move(part: Path, photos: Sequence[Photo], in_val: np.ndarray) -> None:
+    """Move the photos from `images` to the folders of their splits."""
+    for split, mine in zip(SPLITS, (~in_val, in_val), strict=True):
+        if mine.any():
+            (part / split).mkdir(exist_ok=True)
+            for i in np.flatnonzero(mine).tolist():
+                os.replace(part / "images" / photos[i].file, part / split / photos[i].file)
+
+
+def annotate(
+    part: Path, photos: Sequence[Photo], used: Sequence[Mapping[str, Any]], division: Division, labels: Labels
+) -> tuple[list[dict[str, Any]], int]:
+    """Write the labels of both splits.
+
+    Returns the categories with their number of objects (or masks) in each split, and the number of objects without
+    area, which are left out.
+    """
+    counts: dict[str, dict[int, int]] = {}
+    without_area = 0
+    for split, mine in zip(SPLITS, (~division.in_val, division.in_val), strict=True):
+        chosen = np.flatnonzero(mine & division.labelled).tolist()
+        counts[split] = {}
+        if chosen:
+            counts[split], left_out = write_annotations(part, split, [(photos[i], used[i]) for i in chosen], labels)
+            without_area += left_out
+        if labels.classes:
+            counts[split] = write_masks(part, split, [photos[i] for i in chosen], labels.classes)
+    categories = [
+        {"id": i, "name": name, "original": original, **{split: counts[split].get(i, 0) for split in SPLITS}}
+        for i, (name, original) in enumerate(labels.categories, start=1)
+    ]
+    return categories, without_area
+
+
+def about_labels(
+    photos: Sequence[Photo],
+    division: Division,
+    labels: Labels,
+    without_area: int,
+    presence: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """What `import.json` says of the labels."""
+    in_val, labelled = division.in_val, division.labelled
+    return {
+        "format": labels.format,
+        "boxes": "the whole image" if labels.format in WHOLE else "as given",
+        "train": int((labelled & ~in_val).sum()),
+        "val": int((labelled & in_val).sum()),
+        "held_back": int((~labelled & in_val).sum()),
+        "split": division.how,
+        "across": division.across,
+        "unlisted": sum(photo.labels is not None for photo in photos) - int(labelled.sum()),
+        "without_area": without_area,
+        "without_class": [p.name for p in photos if p.name in presence and not presence[p.name].any()],
+        "missing": len(labels.missing),
+        "missing_first": labels.missing[:20],
+    }
 
 
 def write_annotations(
