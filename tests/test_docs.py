@@ -122,9 +122,27 @@ def test_every_interval_that_is_quoted_is_in_the_tables(document, start, end, fo
     tables = [pd.read_csv(REFERENCE / folder / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]
     rows = pd.concat([table[["difference", "low", "high"]] for table in tables]).dropna()
     known = {tuple(f"{value:.2f}" for value in row) for row in rows.itertuples(index=False)}
+    savings = (REFERENCE / folder / "tables" / "label_savings.md").read_text(encoding="utf-8")
+    known |= set(re.findall(r"With pretraining, (\d+) images \[(\d+), (\d+)\] give", savings))
     quoted = re.findall(r"([-+]?[\d.]+)(?: points)?(?: of \S+)*(?: by \S+)? \[(-?[\d.]+), (-?[\d.]+)\]", text)
     assert len(quoted) == text.count("]") - text.count("](")
     assert {(difference.lstrip("+"), low, high) for difference, low, high in quoted} <= known
+
+
+def test_the_scores_of_competitors_are_those_of_the_files():
+    text = (ROOT / "docs" / "reference_results.md").read_text(encoding="utf-8")
+    lines = text[text.index("## Competitors") : text.index("## The default study")].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][2:]
+    columns = [["competitors_pilot"], ["pilot_recipes"], ["competitors", "competitors_proposals"]]
+    for place, folders in enumerate(columns, start=1):
+        found = pd.concat([pd.read_csv(REFERENCE / folder / "metrics.tsv", sep="\t") for folder in folders])
+        found = found[(found.seed == 0) & (found.status == "ok")]
+        wide = found.pivot_table(index="method", columns=["protocol", "metric"], values="value")
+        scores = wide[[("linear", "mAP"), ("regions", "mAcc")]].dropna()
+        expected = {in_words(method): f"{mAP:.2f} / {mAcc:.2f}" for method, mAP, mAcc in scores.itertuples()}
+        shown = {row[0]: row[place] for row in rows if row[place] != "–"}
+        assert shown == {name: expected[name] for name in shown}
+        assert expected.keys() - shown.keys() <= {in_words("mls_balanced")}
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/reference_results.md", "results/reference/README.md"])

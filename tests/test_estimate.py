@@ -225,6 +225,9 @@ def test_every_job_of_snakemake_is_counted_once():
         "9 jobs of Snakemake: 3 of them are in the estimate, the other 6: 2 of seconds each (collect, tables); "
         "3 not priced (scenes, search_benchmark, store); `all`, which does nothing."
     )
+    assert estimate.counted(["linear", "axis_k"], ["linear"]) == (
+        "2 jobs of Snakemake: 1 of them are in the estimate, the other 1: `axis_k`, which does nothing."
+    )
     assert estimate.counted(["linear"], ["linear"]) == (
         "1 jobs of Snakemake: 1 of them are in the estimate, no other."
     )

@@ -184,6 +184,8 @@ def test_an_axis_is_a_target_that_makes_its_runs_alone(tmp_path):
     assert int(jobs["pretrain"]) == len(runs) < len(study.runs)
     assert {"axis_k", "linear"} <= jobs.keys()
     assert not {"all", "collect", "page"} & jobs.keys()
+    refused = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n", "--", "axis_kk", check=False)
+    assert refused.endswith("tiny.yaml has no axis 'kk' (did you mean 'k'?); it has method, k, loss\n")
 
 
 def test_the_estimate_is_a_target(tmp_path):

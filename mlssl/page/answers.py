@@ -75,7 +75,7 @@ def axis_question(found: Sequence[Finding]) -> Question:
     """Which choices matter: one sentence per axis that has a result, and one for all others."""
     answers = [Answer(in_words(f.axis), plain(f.pair_text), f.word, tone(f.word)) for f in found if f.pair]
     if rest := [in_words(f.axis) for f in found if not f.pair]:
-        answers.append(Answer(", ".join(rest), "", NO_RESULT, tone(NO_RESULT)))
+        answers.append(Answer("; ".join(rest), "", NO_RESULT, tone(NO_RESULT)))
     note = "Of each choice, the two levels that differ most clearly, or most."
     return Question("Which choices matter", tuple(answers), note)
 
