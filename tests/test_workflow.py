@@ -185,7 +185,7 @@ def test_an_axis_is_a_target_that_makes_its_runs_alone(tmp_path):
     assert {"axis_k", "linear"} <= jobs.keys()
     assert not {"all", "collect", "page"} & jobs.keys()
     refused = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n", "--", "axis_kk", check=False)
-    assert refused.endswith("tiny.yaml has no axis 'kk' (did you mean 'k'?); it has method, k, loss\n")
+    assert refused.endswith("tiny.yaml has no axis 'kk' (did you mean 'k'?); it has method, k, loss, rule\n")
 
 
 def test_the_estimate_is_a_target(tmp_path):
