@@ -53,6 +53,7 @@ def test_reference_results_have_the_columns_that_are_written_now(folder):
         ("study", "reference"),
         ("competitors", "competitors"),
         ("competitors_proposals", "competitors_proposals"),
+        ("pilot_recipes", "pilot_recipes"),
     ],
 )
 def test_reference_results_are_of_the_runs_that_the_studies_have_now(folder, study, tmp_path, monkeypatch):
