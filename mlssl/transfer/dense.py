@@ -7,6 +7,8 @@ exact, has no noise of training, and its memory does not depend on the number of
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +41,17 @@ class Sums(NamedTuple):
 
     def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
         return Sums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Learned(NamedTuple):
+    """What the training images give of one map."""
+
+    fitted: Sums
+    held: Sums
+    cells: Tensor
+    """Of the held-out images: float N x D."""
+    shares: Tensor
+    """Of these cells: float64 N x C."""
 
 
 class Classifier(NamedTuple):
@@ -122,57 +135,39 @@ def evaluate(
     fitted, held = hold_out(order[: config.train_images], config.selection)
     count = min(config.eval_images or len(val), len(val))
     classes = len(val.classes)
-    how: dict[str, Any] = {
-        "size": config.size,
-        "batch_size": config.batch_size,
-        "device": device,
-        "progress": progress,
-    }
-    parts: dict[str, dict[bool, Sums]] = {name: {} for name in MAPS}
-    kept: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in MAPS}
-    for is_held, images in ((False, fitted.tolist()), (True, held.tolist())):
-        for index, maps in each_maps(backbone, train, images, **how):
-            masks = [torch.from_numpy(train.semantic_mask(i)) for i in index]
-            for name, found in maps.items():
-                cells = found.flatten(2).transpose(1, 2).flatten(0, 1)
-                shares = torch.cat([cell_shares(m, found.shape[2], found.shape[3], classes) for m in masks]).to(
-                    device
-                )
-                own = sums(cells, shares)
-                parts[name][is_held] = parts[name][is_held] + own if is_held in parts[name] else own
-                if is_held:
-                    kept[name].append((cells, shares))
-    if not all(parts["c5"][is_held].cells.sum() for is_held in (False, True)):
+    each = partial(
+        each_maps, backbone, size=config.size, batch_size=config.batch_size, device=device, progress=progress
+    )
+    learned = learn(each, train, fitted.tolist(), held.tolist(), classes, device)
+    if not all(part.cells.sum() for part in (learned["c5"].fitted, learned["c5"].held)):
         raise MissingLabels(
             f"{train.annotation_file}: all pixels of the training images, or of those held out, are of crowds and "
             "have no class; annotate objects"
         )
     classifiers, notes_of = {}, {}
-    for name in MAPS:
-        cells, shares = (torch.cat(v) for v in zip(*kept[name], strict=True))
-        scores = {s: cell_scores(discriminant(parts[name][False], s), cells, shares) for s in config.shrinkages}
-        chosen = max(scores, key=lambda s: (scores[s], s))
-        classifiers[name] = discriminant(parts[name][False] + parts[name][True], chosen)
+    for name, of in learned.items():
+        shrinkage, scores = choose(of, config.shrinkages)
+        classifiers[name] = discriminant(of.fitted + of.held, shrinkage)
         notes_of[name] = {
-            "features": cells.shape[1],
-            "parameters": (cells.shape[1] + 1) * classes,
-            "shrinkage": chosen,
+            "features": of.cells.shape[1],
+            "parameters": (of.cells.shape[1] + 1) * classes,
+            "shrinkage": shrinkage,
             "selection_cell_mIoU": {f"{s:g}": v for s, v in scores.items()},
         }
     group = groups(count)
     counts = {name: torch.zeros(int(group.max()) + 1, classes, classes, dtype=torch.int64) for name in MAPS}
-    for index, maps in each_maps(backbone, val, range(count), **how):
+    for index, maps in each(val, range(count)):
         masks = [torch.from_numpy(val.semantic_mask(i)).to(device) for i in index]
         for name, found in maps.items():
             logits = classifiers[name].logits(found.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             for i, one, mask in zip(index, logits, masks, strict=True):
                 counts[name][group[i]] += pixel_counts(one, mask).cpu()
             notes_of[name]["cells"] = f"{found.shape[2]} x {found.shape[3]}"
-    rows = []
-    for name in reversed(MAPS):
-        protocol = "dense" if name == "c5" else f"dense_{name}"
-        for metric in ("mIoU", "mAcc"):
-            rows.append(_row(protocol, metric, counts[name], count))
+    rows = [
+        _row("dense" if name == "c5" else f"dense_{name}", metric, counts[name], count)
+        for name in reversed(MAPS)
+        for metric in ("mIoU", "mAcc")
+    ]
     total = counts["c5"].sum(dim=0)
     notes = {
         "head": "linear discriminant analysis of cells, shares of pixels as labels",
@@ -188,6 +183,40 @@ def evaluate(
         "maps": {("dense" if name == "c5" else f"dense_{name}"): notes_of[name] for name in reversed(MAPS)},
     }
     return rows, notes
+
+
+def learn(
+    each: Callable[[Split, Sequence[int]], Iterator[tuple[list[int], dict[str, Tensor]]]],
+    split: Split,
+    fitted: Sequence[int],
+    held: Sequence[int],
+    classes: int,
+    device: torch.device,
+) -> dict[str, Learned]:
+    """What a classifier of each map needs of the images to fit and of those held out; `each` reads their maps."""
+    parts: dict[str, dict[bool, Sums]] = {name: {} for name in MAPS}
+    kept: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in MAPS}
+    for is_held, images in ((False, fitted), (True, held)):
+        for index, maps in each(split, images):
+            masks = [torch.from_numpy(split.semantic_mask(i)) for i in index]
+            for name, found in maps.items():
+                cells = found.flatten(2).transpose(1, 2).flatten(0, 1)
+                height, width = found.shape[2:]
+                shares = torch.cat([cell_shares(mask, height, width, classes) for mask in masks]).to(device)
+                own = sums(cells, shares)
+                parts[name][is_held] = parts[name][is_held] + own if is_held in parts[name] else own
+                if is_held:
+                    kept[name].append((cells, shares))
+    return {
+        name: Learned(parts[name][False], parts[name][True], *map(torch.cat, zip(*kept[name], strict=True)))
+        for name in MAPS
+    }
+
+
+def choose(of: Learned, shrinkages: Sequence[float]) -> tuple[float, dict[float, float]]:
+    """The shrinkage with the best mIoU over the held-out cells, on ties the largest; and all scores."""
+    scores = {s: cell_scores(discriminant(of.fitted, s), of.cells, of.shares) for s in shrinkages}
+    return max(scores, key=lambda s: (scores[s], s)), scores
 
 
 def _row(protocol: str, metric: str, counts: Tensor, images: int) -> dict[str, Any]:
