@@ -186,6 +186,11 @@ def test_runs_that_fail_are_counted(study_of):
     assert verdicts(study, *simulate(study, failed=[alone]))[9] == "undecided (needs n = 5)"
 
 
+def test_one_seed_that_fails_has_no_verdict(study_of):
+    study, alone = study_of(axes=["loss"], seeds=[0]), ("loss", "bce alone")
+    assert verdicts(study, *simulate(study, {alone: -25.0}))[9] == "one seed"
+
+
 def test_runs_that_all_fail_so_far_need_five_seeds_at_most(study_of):
     study, alone = study_of(axes=["loss"], seeds=[0, 1, 2]), ("loss", "bce alone")
     noisy = {(COMPARE, "random"): 0.0, alone: -3.0, ("loss", "infonce+bce"): 20.0}

@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def known(self) -> bool:
-        """Whether there is a run to say anything by."""
+        """Whether any run has a result."""
         return self.found is not None or any(map(sum, self.counts or ()))
 
 
@@ -227,10 +227,11 @@ def words(outcomes: Sequence[Outcome], evidence: Evidence, part_missing: bool) -
         more = max(failed + fine + 1, FEWEST_TO_COUNT)
         # Runs that diverged have no score: where one or none is left, their number decides.
         known = [(found, margin) for found, margin in known if found.n > 1] or known
-        if failed + fine > 1 and (not known or known[0][0].n < 2):
-            return decided or verdict.undecided(more)
-        if decided is None and known and fine == others_failed == 0:
-            return verdict.undecided(min(more, verdict.seeds_to_decide(known)))
+        if failed + fine > 1:
+            if not known or known[0][0].n < 2:
+                return decided or verdict.undecided(more)
+            if decided is None and fine == others_failed == 0:
+                return verdict.undecided(min(more, verdict.seeds_to_decide(known)))
     elif len(known) < len(outcomes):
         return NO_RESULT
     if not known:

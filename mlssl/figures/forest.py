@@ -16,7 +16,7 @@ from matplotlib.transforms import blended_transform_factory
 from mlssl.analysis.names import label_in_words
 from mlssl.analysis.outputs import budget
 from mlssl.claims.evaluate import NOT_IN_STUDY, Outcome, Row, by_verdict
-from mlssl.figures.style import SMALLEST, WIDTH, finish
+from mlssl.figures.style import SMALLEST, WIDTH, finish, together
 from mlssl.study.study import Study
 
 COLOURS = {"supported": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2"}
@@ -40,7 +40,7 @@ MOST, FAR = 80, 1.5
 
 @dataclass(frozen=True)
 class Group:
-    """What is drawn of one claim, one line being 1 high: its sentence, then its comparisons beside the verdict."""
+    """How a claim is drawn: its sentence, the comparisons below it, the verdict beside them; heights in lines."""
 
     row: Row
     head: list[str]
@@ -65,7 +65,7 @@ class Group:
 def group(row: Row) -> Group:
     """The lines of a claim."""
     names = ["\n".join(textwrap.wrap(name(outcome), NAME)) for outcome in row.outcomes]
-    said = label_in_words(words_of(row)).replace("n = ", "n\u00a0=\u00a0")
+    said = together(label_in_words(words_of(row)))
     heights = [0.25 + 0.75 * (text.count("\n") + 1) for text in names]
     return Group(row, textwrap.wrap(title(row), WIDE), names, heights, textwrap.wrap(said, WORDS))
 
@@ -156,7 +156,7 @@ def title(row: Row) -> str:
 def name(outcome: Outcome) -> str:
     """The comparison with its number of seeds."""
     label = label_in_words(outcome.label)
-    return f"{label}, n\u00a0=\u00a0{outcome.found.n}" if outcome.found else label
+    return together(f"{label}, n = {outcome.found.n}") if outcome.found else label
 
 
 def words_of(row: Row) -> str:

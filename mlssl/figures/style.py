@@ -85,11 +85,15 @@ def markers(names: list[str]) -> dict[str, str]:
     return {name: FIXED_MARKERS.get(name) or next(spare) for name in names}
 
 
+def together(text: str) -> str:
+    """The same text, in which no line breaks inside `n = 3`."""
+    return text.replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+
 def finish(figure: Figure, title: str, notes: str, missing: Sequence[str] = ()) -> None:
     """The finding as title, missing results below it, notes at the bottom; all wrapped to the figure's width."""
     wide = figure.get_figwidth()
-    title = title.replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    head = [line for part in title.split("\n") for line in textwrap.wrap(part, int(wide * 14))]
+    head = [line for part in together(title).split("\n") for line in textwrap.wrap(part, int(wide * 14))]
     head += textwrap.wrap(f"Not available: {listed(missing)}", int(wide * 14)) if missing else []
     figure.suptitle("\n".join(head), x=0.01, ha="left", fontsize=8.5)
     # A number stays with its unit.

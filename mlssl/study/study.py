@@ -228,7 +228,7 @@ class Study:
         return [neighbours, drawn if kept and drawn.exists() and not counts.exists() else counts]
 
     def stages(self, run: str) -> list[str]:
-        """What a run goes through: `pretrain` and its transfers."""
+        """The stages of a run: `pretrain` and its transfers."""
         return ["pretrain", *(transfer for transfer, runs in self.transfer_runs.items() if run in runs)]
 
     def results_of(self, axis: str) -> list[Path]:

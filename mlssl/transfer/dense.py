@@ -208,7 +208,7 @@ def learn(
                 if is_held:
                     kept[name].append((cells, shares))
     return {
-        name: Learned(parts[name][False], parts[name][True], *map(torch.cat, zip(*kept[name], strict=True)))
+        name: Learned(parts[name][False], parts[name][True], *map(torch.cat, zip(*kept.pop(name), strict=True)))
         for name in MAPS
     }
 
