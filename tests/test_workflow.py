@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def test_the_report_holds_tables_figures_and_captions(finished, tmp_path):
 @pytest.mark.slow
 def test_a_second_call_does_nothing(finished, tmp_path):
     assert jobs(copied(finished, tmp_path), "study.yaml") == {}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_was_compiled_in_between_is_compiled_again(finished, tmp_path):
+    """Also if the missing results are copied here with their old times."""
+    work = copied(finished, tmp_path)
+    (out,) = (path.parent for path in work.glob("results/*/metrics.tsv"))
+    missing = next(out.glob("runs/*/linear-*.json"))
+    kept = missing.rename(tmp_path / missing.name)
+    shutil.rmtree(work / ".snakemake" / "metadata")  # as in a study that has never been finished
+    snakemake(work, "study.yaml", "--", "compile")
+    assert pd.read_csv(out / "metrics.tsv", sep="\t").status.str.startswith("missing").any()
+    kept.rename(missing)
+    assert {"collect", "tables", "figures", "page"} <= jobs(work, "study.yaml").keys()
 
 
 @pytest.mark.slow
