@@ -29,6 +29,7 @@ METHODS = {
     "knn_moco_others": "kNN-MoCo, denominator of others",
     "mls_balanced": "MLS, balanced",
     "mls_knn_softmax": "MLS, kNN softmax",
+    "mls_bce_pos": "MLS, BCE⁺",
     "random": "untrained",
     "colour_histogram": "colour histogram",
 }
@@ -42,6 +43,9 @@ AXES = {
     "loss_at_equal_force": "loss at equal label gradient",
     "k_at_force": "K, balanced loss",
     "lam_at_force": "λ, balanced loss",
+    "k_by_dictionary_size_at_force": "K for each dictionary size, balanced loss",
+    "lam_bce_pos": "λ, BCE⁺",
+    "lam_knn_softmax": "λ, kNN softmax",
 }
 LEVELS = {
     "infonce": "InfoNCE",
