@@ -16,6 +16,7 @@ from support.tiny_coco import write_coco
 
 from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import METRICS, RUNS
+from mlssl.cost import estimate
 from mlssl.data.store import build_store
 from mlssl.errors import ConfigError
 from mlssl.pretrain.loop import pretrain
@@ -168,3 +169,13 @@ def test_costs_of_methods_are_those_of_the_benchmark():
             row = costs.loc[method]
             assert time == f"{row.relative:.2f} [{row.relative_low:.2f}, {row.relative_high:.2f}]"
             assert (gflop, lines) == (f"{row.gflop:.2f}", f"{row.code_lines:.0f}")
+
+
+def test_the_estimate_that_is_shown_is_what_the_command_prints(tmp_path):
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    shown = text[text.index("config/coco.yaml: 22 runs") : text.index("`snakemake --cores 8 estimate")]
+    printed = estimate.report(load(ROOT / "config" / "coco.yaml"), 1, gpus=8, results=tmp_path).splitlines()
+    printed[0] = printed[0].replace(f"{ROOT}/", "")
+    lines = [line for line in shown.splitlines() if line not in ("```", "…", "")]
+    assert len(lines) > 8
+    assert [line for line in lines if line not in printed] == []

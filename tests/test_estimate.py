@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -208,7 +209,7 @@ def test_totals_by_hand(loaded):
 
     text = estimate.report(loaded, 4, reference=NOWHERE)
     assert "study.yaml: 8 runs, 19 jobs" in text
-    assert "axis k: 4 runs" in text
+    assert "\naxis k: 4 runs, 11 min of computing; about 4 min on 4 cores" in text
     minutes = computing / 60
     assert f"all: 19 jobs, {minutes:.0f} min of computing; about {minutes / 4:.0f} min on 4 cores" in text
     assert "19 jobs by results under results/ on cpu" in text
@@ -236,8 +237,15 @@ def test_every_job_of_snakemake_is_counted_once():
 def test_what_is_done_is_not_still_to_do(loaded):
     everything(loaded)
     text = estimate.report(loaded, 1, reference=NOWHERE)
-    assert "still to do: 14 jobs" in text
+    assert "\nstill to do: 14 jobs" in text
     assert text.count("(done)") == 5
+    # Four trainings of 101 s and linear probes of 31 s, and one detection of 151 s; one training is done.
+    left = "still to do: 8 jobs, 10 min of computing; about 10 min on one core"
+    assert f"\naxis k: 4 runs, 11 min of computing; {left}" in text
+    for run in {cell.run for cell in loaded.cells if cell.axis == "k"}:
+        for stage in loaded.stages(run):
+            put(loaded, loaded.runs[run], stage, 30.0)
+    assert re.search(r"\naxis k: 4 runs, [^;]+; done ", estimate.report(loaded, 1, reference=NOWHERE))
 
 
 def test_unknown_stays_unknown(loaded):

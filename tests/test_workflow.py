@@ -200,6 +200,9 @@ def test_an_axis_is_a_target_that_makes_its_runs_alone(tmp_path):
     assert int(jobs["pretrain"]) == len(runs) < len(study.runs)
     assert {"axis_k", "linear"} <= jobs.keys()
     assert not {"all", "collect", "page"} & jobs.keys()
+    priced = output.splitlines()[-2:]
+    assert priced[0].startswith(f"axis k: {len(runs)} runs, ")
+    assert priced[1].startswith(f"{jobs['total']} jobs of")
     refused = snakemake(tmp_path, ROOT / "config" / "tiny.yaml", "-n", "--", "axis_kk", check=False)
     assert refused.endswith("tiny.yaml has no axis 'kk' (did you mean 'k'?); it has method, k, loss, rule\n")
 

@@ -232,16 +232,21 @@ def report(
     found = jobs(study, sources, device)
     published = [job for job in found if job.source == rates.PUBLISHED_SOURCE]
     on_gpu = device != "cpu" or bool(published)
-    at_once, where = (max(gpus, study.gpus_per_run), "") if on_gpu else (cores, f"{cores} cores")
     if on_gpu:
-        model = rates.published_machine() if published else device
-        where = f"one {model}" if at_once == 1 else f"{at_once} of {model}"
+        at_once, unit = max(gpus, study.gpus_per_run), rates.published_machine() if published else device
+        where = f"one {unit}" if at_once == 1 else f"{at_once} of {unit}"
+    else:
+        at_once, where = cores, "one core" if cores == 1 else f"{cores} cores"
     lines = [f"{study.path}: {len(study.runs)} runs, {len(found)} jobs", *own_photos.report(study)]
     lines += table(study, found)
     for axis in study.axes():
         runs = {cell.run for cell in study.cells if cell.axis == axis}
-        own = [job for job in found if job.run in runs]
+        own = of_runs(study, runs, found)
+        left = [job for job in own if not job.done]
         lines.append(f"axis {axis}: {len(runs)} runs, {span(own, on_gpu)}")
+        if len(left) < len(own):
+            lines[-1] += f"; still to do: {len(left)} jobs, {span(left, on_gpu)}" if left else "; done"
+        lines[-1] += waiting(left, at_once, where, study)
     if len(study.axes()) > 1:
         lines[-1] += "  (a run that several axes share counts in each)"
     for name, part in (("all", found), ("still to do", [job for job in found if not job.done])):
@@ -262,6 +267,17 @@ def report(
         lines.append(f"~ scaled from other settings, within a factor of {UNSURE:g} either way")
     lines.append("not counted: making or storing the images, tables and figures")
     return "\n".join(lines)
+
+
+def of_runs(study: Study, runs: Collection[str], found: Iterable[Job]) -> list[Job]:
+    """The jobs of these runs without pictures, and the training of the first stages that they need."""
+    first = {study.first_stages[run] for run in runs if run in study.first_stages}
+    return [
+        job
+        for job in found
+        if (job.run in runs and job.stage not in PICTURES)
+        or (job.run in first and job.stage in ("proposals", "pretrain"))
+    ]
 
 
 SECONDS = ("check", "contact_sheet", "histogram_sheet", "collect", "tables", "figures", "page")

@@ -80,13 +80,15 @@ def left_out():
 
 
 def summary(plan):
-    """The totals of a plan, and how many of Snakemake's jobs are in it; nothing if Snakemake has planned none."""
+    """The totals of a plan, of the study or of the axes that are targets, and how many of Snakemake's jobs are in it;
+    nothing if Snakemake has planned none."""
     if workflow.dag is None:
         return []
     planned = [job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)]
     from mlssl.cost.estimate import counted
 
-    totals = [line for line in plan.splitlines() if line.startswith(("all: ", "still to do: "))]
+    asked = tuple(f"axis {target.removeprefix('axis_')}: " for target in sys.argv if target.startswith("axis_"))
+    totals = [line for line in plan.splitlines() if line.startswith(asked or ("all: ", "still to do: "))]
     return [*totals, counted(planned, ("proposals", "pairs", "pretrain", *STUDY.transfers, *PICTURES))]
 
 
