@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from mlssl.claims.differences import differences, subtracted
 from mlssl.claims.evaluate import NO_RESULT, NOT_IN_STUDY, Samples, evaluate
 from mlssl.claims.gains import gains
 from mlssl.claims.margins import MARGIN
@@ -24,6 +25,7 @@ from mlssl.figures.gains import gains as gains_figure
 from mlssl.study.load import load
 from mlssl.study.study import COMPARE
 from mlssl.tables.claims import claims_table, noise_table, paper_numbers
+from mlssl.tables.differences import differences_table
 from mlssl.tables.gains import gains_table
 from mlssl.tables.write import markdown, read_paper
 
@@ -282,6 +284,79 @@ def test_without_results_or_untrained_weights_the_gains_are_empty(study_of):
     cell = gains_table(one, simulate(one)[0])[2].loc[0, "mls"]
     assert cell.endswith(", n = 1")
     assert "[" not in cell
+
+
+def test_levels_are_compared_with_the_studys_own_choice(study_of):
+    study = study_of(axes=["loss", "k", "dictionaries", "search"])
+    samples = Samples(study, *simulate(study))
+    assert {axis: subtracted(samples, axis) for axis in samples.axes} == {
+        COMPARE: "moco_v2",
+        "loss": "infonce",
+        "k": "5",
+        "dictionaries": "q_g_and_q_z",
+        "search": "exact",
+    }
+    rows = differences(samples)
+    assert {(one.axis, one.level) for one in rows if one.axis == COMPARE} == {
+        (COMPARE, "densecl"),
+        (COMPARE, "mls"),
+    }
+    assert all(one.level != one.less for one in rows)
+    assert len(rows) == sum(map(len, samples.axes.values())) - len(samples.axes) - 1  # and no untrained weights
+
+
+def test_the_first_level_is_subtracted_where_none_is_a_compared_method(study_of):
+    study = study_of(axes=["k"])
+    values = yaml.safe_load(Path("study.yaml").read_text())
+    values["ablations"]["k"]["values"] = [40, 20]
+    values["compare"] = ["random", "mls"]
+    Path("study.yaml").write_text(yaml.safe_dump(values))
+    study = load("study.yaml")
+    found = differences(Samples(study, *simulate(study)))
+    assert [(one.axis, one.level, one.less) for one in found] == [(COMPARE, "mls", "random"), ("k", "20", "40")]
+
+
+def test_differences_of_levels_are_paired_and_have_a_word(study_of):
+    study = study_of(axes=["k"])
+    metrics, groups = simulate(study, {("k", "1"): 3.0, ("k", "20"): -3.0}, noise=0.01, images=0.1)
+    found = {one.level: one for one in differences(Samples(study, metrics, groups)) if one.axis == "k"}
+    assert {level: one.word for level, one in found.items()} == {
+        "1": "better",
+        "20": "worse",
+        "40": "no difference larger than 1",
+    }
+    linear = metrics[metrics["metric"] == "mAP"].set_index("run")["value"]
+    by_level = {
+        level: [linear[cell.run] for cell in study.cells if (cell.axis, cell.level) == ("k", level)]
+        for level in study.axes()["k"]
+    }
+    for level, one in found.items():
+        by_hand = np.subtract(by_level[level], by_level["5"])
+        assert one.found.mean == pytest.approx(by_hand.mean())
+        assert one.found.seeds == pytest.approx(by_hand.var(ddof=1) / 5)
+        assert one.found.images
+    _, tidy, printed = differences_table(study, metrics)
+    column = "linear mAP, 100 % of labels, %"
+    cells = printed[printed["axis"] == "k"].set_index("level")[column]
+    assert [cells[level].split("] ")[1] for level in ("1", "20", "40")] == ["*, n = 5", "*, n = 5", "=, n = 5"]
+    assert cells["1"].startswith("+3.0")
+    of_1 = tidy[(tidy["axis"] == "k") & (tidy["level"] == "1")].iloc[0]
+    assert (of_1["less"], of_1["n"], of_1["verdict"]) == ("5", 5, "better")
+    assert cells["1"].startswith(f"{of_1['difference']:+.2f} [{of_1['low']:.2f}, {of_1['high']:.2f}]")
+
+
+def test_differences_without_results_or_of_one_seed_have_no_interval(study_of):
+    study = study_of(axes=["k"])
+    empty = pd.DataFrame(columns=["run", "protocol", "metric", "value", "status", "other_code", "wall_s"])
+    _, tidy, printed = differences_table(study, empty)
+    assert set(tidy["verdict"]) == {NO_RESULT}
+    assert set(printed["linear mAP, 100 % of labels, %"]) == {"–"}
+    one = study_of(seeds=[0], axes=["k"])
+    _, tidy, printed = differences_table(one, simulate(one)[0])
+    assert set(tidy["verdict"]) == {"one seed"}
+    assert not printed.map(lambda cell: "[" in cell or "*" in cell or "=" in cell.replace("n = 1", "")).any(
+        axis=None
+    )
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: str(claim.number))

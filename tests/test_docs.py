@@ -121,7 +121,10 @@ QUOTES = [
 def test_every_interval_that_is_quoted_is_in_the_tables(document, start, end, folder):
     text = (ROOT / document).read_text(encoding="utf-8")
     text = " ".join(text[text.index(start) : text.index(end)].split())
-    tables = [pd.read_csv(REFERENCE / folder / "tables" / f"{name}.tsv", sep="\t") for name in ("gains", "claims")]
+    tables = [
+        pd.read_csv(REFERENCE / folder / "tables" / f"{name}.tsv", sep="\t")
+        for name in ("gains", "claims", "differences")
+    ]
     rows = pd.concat([table[["difference", "low", "high"]] for table in tables]).dropna()
     known = {tuple(f"{value:.2f}" for value in row) for row in rows.itertuples(index=False)}
     savings = (REFERENCE / folder / "tables" / "label_savings.md").read_text(encoding="utf-8")

@@ -181,7 +181,13 @@ def test_the_page_of_own_photos_has_nothing_about_the_papers_claims(here):
     assert 'id="main-table"' in text
     assert not [word for word in ('href="#claims"', 'id="claims"', "claims.png", "claims.tsv") if word in text]
     assert "claims" not in {path.stem for path in outputs.table_files(study) + outputs.figure_files(study)}
-    assert {p.stem for p in (study.out / "tables").iterdir()} == {"main", "gains", "label_savings", "noise"}
+    assert {p.stem for p in (study.out / "tables").iterdir()} == {
+        "main",
+        "gains",
+        "label_savings",
+        "differences",
+        "noise",
+    }
     assert gather(study).claims is None
 
 

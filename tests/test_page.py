@@ -34,6 +34,7 @@ from mlssl.page.content import gather
 from mlssl.page.write import write_page
 from mlssl.study.load import load
 from mlssl.study.study import COMPARE
+from mlssl.tables.differences import differences_table
 
 VOID = {"meta", "link", "img", "input", "br"}
 
@@ -126,6 +127,19 @@ def test_verdicts_gains_and_findings_are_those_of_the_claims(study):
     for answer in page.gain.answers:
         low, high = own[answer.name].found.interval()
         assert answer.text.startswith(f"{own[answer.name].found.mean:+.2f} [{low:.2f}, {high:.2f}], n = 3")
+
+
+def test_differences_are_those_of_the_table(study):
+    page, reader = gather(study), read(study)
+    _, tidy, _ = differences_table(study, read_metrics(study))
+    shown = {COMPARE: page.main_differences} | {a.name: a.differences for a in page.ablations}
+    known = tidy.dropna(subset=["difference"])
+    assert {axis for axis, table in shown.items() if table.rows} == set(known["axis"]) >= {COMPARE, "k"}
+    for axis, table in shown.items():
+        values = [cell.key for row in table.rows for cell in row[1:] if cell.key is not None]
+        assert values == pytest.approx(known[known["axis"] == axis]["difference"].tolist(), abs=1e-6)
+        for row in table.rows:
+            assert [row[0].text, *(cell.text for cell in row[1:])] in (line for t in reader.tables for line in t)
 
 
 def test_the_best_are_a_set(study):

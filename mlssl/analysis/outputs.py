@@ -38,6 +38,8 @@ CLAIMS, NOISE = "claims", "noise"
 """File stems of what the study says about the paper's claims, and of the noise of its evaluators."""
 GAINS = "gains"
 """File stem of the table and the figure of gains over untrained weights."""
+DIFFERENCES = "differences"
+"""File stem of the table of differences within each axis."""
 GAIN_COST = "gain_cost"
 """File stem of the figure of gains against the time of a training step."""
 BASELINE = "moco_v2"
@@ -296,7 +298,8 @@ def has_claims(study: Study) -> bool:
 def table_files(study: Study) -> list[Path]:
     """All files that `write_tables` writes."""
     names = [*table_names(study), *([GAINS] if has_gains(study) else [])]
-    names += [*([SAVINGS] if has_label_savings(study) else []), *([CLAIMS] if has_claims(study) else []), NOISE]
+    names += [*([SAVINGS] if has_label_savings(study) else []), *([CLAIMS] if has_claims(study) else [])]
+    names += [DIFFERENCES, NOISE]
     names += PAPER_TABLES if has_paper_tables(study) else ()
     return [study.out / "tables" / f"{name}.{f}" for name in names for f in TABLE_FORMATS]
 
@@ -312,6 +315,7 @@ AXIS_TITLES = {
     GAINS: "gain over untrained weights",
     GAIN_COST: "gain against cost",
     SAVINGS: "labels saved by pretraining",
+    DIFFERENCES: "differences within each axis",
 }
 """File stem -> its axis in the report, for stems that are not the name of an axis."""
 TRAINING_TITLES = {

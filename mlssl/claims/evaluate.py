@@ -295,6 +295,19 @@ def paired_scores(pairs: Sequence[tuple[Sequence[Sample], float]]) -> Difference
     return paired.difference(values, *(leave_out if len(leave_out) == len(pairs) else ()))
 
 
+DIRECTION = {verdict.SUPPORTED: "better", verdict.CONTRADICTED: "worse"}
+"""The verdict on `the first is better`, of a difference that no claim is about."""
+
+
+def word(found: Difference | None, metric: str) -> str:
+    """Of a difference that no claim is about: `better`, `worse`, or the verdict; `no result yet` without one."""
+    if found is None:
+        return NO_RESULT
+    margin = MARGIN[metric]
+    text = verdict.verdict(verdict.of(found, margin), [(found, margin)])
+    return DIRECTION.get(text, text)
+
+
 def array(sample: Sample, seeds: Sequence[int]) -> np.ndarray:
     """Its values at these seeds, float n."""
     return np.array([sample.values[seed] for seed in seeds])

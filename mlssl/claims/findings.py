@@ -8,7 +8,7 @@ from itertools import combinations
 
 from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import Score, pretrained_and_untrained
-from mlssl.claims.evaluate import Samples, paired_scores
+from mlssl.claims.evaluate import NO_RESULT, Samples, paired_scores, word
 from mlssl.claims.margins import MARGIN
 from mlssl.claims.paper import Level
 from mlssl.statistics import verdict
@@ -71,9 +71,6 @@ class Finding:
 
 
 DIFFERENT = "different"
-DIRECTION = {verdict.SUPPORTED: "better", verdict.CONTRADICTED: "worse"}
-"""The verdict on `the method is better`, of a difference that no claim is about."""
-NO_RESULT = "no result yet"
 
 
 def finding(samples: Samples, axis: str) -> Finding:
@@ -142,12 +139,10 @@ def contrast(samples: Samples, method: str, other: str) -> str:
         found = paired_scores([((a, b), 1.0)])
         if found is None:
             continue
-        margin = MARGIN[score.metric]
-        word = verdict.verdict(verdict.of(found, margin), [(found, margin)])
         low, high = found.interval()
         interval = "" if math.isnan(low) else f", 95 % CI [{low:.1f}, {high:.1f}]"
         return (
-            f"{in_words(method)} − {in_words(other)}: {DIRECTION.get(word, word)}; "
+            f"{in_words(method)} − {in_words(other)}: {word(found, score.metric)}; "
             f"{found.mean:+.1f} points of {score.title}{interval}, n = {found.n}"
         )
     return ""

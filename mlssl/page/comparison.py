@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mlssl.analysis.aggregate import Summary, scores_of, summarise
 from mlssl.analysis.names import in_words
 from mlssl.analysis.outputs import NONE, Score
 from mlssl.claims.best import best_levels
+from mlssl.claims.differences import LevelDifference
 from mlssl.claims.evaluate import Samples
 from mlssl.claims.resolution import MARK, MARKED
 from mlssl.page.images import relative
 from mlssl.page.parts import Cell, Link, Table, named
 from mlssl.study.study import Study
+from mlssl.tables import differences
 
 CAPTION = (
     "Cells: mean ± sample standard deviation (number of seeds, of how many if some are missing). ★: the set of "
@@ -39,6 +41,25 @@ def score_table(study: Study, samples: Samples, axis: str, unresolved: Collectio
     rows = [(named(level), *(columns[score][level] for score in scores)) for level in study.axes()[axis]]
     caption = f"{CAPTION} {MARKED}" if any(score in unresolved for score in scores) else CAPTION
     return Table(caption, (in_words(axis), *(score.label for score in scores)), tuple(rows))
+
+
+def difference_table(found: Sequence[LevelDifference], axis: str) -> Table:
+    """The differences of an axis that have a result, one row per level and one column per evaluator."""
+    rows: dict[str, dict[Score, Cell]] = {}
+    less = ""
+    for one in found:
+        if one.axis == axis and one.found is not None:
+            rows.setdefault(one.level, {})[one.score] = Cell(differences.cell(one), key=one.found.mean)
+            less = one.less
+    scores = dict.fromkeys(score for cells in rows.values() for score in cells)
+    return Table(
+        f"Each level less {in_words(less)}, in percentage points, with 95 % intervals. {differences.MARKS}",
+        (in_words(axis), *(score.label for score in scores)),
+        tuple(
+            (named(level), *(cells.get(score, Cell(NONE, state="undefined")) for score in scores))
+            for level, cells in rows.items()
+        ),
+    )
 
 
 def cell(s: Summary, score: Score, runs: Mapping[int, Link], *, best: bool, mark: str = "") -> Cell:

@@ -17,13 +17,14 @@ from mlssl.analysis.outputs import (
     has_gains,
     stem,
 )
+from mlssl.claims.differences import differences
 from mlssl.claims.evaluate import Row, Samples, evaluate, read_groups
 from mlssl.claims.findings import finding
 from mlssl.claims.gains import gains
 from mlssl.claims.noise import noise
 from mlssl.claims.resolution import below_resolution
 from mlssl.page import answers, cost, provenance
-from mlssl.page.comparison import score_table
+from mlssl.page.comparison import difference_table, score_table
 from mlssl.page.images import picture
 from mlssl.page.parts import Ablation, Cell, Page, Picture, Table, words
 from mlssl.project import PUBLISHED
@@ -60,7 +61,7 @@ def gather(study: Study) -> Page:
     samples = Samples(study, metrics, groups)
     unresolved = below_resolution(study, metrics)
     claims = evaluate(study, metrics, groups) if has_claims(study) else []
-    found_gains = gains(samples)
+    found_gains, found_differences = gains(samples), differences(samples)
     findings = {axis: finding(samples, axis) for axis in answers.axes_of(samples)}
     return Page(
         name=study.name,
@@ -78,6 +79,7 @@ def gather(study: Study) -> Page:
         ),
         main_figure=main_figure(study),
         main_table=score_table(study, samples, COMPARE, unresolved),
+        main_differences=difference_table(found_differences, COMPARE),
         claims_figure=picture(
             study,
             CLAIMS,
@@ -100,6 +102,7 @@ def gather(study: Study) -> Page:
                     f"Scores over {in_words(axis)}; the table beside it has the numbers.",
                 ),
                 score_table(study, samples, axis, unresolved),
+                difference_table(found_differences, axis),
             )
             for axis in study.axes()
             if axis != COMPARE

@@ -94,6 +94,8 @@ class Ablation:
     """Whether two levels have a result."""
     picture: Picture
     table: Table
+    differences: Table
+    """Of the levels, paired by seed; no rows without two results."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,8 @@ class Page:
     questions: tuple[Question, ...]
     main_figure: Picture
     main_table: Table
+    main_differences: Table
+    """Of the methods that train without labels."""
     claims_figure: Picture | None
     claims: Table | None
     """None where the study says nothing about the paper's claims, as on own photos."""

@@ -12,6 +12,7 @@ import pandas as pd
 from mlssl.analysis.aggregate import Summary, left_out, origin, read_metrics, scores_of, summarise
 from mlssl.analysis.outputs import (
     CLAIMS,
+    DIFFERENCES,
     GAINS,
     NOISE,
     NONE,
@@ -32,6 +33,7 @@ from mlssl.claims.resolution import MARK, MARKED, below_resolution
 from mlssl.files import write_text
 from mlssl.study.study import COMPARE, Study
 from mlssl.tables.claims import claims_table, noise_table
+from mlssl.tables.differences import differences_table
 from mlssl.tables.gains import gains_table
 from mlssl.tables.label_savings import savings, sentence, table
 from mlssl.tables.paper import paper_tables
@@ -94,6 +96,7 @@ def write_tables(study: Study, published: Path) -> None:
         write_table(study, SAVINGS, text, table(found), table(found))
     if has_claims(study):
         write_table(study, CLAIMS, *claims_table(study, metrics, published_rows))
+    write_table(study, DIFFERENCES, *differences_table(study, metrics))
     write_table(study, NOISE, *noise_table(study, metrics))
     found_tables = paper_tables(study, metrics, published_rows) if has_paper_tables(study) else {}
     for name, filled in found_tables.items():
