@@ -151,6 +151,18 @@ def test_the_scores_of_competitors_are_those_of_the_files():
         assert expected.keys() - shown.keys() <= {in_words("mls_balanced")}
 
 
+def test_the_noise_that_is_quoted_is_that_of_the_table():
+    text = (ROOT / "docs" / "reference_results.md").read_text(encoding="utf-8")
+    known = pd.read_csv(REFERENCE / "study" / "tables" / "noise.tsv", sep="\t").set_index("protocol")
+    for start, column in (("Scores of one method vary", "sd_seeds"), ("Two methods have to differ", "detectable")):
+        sentence = " ".join(text[text.index(start) :].split()).split(" points of linear segmentation")[0]
+        linear, regions, dense = re.search(
+            r"([\d.]+) points of linear mAP, ([\d.]+) on regions and ([\d.]+)$", sentence
+        ).groups()
+        shown = [known.loc[protocol, column] for protocol in ("linear", "regions", "dense")]
+        assert [linear, regions, dense] == [f"{value:.2f}" for value in shown]
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/reference_results.md", "results/reference/README.md"])
 def test_the_number_of_finished_runs_is_that_of_the_folder(document):
     text = (ROOT / document).read_text(encoding="utf-8")
