@@ -96,8 +96,7 @@ ALLOWED = {
     | {"mlssl.figures.style", "mlssl.cost.timing"}
     | {"mlssl.data", "mlssl.parts", "mlssl.study.settings"},
     "mlssl/cost_benchmark": LEAVES
-    | {"mlssl.cost_benchmark", "mlssl.cost.speed", "mlssl.parts.dictionary"}
-    | {"mlssl.study.code", "mlssl.study.settings"},
+    | {"mlssl.cost_benchmark", "mlssl.cost.speed", "mlssl.parts.dictionary", "mlssl.study", "mlssl.data"},
     "mlssl/cost": LEAVES
     | {"mlssl.cost", "mlssl.study", "mlssl.pretrain", "mlssl.transfer", "mlssl.scenes", "mlssl.data", "mlssl.parts"}
     | {"mlssl.runtime", "mlssl.tensors", "mlssl.pictures.size"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.snakemake import snakemake, tiny, write
 
-from mlssl.cli import GROUPS, main, parser, studies
+from mlssl.cli import GROUPS, main, parser, run
 from mlssl.errors import ConfigError, did_you_mean
 from mlssl.runtime import device
 from mlssl.study.load import load
@@ -190,17 +190,17 @@ def test_help_lists_every_command_in_a_group_and_no_default_of_none():
 
 def test_a_lock_that_a_killed_call_has_left_is_named_and_not_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert studies.left_lock() == ""
+    assert run.left_lock() == ""
     lock = tmp_path / ".snakemake" / "locks" / "0.output.lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
-    assert "if none runs: `mlssl run demo --unlock`" in studies.left_lock().format("demo")
+    assert "if none runs: `mlssl run demo --unlock`" in run.left_lock().format("demo")
     code = "import sys; print(flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "snakemake"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
-        assert studies.left_lock() == ""
+        assert run.left_lock() == ""
         other.communicate()
     assert lock.exists()
 

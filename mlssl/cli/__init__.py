@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Mapping
 
 from mlssl import __version__
-from mlssl.cli import checkpoints, data, machine, pictures, stages, studies
+from mlssl.cli import checkpoints, data, machine, pictures, run, stages, studies
 from mlssl.cli.options import Parser
 from mlssl.errors import ConfigError, DataError, did_you_mean
 from mlssl.pretrain.run.owner import NOT_OWNER, RunInUse, TakenOver
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--version", action="version", version=f"mlssl {__version__}")
     commands = main.add_subparsers(dest="command", prog="mlssl", help=argparse.SUPPRESS, parser_class=Parser)
-    for group in (studies, data, checkpoints, stages, pictures, machine):
+    for group in (run, studies, data, checkpoints, stages, pictures, machine):
         group.add(commands)
     main.description = f"{INTRODUCTION}\n\n{listed(commands.choices)}"
     main.epilog = SHOWN_FIRST

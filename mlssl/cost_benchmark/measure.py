@@ -19,9 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from mlssl.cost.speed import Trainer
+from mlssl.data.pairs import read_pairs_about
+from mlssl.data.proposals import read_about
 from mlssl.parts.dictionary import Dictionary
 from mlssl.study.code import does_nothing, source_files
+from mlssl.study.identity import proposals_file
 from mlssl.study.settings import CostBenchmark, Pretrain
+from mlssl.study.study import Study
 
 Row = dict[str, float | int | None]
 NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
@@ -39,6 +43,26 @@ class Passes(NamedTuple):
     """Without: key and target encoders."""
 
 
+def benchmark_study(study: Study, config: CostBenchmark, device: torch.device) -> dict[str, Row]:
+    """Method -> its costs, of the compared methods that train, with what they need before (see `benchmark`)."""
+    configs = {method: run.config for method, run in study.costed.items()}
+    for first in study.first_stages.values():
+        configs.setdefault(study.runs[first].config.method, study.runs[first].config)
+    rows = benchmark(configs, config, device)
+    for method, run in study.costed.items():
+        boxes = proposals_file(run.config.proposals, study.store)
+        if run.config.takes_proposals and boxes.exists():
+            found = read_about(boxes)
+            rows[method] |= {"before_s": found["core_seconds"], "before_mb": boxes.stat().st_size / 1e6}
+        if run.first_stage:
+            before = study.runs[run.first_stage].config
+            share = share_of_steps(before, run.config)
+            rows[method]["first_stage"] = share * (rows[before.method]["relative"] or 0)
+        if run.config.pairs_file and Path(run.config.pairs_file).exists():
+            rows[method]["pairs_s"] = read_pairs_about(Path(run.config.pairs_file))["seconds"]
+    return rows
+
+
 def benchmark(configs: Mapping[str, Pretrain], config: CostBenchmark, device: torch.device) -> dict[str, Row]:
     """Method -> its costs; the methods take turns, so that a slow phase of the machine affects all.
 
@@ -47,7 +71,7 @@ def benchmark(configs: Mapping[str, Pretrain], config: CostBenchmark, device: to
     operations per image, forward and backward, in 1e9 (a multiply-add is two); `passes_trained`, `passes_frozen`;
     `saved_mb` tensors kept for the backward pass, without parameters, MB; `peak_mb` of the GPU, MB, None on a CPU;
     `parameters_trained` and `parameters_exported` (those of the backbone); `state_mb` parameters, buffers and
-    dictionaries, MB; `code_lines` of the method's own module. The command adds what methods need before:
+    dictionaries, MB; `code_lines` of the method's own module. `benchmark_study` adds what methods need before:
     `before_s` and `before_mb` of proposals and `pairs_s` of pairs, from their files, and `first_stage`, the cost of
     the training whose network pairs boxes, in the unit of `relative` for each step of the method.
     """
