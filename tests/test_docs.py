@@ -129,7 +129,9 @@ def test_every_interval_that_is_quoted_is_in_the_tables(document, start, end, fo
     known = {tuple(f"{value:.2f}" for value in row) for row in rows.itertuples(index=False)}
     savings = (REFERENCE / folder / "tables" / "label_savings.md").read_text(encoding="utf-8")
     known |= set(re.findall(r"With pretraining, (\d+) images \[(\d+), (\d+)\] give", savings))
-    quoted = re.findall(r"([-+]?[\d.]+)(?: points)?(?: of \S+)*(?: by \S+)? \[(-?[\d.]+), (-?[\d.]+)\]", text)
+    shares = tables[0][["share_of_the_way", "share_low", "share_high"]].dropna()
+    known |= {tuple(f"{100 * value:.0f}" for value in row) for row in shares.itertuples(index=False)}
+    quoted = re.findall(r"([-+]?[\d.]+)(?: points| %)?(?: of \S+)*(?: by \S+)? \[(-?[\d.]+), (-?[\d.]+)\]", text)
     assert quoted
     assert len(quoted) == text.count("]") - text.count("](")
     assert {(difference.lstrip("+"), low, high) for difference, low, high in quoted} <= known
