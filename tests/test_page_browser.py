@@ -198,10 +198,10 @@ def test_the_first_screen_of_a_browser_has_all_answers_and_nothing_overlaps(tab,
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1440, 900)], ids=["desktop"])
 def test_a_table_is_sorted_by_mouse_and_keyboard(tab):
-    heads = tab.locator("#main-table th button")
+    heads = tab.locator("#main-table > .scroll th button")
 
     def column():
-        cells = tab.locator("#main-table tbody tr td:nth-child(2)")
+        cells = tab.locator("#main-table > .scroll tbody tr td:nth-child(2)")
         return cells.evaluate_all("cells => cells.map(cell => cell.dataset.key ?? null)")
 
     heads.nth(1).click()
@@ -211,7 +211,7 @@ def test_a_table_is_sorted_by_mouse_and_keyboard(tab):
     tab.keyboard.press("Enter")
     falling = [float(key) for key in column() if key is not None]
     assert falling == rising[::-1]
-    assert tab.locator("#main-table th").nth(1).get_attribute("aria-sort") == "descending"
+    assert tab.locator("#main-table > .scroll th").nth(1).get_attribute("aria-sort") == "descending"
 
     seeds = tab.locator("#main-table .seeds")
     assert not seeds.first.is_visible()
