@@ -53,9 +53,11 @@ for AXIS in STUDY.axes():
             STUDY.results_of(AXIS),
 
 
-for TARGET in sys.argv:  # the workflow object does not know the targets yet
-    if TARGET.startswith("axis_") and (AXIS := TARGET.removeprefix("axis_")) not in (AXES := STUDY.axes()):
-        raise SystemExit(f"{TARGET}: {GIVEN} has no axis '{AXIS}'{did_you_mean(AXIS, AXES)}; it has {', '.join(AXES)}")
+for AXIS in ASKED:
+    if AXIS not in (AXES := STUDY.axes()):
+        raise SystemExit(
+            f"axis_{AXIS}: {GIVEN} has no axis '{AXIS}'{did_you_mean(AXIS, AXES)}; it has {', '.join(AXES)}"
+        )
 
 
 rule compile:

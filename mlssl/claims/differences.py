@@ -52,8 +52,8 @@ def differences(samples: Samples) -> list[LevelDifference]:
 def subtracted(samples: Samples, axis: str) -> str:
     """The level of an axis that is subtracted from the others.
 
-    MoCo-v2 of the compared methods; of another axis the first level that is one of these methods as it is, without
-    a changed parameter. Without such a level, the first.
+    MoCo-v2 of the compared methods; of another axis the first level that is one of these methods without a changed
+    parameter. Without such a level, the first.
     """
     levels = samples.axes[axis]
     if axis == COMPARE:

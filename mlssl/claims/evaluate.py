@@ -299,12 +299,17 @@ DIRECTION = {verdict.SUPPORTED: "better", verdict.CONTRADICTED: "worse"}
 """The verdict on `the first is better`, of a difference that no claim is about."""
 
 
-def word(found: Difference | None, metric: str) -> str:
-    """Of a difference that no claim is about: `better`, `worse`, or the verdict; `no result yet` without one."""
+def verdict_on(found: Difference | None, metric: str) -> str:
+    """The verdict on one difference; `no result yet` without one."""
     if found is None:
         return NO_RESULT
     margin = MARGIN[metric]
-    text = verdict.verdict(verdict.of(found, margin), [(found, margin)])
+    return verdict.verdict(verdict.of(found, margin), [(found, margin)])
+
+
+def word(found: Difference | None, metric: str) -> str:
+    """Of a difference that no claim is about: `better`, `worse`, or the verdict."""
+    text = verdict_on(found, metric)
     return DIRECTION.get(text, text)
 
 

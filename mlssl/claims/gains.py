@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlssl.analysis.outputs import Score
-from mlssl.claims.evaluate import NO_RESULT, Samples, paired_scores, share_of_the_way
-from mlssl.claims.margins import MARGIN
+from mlssl.claims.evaluate import Samples, paired_scores, share_of_the_way, verdict_on
 from mlssl.claims.paper import Level
-from mlssl.statistics import verdict
 from mlssl.statistics.paired import Difference, Share
 from mlssl.study.study import COMPARE
 
@@ -44,10 +42,7 @@ class Gain:
     @property
     def word(self) -> str:
         """The verdict on the gain; `no result yet` without one."""
-        if self.found is None:
-            return NO_RESULT
-        margin = MARGIN[self.score.metric]
-        return verdict.verdict(verdict.of(self.found, margin), [(self.found, margin)])
+        return verdict_on(self.found, self.score.metric)
 
 
 def deciding(found: Sequence[Gain]) -> Score:

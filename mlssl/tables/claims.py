@@ -199,19 +199,25 @@ def caption(study: Study, metrics: pd.DataFrame, found: list[Row]) -> str:
     )
 
 
+def statistics_caption(study: Study, metrics: pd.DataFrame, title: str, cells: str) -> str:
+    """Caption of a table of statistics: title, data, budget, what the cells are, rules and origin."""
+    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
+    return f"{title}. {about}. Pretraining: {budget(study)}. {cells} {RULES}. {where[0].upper()}{where[1:]}."
+
+
 def noise_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """Caption, and one row per evaluator: once for a program, once for reading."""
     path = study.out / REPEATS
     repeats = pd.read_csv(path, sep="\t", keep_default_na=False, na_values=["NA"]) if path.exists() else None
     found = noise(study, metrics, read_groups(study), repeats)
-    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
-    text = (
-        f"Noise of the evaluators. {about}. Pretraining: {budget(study)}. "
+    text = statistics_caption(
+        study,
+        metrics,
+        "Noise of the evaluators",
         "Standard deviations in percentage points, pooled over the trained levels of n seeds: of one level over "
         "seeds; of the difference of two levels over seeds, paired; of this difference over evaluation images; "
         "of a run that is made again. Detectable: the "
-        f"smallest true difference that a study of n seeds finds with 80 % power. {RULES}. "
-        f"{where[0].upper()}{where[1:]}."
+        "smallest true difference that a study of n seeds finds with 80 % power.",
     )
     tidy = pd.DataFrame([noise_row(n) for n in found], dtype=object)
     printed = pd.DataFrame([printed_noise(n) for n in found], dtype=object)

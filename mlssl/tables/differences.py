@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mlssl.analysis.aggregate import origin
-from mlssl.analysis.outputs import NONE, budget
+from mlssl.analysis.outputs import NONE
 from mlssl.claims.differences import LevelDifference, differences
 from mlssl.claims.evaluate import DIRECTION, Samples, read_groups
 from mlssl.study.study import Study
-from mlssl.tables.claims import RULES, numbers
+from mlssl.tables.claims import numbers, statistics_caption
 from mlssl.tables.gains import ends
 
 DIFFERENT, SMALL = " *", " ="
@@ -20,11 +19,12 @@ MARKS = "*: the interval excludes 0; =: it is inside ±δ. No correction for the
 def differences_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """Caption, one row per axis, level and evaluator, and one row per axis and level for reading."""
     found = differences(Samples(study, metrics, read_groups(study)))
-    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
-    text = (
-        f"Differences within each axis. {about}. Pretraining: {budget(study)}. "
+    text = statistics_caption(
+        study,
+        metrics,
+        "Differences within each axis",
         "Cells: level less the level in the third column, in percentage points, paired by seed, with its 95 % "
-        f"interval over seeds and evaluation images. {MARKS} {RULES}. {where[0].upper()}{where[1:]}."
+        f"interval over seeds and evaluation images. {MARKS}",
     )
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for one in found:

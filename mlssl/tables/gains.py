@@ -6,24 +6,23 @@ import math
 
 import pandas as pd
 
-from mlssl.analysis.aggregate import origin
-from mlssl.analysis.outputs import NONE, budget
+from mlssl.analysis.outputs import NONE
 from mlssl.claims.evaluate import Samples, read_groups
 from mlssl.claims.gains import Gain, gains
 from mlssl.statistics.paired import Share
 from mlssl.study.study import Study
-from mlssl.tables.claims import RULES, numbers, shares
+from mlssl.tables.claims import numbers, shares, statistics_caption
 
 
 def gains_table(study: Study, metrics: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """Caption, one row per evaluator and method, and one row per evaluator for reading."""
     found = gains(Samples(study, metrics, read_groups(study)))
-    about, where = " ".join(study.about.split()).rstrip("."), origin(metrics)
-    text = (
-        f"Gain over untrained weights. {about}. Pretraining: {budget(study)}. "
+    text = statistics_caption(
+        study,
+        metrics,
+        "Gain over untrained weights",
         "Cells: gain in percentage points, paired by seed, with its 95 % interval over seeds and evaluation "
-        "images; share of the way from untrained to supervised weights, with its 95 % interval. "
-        f"{RULES}. {where[0].upper()}{where[1:]}."
+        "images; share of the way from untrained to supervised weights, with its 95 % interval.",
     )
     rows: dict[str, dict[str, str]] = {}
     for gain in found:

@@ -36,6 +36,8 @@ except (ConfigError, DataError) as error:
 OUT = STUDY.out
 FROZEN = STUDY.frozen
 """The study file as this Snakemake call read it; the jobs read this copy."""
+ASKED = [word.removeprefix("axis_") for word in sys.argv if word.startswith("axis_")]
+"""The axes that are targets; the workflow object does not know the targets yet."""
 DRY_RUN = workflow.output_settings.dryrun
 """Whether this is a dry run. `workflow.dryrun` is not set before all rules are read."""
 
@@ -87,7 +89,7 @@ def summary(plan):
     planned = [job.rule.name for job in workflow.dag.needrun_jobs(exclude_finished=False)]
     from mlssl.cost.estimate import counted
 
-    asked = tuple(f"axis {target.removeprefix('axis_')}: " for target in sys.argv if target.startswith("axis_"))
+    asked = tuple(f"axis {axis}: " for axis in ASKED)
     totals = [line for line in plan.splitlines() if line.startswith(asked or ("all: ", "still to do: "))]
     return [*totals, counted(planned, ("proposals", "pairs", "pretrain", *STUDY.transfers, *PICTURES))]
 
